@@ -1,0 +1,25 @@
+"""localllm: run GGUF language models on your own machine.
+
+The packages, in the order a request meets them. Imports point down this list only.
+
+    cli/             parse the command line (typer), print the answer (rich); a module per noun
+    client.py        the HTTP client (httpx) the CLI uses; a public API too
+    server/          HTTP in, HTTP out, the wiring
+    dialects/        JSON <-> generation.py's types, pure: ollama openai framing
+    store/           names, manifests and the files they point at
+    scheduler/       which models are loaded, who waits, who makes room
+    placement/       how a model lies on this machine
+    runner/          one child process per loaded model: protocol, parent side, child side
+    chat/            text in, text out: template formats parser tools (runs in the child)
+    engine/          continuous batching on llama.cpp: token ids in, text out (runs in the child)
+    gguf.py          bounds-checked reader of a GGUF header: metadata and tensor table, never weights
+    modelfile.py     the Modelfile grammar
+    generation.py    the one request and the one event vocabulary
+    config.py        Settings: the only reader of environment and config file
+    errors.py        one error tree, drawn
+    logs.py          how a log line looks
+    version.py       the version
+
+One request: cli → client ── HTTP ──▶ server → dialects.decode → store.find → scheduler.lease → runner.handle
+══ frames ══▶ runner.worker → chat.template → engine → chat.parser → events ══▶ dialects.encode → HTTP.
+"""

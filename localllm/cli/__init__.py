@@ -1,0 +1,1 @@
+"""The command line: parse it, call the daemon through the client, print the answer."""

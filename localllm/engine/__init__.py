@@ -1,0 +1,1 @@
+"""Continuous batching on llama.cpp: token ids in, tokens and text out."""

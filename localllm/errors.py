@@ -1,0 +1,201 @@
+"""Every error localllm raises on purpose, in one tree.
+
+    LocalllmError
+    ├── ConfigError                  a setting is unknown or malformed
+    ├── BadRequestError         400  the request cannot be served as asked
+    │   ├── InvalidNameError    400  not a model name
+    │   ├── InvalidOptionError  400  an option has the wrong type or an impossible value
+    │   ├── PromptTooLongError  400  the prompt does not fit the context
+    │   ├── UnsupportedError    400  the model (or this version) cannot do that
+    │   ├── TemplateError       400  the chat template refused the conversation
+    │   └── ModelFileError      400  not a GGUF, or one that lies about itself
+    ├── UnauthorizedError       401  an API key is needed
+    ├── AccessDeniedError       403  a foreign Host or Origin
+    ├── ModelNotFoundError      404  no model of that name
+    ├── PayloadTooLargeError    413  the body is over the limit
+    ├── QueueFullError          503  too many requests wait for that model
+    ├── ShuttingDownError       503  the daemon is stopping
+    ├── RunnerError             500  the model's process failed
+    │   ├── LoadError           500  the model could not be loaded
+    │   ├── RunnerCrashedError  500  the process died while requests ran
+    │   ├── RunnerTimeoutError  500  the process did not answer in time and was replaced
+    │   └── EngineMismatchError 500  the engine was built for another CPU
+    └── DaemonError                  the CLI cannot reach, start or trust the daemon
+
+An error carries a stable `code`, an HTTP `status`, a message for a person and, where there is one, the next thing to do
+as `hint`. Nothing here prints or exits: only the CLI and the HTTP layer speak to people.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LocalllmError(Exception):
+    """The root. `str(error)` is one sentence without a full stop; `hint` is what to do next, or None."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(LocalllmError):
+    """A setting is unknown or malformed; the message names the variable or key and the accepted form."""
+
+    code = "config_error"
+
+
+class BadRequestError(LocalllmError):
+    """The request cannot be served as asked."""
+
+    code = "bad_request"
+    status = 400
+
+
+class InvalidNameError(BadRequestError):
+    """Not a model name."""
+
+    code = "invalid_name"
+
+
+class InvalidOptionError(BadRequestError):
+    """An option has the wrong type or an impossible value."""
+
+    code = "invalid_option"
+
+
+class PromptTooLongError(BadRequestError):
+    """The prompt does not fit the context."""
+
+    code = "prompt_too_long"
+
+    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, but the context holds {context_tokens}",
+            hint="shorten the prompt, or ask for a larger num_ctx if the model and memory allow it",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
+
+
+class UnsupportedError(BadRequestError):
+    """The model, or this version of localllm, cannot do that."""
+
+    code = "unsupported"
+
+
+class TemplateError(BadRequestError):
+    """The model's chat template refused the conversation."""
+
+    code = "template_error"
+
+
+class ModelFileError(BadRequestError):
+    """The file is not a GGUF, is cut short, or says things about itself that cannot be true."""
+
+    code = "bad_model_file"
+
+
+class UnauthorizedError(LocalllmError):
+    """An API key is needed and none, or a wrong one, was sent."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class AccessDeniedError(LocalllmError):
+    """A Host or Origin that may not talk to this daemon."""
+
+    code = "access_denied"
+    status = 403
+
+
+class ModelNotFoundError(LocalllmError):
+    """No model of that name; the text is Ollama's, which clients match on."""
+
+    code = "model_not_found"
+    status = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"model '{name}' not found", hint="`localllm list` shows the models there are")
+        self.name = name
+
+
+class PayloadTooLargeError(LocalllmError):
+    """The request body is over the limit."""
+
+    code = "payload_too_large"
+    status = 413
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"the request body is larger than {limit_bytes} bytes",
+            hint="send less, or raise LOCALLLM_MAX_BODY_BYTES",
+        )
+        self.limit_bytes = limit_bytes
+
+
+class QueueFullError(LocalllmError):
+    """Too many requests wait for that model already."""
+
+    code = "queue_full"
+    status = 503
+
+    def __init__(self, model: str, waiting: int, limit: int, retry_after_seconds: int) -> None:
+        super().__init__(
+            f"server busy, please try again: {waiting} requests wait for '{model}' and the limit is {limit}",
+            hint=f"retry in about {retry_after_seconds} s, or raise LOCALLLM_MAX_QUEUE",
+        )
+        self.waiting = waiting
+        self.limit = limit
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ShuttingDownError(LocalllmError):
+    """The daemon is stopping and takes no new requests."""
+
+    code = "shutting_down"
+    status = 503
+
+    def __init__(self, message: str = "the server is shutting down") -> None:
+        super().__init__(message, hint="send the request again once it runs")
+
+
+class RunnerError(LocalllmError):
+    """The model's process failed."""
+
+    code = "runner_error"
+
+
+class LoadError(RunnerError):
+    """The model could not be loaded."""
+
+    code = "load_failed"
+
+
+class RunnerCrashedError(RunnerError):
+    """The model's process died while requests ran; the next request starts a new one."""
+
+    code = "runner_crashed"
+
+
+class RunnerTimeoutError(RunnerError):
+    """The model's process did not answer in time and was replaced."""
+
+    code = "runner_timeout"
+
+
+class EngineMismatchError(RunnerError):
+    """The engine was built for another CPU and dies on this one."""
+
+    code = "engine_mismatch"
+
+
+class DaemonError(LocalllmError):
+    """The CLI cannot reach, start or trust the daemon."""
+
+    code = "daemon_error"

@@ -1,0 +1,303 @@
+"""The one request and the one event vocabulary: what every dialect decodes to and every engine answers with.
+
+Frozen msgspec structs, so that the same objects cross the runner's pipe without a second set of wire types. A new
+dialect adds nothing here unless it can ask for something no other can.
+
+Option values have three sources, in this order: the client's request, the Modelfile, the GGUF's own
+`general.sampling.*`. `None` means "not said"; `merge_options` lays the sources over each other and `sampling_from`
+fills what nobody said with Ollama's defaults.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from localllm.errors import InvalidOptionError
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "load", "unload"]
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call the model made. `arguments` is JSON text of an object, in the order the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str = ""
+    thinking: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function the model may call. `definition` is the client's JSON text, passed to the template untouched."""
+
+    name: str
+    definition: str
+
+
+class Options(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything a client or a Modelfile may set under a name of Ollama's; None is "not said"."""
+
+    # while generating
+    num_keep: int | None = None
+    seed: int | None = None
+    num_predict: int | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_last_n: int | None = None
+    temperature: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stop: tuple[str, ...] | None = None
+    logit_bias: tuple[tuple[int, float], ...] | None = None
+    num_ctx: int | None = None
+    # while loading
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    use_mmap: bool | None = None
+    num_thread: int | None = None
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the next token is chosen; the defaults are Ollama's. `seed` None means a fresh random seed."""
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A constraint on the answer: any JSON object, or one that a JSON Schema (as JSON text) allows."""
+
+    kind: Literal["json_object", "json_schema"]
+    schema: str | None = None
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request for generated text, whatever the dialect. Exactly one of `messages` and `prompt` is set.
+
+    `raw` sends `prompt` to the tokenizer as it is. `think` None leaves thinking to the template's own default.
+    `keep_alive_seconds` None leaves the model's keep-alive as it is; infinity is for ever.
+    `context_policy` says what happens to a prompt that does not fit: refused with the numbers, or cut.
+    """
+
+    model: str
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    raw: bool = False
+    system: str | None = None
+    tools: tuple[Tool, ...] = ()
+    response_format: ResponseFormat | None = None
+    think: bool | str | None = None
+    options: Options = Options()
+    keep_alive_seconds: float | None = None
+    context_policy: Literal["refuse", "truncate"] = "refuse"
+    client: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Token counts of one request. `prompt_tokens` includes `cached_tokens`."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the time of one request went, in seconds."""
+
+    load_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+
+class PromptProgress(msgspec.Struct, frozen=True, tag="progress"):
+    """The prompt is tokenized, or one more chunk of it is computed."""
+
+    processed_tokens: int
+    prompt_tokens: int
+
+
+class ContentDelta(msgspec.Struct, frozen=True, tag="content"):
+    """More of the answer."""
+
+    text: str
+
+
+class ThinkingDelta(msgspec.Struct, frozen=True, tag="thinking"):
+    """More of the model's thinking."""
+
+    text: str
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, tag="tool_call", omit_defaults=True):
+    """More of the `index`-th tool call: id and name come first and once, then pieces of the arguments' JSON text."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
+    """The last event of a request that ended well."""
+
+    reason: FinishReason
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
+    """The last event of a request that did not."""
+
+    code: str
+    status: int
+    message: str
+    hint: str | None = None
+
+
+Event = PromptProgress | ContentDelta | ThinkingDelta | ToolCallDelta | Finished | Failed
+
+
+def merge_options(*layers: Options) -> Options:
+    """Lay options over each other: for each name the first layer that says something wins."""
+    merged: dict[str, Any] = {}
+    for name in Options.__struct_fields__:
+        merged[name] = next((value for layer in layers if (value := getattr(layer, name)) is not None), None)
+    return Options(**merged)
+
+
+def sampling_from(options: Options) -> Sampling:
+    """The sampling part of `options`, with Ollama's defaults where nothing was said."""
+    said = {name: value for name in Sampling.__struct_fields__ if (value := getattr(options, name)) is not None}
+    if said.get("seed") == -1:
+        del said["seed"]
+    return Sampling(**said)
+
+
+# Bounds keep numbers that llama.cpp stores as int32 or feeds to exp() inside what it can hold (demand.md: engines have
+# been crashed by negative counts). None is "no bound on that side".
+_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "num_keep": (-1, 2**31 - 1),
+    "num_predict": (-2, 2**31 - 1),
+    "top_k": (0, 2**31 - 1),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "repeat_last_n": (-1, 2**31 - 1),
+    "temperature": (0.0, 100.0),
+    "repeat_penalty": (0.0, 100.0),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+    "num_ctx": (0, 2**31 - 1),
+    "num_batch": (0, 2**31 - 1),
+    "num_gpu": (-1, 2**31 - 1),
+    "main_gpu": (0, 2**31 - 1),
+    "num_thread": (0, 2**31 - 1),
+}
+_INTEGERS = frozenset(
+    [
+        "num_keep",
+        "seed",
+        "num_predict",
+        "top_k",
+        "repeat_last_n",
+        "num_ctx",
+        "num_batch",
+        "num_gpu",
+        "main_gpu",
+        "num_thread",
+    ]
+)
+_SEED_MODULUS = 2**32
+
+
+def parse_options(values: Mapping[str, object]) -> tuple[Options, tuple[str, ...]]:
+    """Check option values from JSON; return them and the names nobody knows (for a warning, as Ollama does).
+
+    Floats are accepted for integers (truncated) and nulls skipped: the Python clients rely on both.
+    Raises InvalidOptionError with the option's name and what it accepts.
+    """
+    known: dict[str, Any] = {}
+    unknown: list[str] = []
+    for name, value in values.items():
+        if name not in Options.__struct_fields__:
+            unknown.append(name)
+        elif value is not None:
+            known[name] = _parse_option(name, value)
+    return Options(**known), tuple(unknown)
+
+
+def _parse_option(name: str, value: object) -> object:
+    if name == "stop":
+        return _strings(name, value)
+    if name == "logit_bias":
+        return _biases(value)
+    if name == "use_mmap":
+        if isinstance(value, bool):
+            return value
+        raise InvalidOptionError(f'option "{name}" must be of type boolean')
+    return _number(name, value)
+
+
+def _number(name: str, value: object) -> int | float:
+    kind = "integer" if name in _INTEGERS else "float32"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidOptionError(f'option "{name}" must be of type {kind}')
+    if not math.isfinite(value):
+        raise InvalidOptionError(f'option "{name}" must be a finite number')
+    number: int | float = int(value) if name in _INTEGERS else float(value)
+    if name == "seed":
+        # -1 is "random" in every dialect; other values wrap to the 32 bits llama.cpp's generators take.
+        return number if number == -1 else int(number) % _SEED_MODULUS
+    low, high = _BOUNDS[name]
+    if (low is not None and number < low) or (high is not None and number > high):
+        raise InvalidOptionError(f'option "{name}" must be between {low:g} and {high:g}, not {number}')
+    return number
+
+
+def _strings(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(item for item in value if item)
+    raise InvalidOptionError(f'option "{name}" must be of type an array of strings')
+
+
+def _biases(value: object) -> tuple[tuple[int, float], ...]:
+    if not isinstance(value, dict):
+        raise InvalidOptionError('option "logit_bias" must be an object of token id to number')
+    try:
+        pairs = tuple((int(token), float(bias)) for token, bias in value.items())
+    except (TypeError, ValueError):
+        raise InvalidOptionError('option "logit_bias" must be an object of token id to number') from None
+    if any(token < 0 or token >= 2**31 or not math.isfinite(bias) for token, bias in pairs):
+        raise InvalidOptionError('option "logit_bias" has an impossible token id or value')
+    return pairs

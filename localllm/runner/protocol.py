@@ -1,0 +1,228 @@
+"""Every message between the daemon and a runner, and their one encoding.
+
+A frame is a 4-byte little-endian length and that many bytes of msgpack. Frames travel over a pipe pair of their own, so
+that nothing a library prints on stdout or stderr can be taken for one. The runner speaks first:
+
+    runner → daemon   Hello                          protocol and process id; anything else first is a mismatch
+    daemon → runner   Load
+    runner → daemon   LoadProgress* (Loaded | LoadFailed)
+    daemon → runner   Generate | Cancel | Tokenize | Render | AskStats, in any order
+    runner → daemon   RenderStarted, RenderEnded     around the model's own template, which may never return
+                      Step                           the events of one engine step, for all its requests
+                      Tokenized | Rendered | Stats   the answer to the question with that id
+                      Rejected                       the question with that id cannot be answered
+
+The runner exits when its end of the pipe closes. A frame over MAX_FRAME_BYTES, or one that does not decode, is a bug or
+an attack: the reader gives up on the other side.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from localllm.generation import Event, Failed, GenerationRequest, Message, Tool
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 256 * 2**20
+_LENGTH = struct.Struct("<I")
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """The runner is up."""
+
+    protocol_version: int
+    process_id: int
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Load this model in this shape. Paths are absolute; token counts are cells of the KV pool.
+
+    `pool_tokens` 0 lets the runner take the model's trained context times `parallel`, within `pool_bytes_limit` bytes
+    of KV memory. `template` replaces the file's own. `backend` "fake" runs the engine's fake model.
+    """
+
+    model_path: str
+    parallel: int
+    pool_tokens: int
+    pool_bytes_limit: int
+    batch_tokens: int
+    threads: int
+    gpu_layers: int
+    use_extra_buffers: bool
+    use_mmap: bool
+    template: str | None = None
+    backend: str = "llama"
+
+
+class LoadProgress(msgspec.Struct, frozen=True, tag=True):
+    """The share of the weights that is loaded, 0 to 1."""
+
+    fraction: float
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The model is ready. Bytes are what llama.cpp reports or allocates; tokens are cells of the KV pool."""
+
+    trained_context_tokens: int
+    pool_tokens: int
+    parallel: int
+    weight_bytes: int
+    kv_bytes: int
+    gpu_bytes: int
+    layers: int
+    gpu_layers: int
+    load_seconds: float
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag=True):
+    """The model cannot be loaded; the runner exits after it."""
+
+    error: Failed
+
+
+class Generate(msgspec.Struct, frozen=True, tag=True):
+    """Start this request; its events come in Steps under this id until Finished or Failed."""
+
+    id: int
+    request: GenerationRequest
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Forget this request and free its cells; no event for it comes after the next step. Unknown ids are ignored."""
+
+    id: int
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag=True):
+    """Token ids of a text."""
+
+    id: int
+    text: str
+    add_special: bool = False
+    parse_special: bool = True
+
+
+class Render(msgspec.Struct, frozen=True, tag=True):
+    """The prompt text of a conversation, without generating."""
+
+    id: int
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    think: bool | str | None = None
+
+
+class AskStats(msgspec.Struct, frozen=True, tag=True):
+    """What the engine holds now."""
+
+    id: int
+
+
+class RenderStarted(msgspec.Struct, frozen=True, tag=True):
+    """The runner enters the model's template for this id; the daemon's render deadline starts."""
+
+    id: int
+
+
+class RenderEnded(msgspec.Struct, frozen=True, tag=True):
+    """The template returned, or raised."""
+
+    id: int
+
+
+class Step(msgspec.Struct, frozen=True, tag=True):
+    """All events of one engine step: (request id, event), in order."""
+
+    events: tuple[tuple[int, Event], ...]
+
+
+class Tokenized(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Tokenize."""
+
+    id: int
+    tokens: tuple[int, ...]
+
+
+class Rendered(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Render."""
+
+    id: int
+    prompt: str
+
+
+class Stats(msgspec.Struct, frozen=True, tag=True):
+    """The answer to AskStats: sequences and KV cells in use, steps and tokens so far, resident memory in bytes."""
+
+    id: int
+    running: int
+    waiting: int
+    used_cells: int
+    pool_tokens: int
+    steps: int
+    prompt_tokens: int
+    completion_tokens: int
+    resident_bytes: int
+
+
+class Rejected(msgspec.Struct, frozen=True, tag=True):
+    """A Tokenize or Render that cannot be answered."""
+
+    id: int
+    error: Failed
+
+
+ToRunner = Load | Generate | Cancel | Tokenize | Render | AskStats
+FromRunner = (
+    Hello
+    | LoadProgress
+    | Loaded
+    | LoadFailed
+    | RenderStarted
+    | RenderEnded
+    | Step
+    | Tokenized
+    | Rendered
+    | Stats
+    | Rejected
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_to_runner: msgspec.msgpack.Decoder[ToRunner] = msgspec.msgpack.Decoder(ToRunner)
+_from_runner: msgspec.msgpack.Decoder[FromRunner] = msgspec.msgpack.Decoder(FromRunner)
+
+
+class FrameError(Exception):
+    """The bytes of the other side are not a frame; the connection cannot go on."""
+
+
+def encode(message: ToRunner | FromRunner) -> bytes:
+    """One frame, length included."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {len(body)} bytes is over {MAX_FRAME_BYTES}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def frame_length(header: bytes) -> int:
+    """The body's length from a 4-byte header. Raises FrameError when it is over the limit."""
+    (length,) = _LENGTH.unpack(header)
+    if length > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {length} bytes is over {MAX_FRAME_BYTES}")
+    return int(length)
+
+
+def decode_to_runner(body: bytes) -> ToRunner:
+    """A message for the runner. Raises FrameError."""
+    try:
+        return _to_runner.decode(body)
+    except msgspec.MsgspecError as error:
+        raise FrameError(f"not a message for a runner: {error}") from error
+
+
+def decode_from_runner(body: bytes) -> FromRunner:
+    """A message from the runner. Raises FrameError."""
+    try:
+        return _from_runner.decode(body)
+    except msgspec.MsgspecError as error:
+        raise FrameError(f"not a message from a runner: {error}") from error

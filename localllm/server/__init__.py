@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out, and the wiring of everything behind it."""

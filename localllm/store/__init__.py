@@ -1,0 +1,1 @@
+"""Models on disk: names, manifests, and the files they point at."""
