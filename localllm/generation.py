@@ -11,12 +11,12 @@ fills what nobody said with Ollama's defaults.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from localllm.errors import InvalidOptionError
+from localllm.errors import BadRequestError, InvalidOptionError, LocalllmError, RunnerError
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "load", "unload"]
@@ -167,11 +167,12 @@ class ToolCallDelta(msgspec.Struct, frozen=True, tag="tool_call", omit_defaults=
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
-    """The last event of a request that ended well."""
+    """The last event of a request that ended well. `dropped_messages` went because the prompt did not fit."""
 
     reason: FinishReason
     usage: Usage = Usage()
     timings: Timings = Timings()
+    dropped_messages: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
@@ -301,3 +302,27 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
     if any(token < 0 or token >= 2**31 or not math.isfinite(bias) for token, bias in pairs):
         raise InvalidOptionError('option "logit_bias" has an impossible token id or value')
     return pairs
+
+
+def failed_from(error: LocalllmError) -> Failed:
+    """The event that ends a request with `error`."""
+    return Failed(code=error.code, status=error.status, message=error.message, hint=error.hint)
+
+
+def error_from(failed: Failed) -> LocalllmError:
+    """The error a Failed stands for: of the class with its code, or else of the nearest general one.
+
+    Classes whose instances carry more values than a message and a hint are never made from a Failed.
+    """
+    kind = _CLASS_OF_CODE.get(failed.code) or (BadRequestError if failed.status < 500 else RunnerError)
+    return kind(failed.message, hint=failed.hint)
+
+
+def _plain_classes(root: type[LocalllmError]) -> Iterator[type[LocalllmError]]:
+    if root.__init__ is LocalllmError.__init__:
+        yield root
+    for child in root.__subclasses__():
+        yield from _plain_classes(child)
+
+
+_CLASS_OF_CODE = {kind.code: kind for kind in _plain_classes(LocalllmError)}

@@ -22,7 +22,7 @@ import struct
 
 import msgspec
 
-from localllm.generation import Event, Failed, GenerationRequest, Message, Tool
+from localllm.generation import Event, Failed, GenerationRequest
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 256 * 2**20
@@ -105,12 +105,10 @@ class Tokenize(msgspec.Struct, frozen=True, tag=True):
 
 
 class Render(msgspec.Struct, frozen=True, tag=True):
-    """The prompt text of a conversation, without generating."""
+    """The prompt text of a request, without generating."""
 
     id: int
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...] = ()
-    think: bool | str | None = None
+    request: GenerationRequest
 
 
 class AskStats(msgspec.Struct, frozen=True, tag=True):

@@ -1,0 +1,57 @@
+"""What llama.cpp says in its log: lines to stderr, and the sizes and errors the runner reports.
+
+llama.cpp offers no C function for the bytes of its buffers; the lines below are where it states them. A line that
+changes its wording loses a figure, never a request.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+
+_WARNING, _ERROR, _CONTINUED = 3, 4, 5  # ggml_log_level of ggml.h; the bindings list older numbers
+_MIB = 2**20
+_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute) buffer size =\s*([\d.]+) MiB")
+_OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
+_HOST_BUFFER = re.compile(r"CPU|Host|AMX|REPACK", re.IGNORECASE)
+_PATH = re.compile(r"'?(/[^\s']+)'?")
+
+
+@dataclass(slots=True)
+class Sizes:
+    """Bytes of buffers by where they lie, as llama.cpp printed them."""
+
+    kv_bytes: int = 0
+    gpu_bytes: int = 0
+    gpu_layers: int = 0
+
+
+class LogReader:
+    """Collects llama.cpp's log lines. Warnings and errors go to stderr, which the daemon keeps."""
+
+    def __init__(self) -> None:
+        self.sizes = Sizes()
+        self.last_error = ""  # without paths: it is shown to clients
+        self._level = 0
+
+    def feed(self, level: int, text: str) -> None:
+        """One call of the log callback; a continued line keeps the level of its beginning."""
+        self._level = self._level if level == _CONTINUED else level
+        line = text.rstrip("\n")
+        if self._level in (_ERROR, _WARNING):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        if self._level == _ERROR and line.strip(" ."):
+            self.last_error = _PATH.sub("the file", line.strip())
+        self._note_sizes(line)
+
+    def _note_sizes(self, line: str) -> None:
+        if match := _BUFFER.search(line):
+            size = round(float(match[3]) * _MIB)
+            if match[2] in ("KV", "RS"):
+                self.sizes.kv_bytes += size
+            if not _HOST_BUFFER.search(match[1]):
+                self.sizes.gpu_bytes += size
+        elif match := _OFFLOADED.search(line):
+            self.sizes.gpu_layers = int(match[1])

@@ -1,0 +1,321 @@
+"""The child: ties chat and engine together behind the pipe.
+
+    python -m localllm.runner.worker --read-fd N --write-fd M
+
+Three threads, each with one job. The reader takes frames off the pipe and ends the process when the pipe closes,
+whatever the others do. The preparer runs the model's template and tokenizer, which must not hold up a decode. The main
+thread owns the engine: llama.cpp wants all its calls from one thread.
+
+    pipe ─▶ reader ─▶ preparer ─▶ inbox ─▶ main (engine steps) ─▶ pipe
+                └──────────────────▲ Cancel, AskStats
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from localllm.engine.backend import Backend, ModelLoadError
+from localllm.engine.engine import Engine
+from localllm.engine.sequence import SequenceOutput
+from localllm.errors import BadRequestError, LocalllmError
+from localllm.generation import Event, Failed
+from localllm.logs import set_up_logging
+from localllm.runner import protocol
+from localllm.runner.conversation import Conversations, Prepared, Stream
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A request that could not be prepared."""
+
+    id: int
+    error: Failed
+
+
+Work = protocol.Generate | protocol.Tokenize | protocol.Render
+Inbox = queue.SimpleQueue[Prepared | Rejection | protocol.Cancel | protocol.AskStats]
+
+
+class Pipe:
+    """Both ends of the child's pipe pair; writing is safe from any thread."""
+
+    def __init__(self, read_descriptor: int, write_descriptor: int) -> None:
+        self._input = os.fdopen(read_descriptor, "rb")
+        self._output = write_descriptor
+        self._lock = threading.Lock()
+
+    def receive(self) -> protocol.ToRunner | None:
+        """The next message, or None when the daemon closed its end. Raises FrameError."""
+        header = self._input.read(4)
+        if len(header) < 4:
+            return None
+        body = self._input.read(protocol.frame_length(header))
+        return protocol.decode_to_runner(body)
+
+    def send(self, message: protocol.FromRunner) -> None:
+        """Write one frame; a daemon that is gone ends this process."""
+        data = memoryview(protocol.encode(message))
+        with self._lock:
+            try:
+                while data:
+                    data = data[os.write(self._output, data) :]
+            except BrokenPipeError:
+                os._exit(0)
+
+
+class Preparer(threading.Thread):
+    """Renders and tokenizes, one request after the other."""
+
+    def __init__(self, pipe: Pipe, conversations: Conversations, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
+        super().__init__(name="preparer", daemon=True)
+        self._work = work
+        self._pipe = pipe
+        self._conversations = conversations
+        self._inbox = inbox
+
+    def run(self) -> None:
+        """For ever: the process ends with the reader."""
+        while True:
+            message = self._work.get()
+            self._pipe.send(protocol.RenderStarted(message.id))
+            try:
+                self._handle(message)
+            except LocalllmError as error:
+                self._refuse(message, error)
+            except (RecursionError, MemoryError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+                # Templates are programs of strangers: what they raise beyond their own errors is theirs too.
+                self._refuse(message, BadRequestError(f"the model's chat template failed: {error}"))
+            finally:
+                self._pipe.send(protocol.RenderEnded(message.id))
+
+    def _handle(self, message: Work) -> None:
+        match message:
+            case protocol.Generate():
+                self._inbox.put(self._conversations.prepare(message.id, message.request))
+            case protocol.Tokenize():
+                tokens = self._conversations.tokenize(message.text, message.add_special, message.parse_special)
+                self._pipe.send(protocol.Tokenized(message.id, tuple(tokens)))
+            case protocol.Render():
+                self._pipe.send(protocol.Rendered(message.id, self._conversations.render(message.request)))
+
+    def _refuse(self, message: Work, error: LocalllmError) -> None:
+        failed = Failed(error.code, error.status, error.message, error.hint)
+        if isinstance(message, protocol.Generate):
+            self._inbox.put(Rejection(message.id, failed))
+        else:
+            self._pipe.send(protocol.Rejected(message.id, failed))
+
+
+class Worker:
+    """The main thread: one engine, its requests, and what is said about them."""
+
+    def __init__(self, pipe: Pipe, backend: Backend, inbox: Inbox, preparing: set[int]) -> None:
+        self._pipe = pipe
+        self._backend = backend
+        self._engine = Engine(backend, time.monotonic)
+        self._inbox = inbox
+        self._streams: dict[int, Stream] = {}
+        self._preparing = preparing  # between reader and engine
+        self._cancelled: set[int] = set()  # those of them whose client left
+
+    def run(self) -> None:
+        """Serve until the process ends."""
+        while True:
+            events = self._take_inbox(block=not self._engine.has_work)
+            for output in self._engine.step():
+                events += self._events(output)
+            if events:
+                self._pipe.send(protocol.Step(tuple(events)))
+
+    def _take_inbox(self, *, block: bool) -> list[tuple[int, Event]]:
+        """Handle everything that arrived; wait for something first when there is nothing to compute."""
+        events: list[tuple[int, Event]] = []
+        while True:
+            try:
+                message = self._inbox.get(block=block)
+            except queue.Empty:
+                return events
+            block = False
+            match message:
+                case Prepared():
+                    events += self._start(message)
+                case Rejection():
+                    if not self._forget_cancelled(message.id):
+                        events.append((message.id, message.error))
+                case protocol.Cancel():
+                    self._cancel(message.id)
+                case protocol.AskStats():
+                    self._pipe.send(self._stats(message.id))
+
+    def _start(self, prepared: Prepared) -> list[tuple[int, Event]]:
+        request_id = prepared.sequence.id
+        if self._forget_cancelled(request_id):
+            return []
+        try:
+            self._engine.add(prepared.sequence)
+        except LocalllmError as error:
+            return [(request_id, Failed(error.code, error.status, error.message, error.hint))]
+        self._streams[request_id] = stream = Stream(prepared)
+        return [(request_id, stream.started())]
+
+    def _cancel(self, request_id: int) -> None:
+        if self._streams.pop(request_id, None) is not None:
+            self._engine.cancel(request_id)
+        elif request_id in self._preparing:
+            self._cancelled.add(request_id)
+
+    def _forget_cancelled(self, request_id: int) -> bool:
+        self._preparing.discard(request_id)
+        was_cancelled = request_id in self._cancelled
+        self._cancelled.discard(request_id)
+        return was_cancelled
+
+    def _events(self, output: SequenceOutput) -> list[tuple[int, Event]]:
+        stream = self._streams[output.id]
+        if output.finish is not None or output.error is not None:
+            del self._streams[output.id]
+        if output.error is not None:
+            return [(output.id, Failed("engine_error", 500, output.error))]
+        return [(output.id, event) for event in stream.events(output)]
+
+    def _stats(self, question_id: int) -> protocol.Stats:
+        stats = self._engine.stats()
+        return protocol.Stats(
+            id=question_id,
+            running=stats.running,
+            waiting=stats.waiting,
+            used_cells=stats.used_cells,
+            pool_tokens=self._backend.facts.pool_tokens,
+            steps=stats.steps,
+            prompt_tokens=stats.prompt_tokens,
+            completion_tokens=stats.completion_tokens,
+            resident_bytes=_resident_bytes(),
+        )
+
+
+class Reader(threading.Thread):
+    """Takes frames off the pipe, for ever; the end of the pipe is the end of the process."""
+
+    def __init__(self, pipe: Pipe, loads: queue.SimpleQueue[protocol.Load], inbox: Inbox, preparing: set[int]) -> None:
+        super().__init__(name="reader", daemon=True)
+        self._pipe = pipe
+        self._loads = loads
+        self._inbox = inbox
+        self._preparing = preparing
+        self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Until the daemon closes its end or sends what is no frame."""
+        try:
+            while (message := self._pipe.receive()) is not None:
+                self._route(message)
+        except protocol.FrameError as error:
+            logger.error("the daemon sent what cannot be read: %s", error)
+            os._exit(1)
+        os._exit(0)
+
+    def _route(self, message: protocol.ToRunner) -> None:
+        match message:
+            case protocol.Load():
+                self._loads.put(message)
+            case protocol.Generate():
+                self._preparing.add(message.id)
+                self.work.put(message)
+            case protocol.Tokenize() | protocol.Render():
+                self.work.put(message)
+            case protocol.Cancel() | protocol.AskStats():
+                self._inbox.put(message)
+
+
+def open_backend(load: protocol.Load, pipe: Pipe) -> Backend:
+    """The backend that `load` names. Raises ModelLoadError."""
+    # Imported here: the fake needs no llama.cpp, and loading its libraries takes a tenth of a second.
+    if load.backend == "fake":
+        from localllm.engine.fake import FakeBackend
+
+        return FakeBackend(load.pool_tokens or 4096, load.parallel, load.batch_tokens)
+    from localllm.engine.llama import LlamaBackend, LlamaConfig
+
+    config = LlamaConfig(
+        model_path=Path(load.model_path),
+        max_sequences=load.parallel,
+        batch_tokens=load.batch_tokens,
+        threads=load.threads,
+        gpu_layers=load.gpu_layers,
+        pool_tokens=load.pool_tokens,
+        pool_bytes_limit=load.pool_bytes_limit,
+        use_extra_buffers=load.use_extra_buffers,
+        use_mmap=load.use_mmap,
+    )
+    return LlamaBackend(config, on_progress=lambda fraction: pipe.send(protocol.LoadProgress(fraction)))
+
+
+def describe(backend: Backend, load_seconds: float) -> protocol.Loaded:
+    """What the daemon is told about a model that is ready."""
+    facts = backend.facts
+    return protocol.Loaded(
+        trained_context_tokens=facts.trained_context_tokens,
+        pool_tokens=facts.pool_tokens,
+        parallel=facts.max_sequences,
+        weight_bytes=facts.weight_bytes,
+        kv_bytes=facts.kv_bytes,
+        gpu_bytes=facts.gpu_bytes,
+        layers=facts.layers,
+        gpu_layers=facts.gpu_layers,
+        load_seconds=load_seconds,
+    )
+
+
+def serve(pipe: Pipe) -> int:
+    """Say hello, load what is asked, and serve it; returns only when the load failed."""
+    inbox: Inbox = queue.SimpleQueue()
+    loads: queue.SimpleQueue[protocol.Load] = queue.SimpleQueue()
+    preparing: set[int] = set()
+    reader = Reader(pipe, loads, inbox, preparing)
+    pipe.send(protocol.Hello(protocol.PROTOCOL_VERSION, os.getpid()))
+    reader.start()
+    load = loads.get()
+    started = time.monotonic()
+    try:
+        backend = open_backend(load, pipe)
+    except ModelLoadError as error:
+        pipe.send(protocol.LoadFailed(Failed("load_failed", 500, f"the model could not be loaded: {error}")))
+        return 1
+    conversations = Conversations(backend, load.template, lambda: int.from_bytes(os.urandom(4), "little"))
+    Preparer(pipe, conversations, inbox, reader.work).start()
+    pipe.send(describe(backend, time.monotonic() - started))
+    Worker(pipe, backend, inbox, preparing).run()
+    return 0
+
+
+def _resident_bytes() -> int:
+    """This process's resident memory; 0 where /proc does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except FileNotFoundError:  # not Linux
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main(arguments: list[str]) -> int:
+    """The entry point of the child."""
+    parser = argparse.ArgumentParser(prog="python -m localllm.runner.worker")
+    parser.add_argument("--read-fd", type=int, required=True)
+    parser.add_argument("--write-fd", type=int, required=True)
+    chosen = parser.parse_args(arguments)
+    set_up_logging("INFO")
+    return serve(Pipe(chosen.read_fd, chosen.write_fd))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

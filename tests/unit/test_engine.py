@@ -1,0 +1,227 @@
+"""The batching engine on the fake model: every mix-up of sequences, slots or cells would show in the text."""
+
+import itertools
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from localllm.engine.engine import Engine
+from localllm.engine.fake import END_TOKEN, FakeBackend, next_token
+from localllm.engine.sequence import SequenceRequest
+from localllm.errors import PromptTooLongError
+from localllm.generation import Sampling
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def new_engine(**backend_options):
+    backend = FakeBackend(**backend_options)
+    clock = itertools.count()
+    return Engine(backend, lambda: float(next(clock))), backend
+
+
+def request(request_id, prompt, **options):
+    defaults = {"sampling": GREEDY, "seed": 0, "limit_tokens": 10_000}
+    return SequenceRequest(id=request_id, prompt=list(prompt.encode()), **{**defaults, **options})
+
+
+def expected_text(prompt, count):
+    tokens = list(prompt.encode())
+    while len(tokens) < len(prompt.encode()) + count and (token := next_token(tokens)) != END_TOKEN:
+        tokens.append(token)
+    return bytes(tokens[len(prompt.encode()) :]).decode()
+
+
+def run(engine):
+    texts, finishes = {}, {}
+    while engine.has_work:
+        for output in engine.step():
+            texts[output.id] = texts.get(output.id, "") + output.text
+            if output.finish:
+                finishes[output.id] = output.finish
+    return texts, finishes
+
+
+def test_a_sequence_ends_with_stop_when_the_model_ends_its_turn():
+    engine, _ = new_engine()
+    engine.add(request(1, "echo:hello\n"))
+    texts, finishes = run(engine)
+    assert {1: "hello"} == texts
+    assert "stop" == finishes[1].reason
+
+
+def test_a_sequence_ends_with_length_at_its_token_limit():
+    engine, _ = new_engine()
+    engine.add(request(1, "abc", max_new_tokens=5))
+    texts, finishes = run(engine)
+    assert {1: expected_text("abc", 5)} == texts
+    assert ("length", 3, 5) == (
+        finishes[1].reason,
+        finishes[1].stats.prompt_tokens,
+        finishes[1].stats.completion_tokens,
+    )
+
+
+def test_a_sequence_ends_with_length_when_prompt_and_answer_fill_its_context():
+    engine, _ = new_engine()
+    engine.add(request(1, "abcd", limit_tokens=10))
+    texts, finishes = run(engine)
+    assert 6 == len(texts[1])
+    assert "length" == finishes[1].reason
+
+
+def test_no_token_is_generated_when_none_was_asked_for():
+    engine, backend = new_engine()
+    engine.add(request(1, "abc", max_new_tokens=0))
+    texts, finishes = run(engine)
+    assert {1: ""} == texts
+    assert ("length", 0) == (finishes[1].reason, finishes[1].stats.completion_tokens)
+    assert 0 == backend.used_cells
+
+
+def test_a_full_batch_gives_each_sequence_the_text_it_gets_alone():
+    prompts = {number: f"prompt {number} " * (number + 1) for number in range(20)}
+    engine, _ = new_engine(max_sequences=8, batch_tokens=32)
+    for number, prompt in prompts.items():
+        engine.add(request(number, prompt, max_new_tokens=10 + number))
+    texts, _ = run(engine)
+    assert {number: expected_text(prompt, 10 + number) for number, prompt in prompts.items()} == texts
+
+
+def test_several_sequences_decode_in_one_batch():
+    engine, backend = new_engine()
+    for number in range(8):
+        engine.add(request(number, f"p{number}", max_new_tokens=10))
+    run(engine)
+    assert 10 == backend.decodes
+
+
+def test_a_long_prompt_is_computed_in_chunks_while_others_go_on_decoding():
+    engine, _ = new_engine(batch_tokens=16)
+    engine.add(request(1, "short", max_new_tokens=50))
+    engine.step()
+    engine.add(request(2, "x" * 100, max_new_tokens=1))
+    progress = []
+    while not (outputs := {output.id: output for output in engine.step()}).get(2) or not outputs[2].finish:
+        assert 1 == len(outputs[1].text)
+        progress.append(outputs[2].prompt_processed)
+    assert [15, 30, 45, 60, 75, 90] == progress
+
+
+def test_a_prompt_that_cannot_fit_is_refused_with_both_counts():
+    engine, _ = new_engine(pool_tokens=64)
+    with pytest.raises(PromptTooLongError) as refused:
+        engine.add(request(1, "x" * 64))
+    assert (64, 64) == (refused.value.prompt_tokens, refused.value.context_tokens)
+    assert not engine.has_work
+
+
+def test_a_full_pool_slows_sequences_down_but_loses_none_and_changes_no_text():
+    prompts = {number: f"pressure {number} " for number in range(6)}
+    engine, backend = new_engine(pool_tokens=128, max_sequences=6)
+    for number, prompt in prompts.items():
+        engine.add(request(number, prompt, max_new_tokens=60))
+    texts, finishes = run(engine)
+    assert {number: expected_text(prompt, 60) for number, prompt in prompts.items()} == texts
+    assert {60} == {finish.stats.completion_tokens for finish in finishes.values()}
+    assert 0 == backend.used_cells
+
+
+def test_a_backend_with_less_room_than_it_said_costs_time_but_no_request():
+    engine, backend = new_engine(pool_tokens=128, max_sequences=4)
+    backend.cells.append([0] * 40)  # cells the engine does not know of, as windowed caches round up
+    prompts = {number: f"tight {number} " for number in range(3)}
+    for number, prompt in prompts.items():
+        engine.add(request(number, prompt, max_new_tokens=40))
+    texts, _ = run(engine)
+    assert {number: expected_text(prompt, 40) for number, prompt in prompts.items()} == texts
+
+
+def test_cancelling_frees_the_cells_at_once_and_the_others_go_on():
+    engine, backend = new_engine()
+    engine.add(request(1, "first", max_new_tokens=20))
+    engine.add(request(2, "second", max_new_tokens=20))
+    engine.step()
+    assert engine.cancel(1)
+    assert len("second") == backend.used_cells
+    texts, _ = run(engine)
+    assert expected_text("second", 20)[1:] == texts[2]
+    assert not engine.cancel(1)
+
+
+def test_cancelling_in_the_middle_of_a_prefill_frees_its_cells():
+    engine, backend = new_engine(batch_tokens=16)
+    engine.add(request(1, "x" * 100))
+    engine.step()
+    assert 16 == backend.used_cells
+    engine.cancel(1)
+    assert (0, False) == (backend.used_cells, engine.has_work)
+
+
+def test_a_stop_string_ends_the_sequence_and_is_not_sent():
+    engine, _ = new_engine()
+    text = expected_text("abc", 40)
+    engine.add(request(1, "abc", stop=(text[10:13],)))
+    texts, finishes = run(engine)
+    assert {1: text[:10]} == texts
+    assert "stop" == finishes[1].reason
+
+
+def test_a_failed_decode_fails_the_sequences_of_its_batch_and_no_later_one():
+    engine, backend = new_engine()
+    engine.add(SequenceRequest(id=1, prompt=[999], sampling=GREEDY, seed=0, limit_tokens=100))
+    (output,) = engine.step()
+    assert (1, "token 999 at 0 of slot 0, which holds 0") == (output.id, output.error)
+    engine.add(request(2, "echo:still here\n"))
+    assert {2: "still here"} == run(engine)[0]
+    assert 0 == backend.used_cells
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Random adds, cancels and steps under pressure: never a leak of slots or cells, never a mixed-up token."""
+
+    def __init__(self):
+        super().__init__()
+        self.engine, self.backend = new_engine(pool_tokens=96, max_sequences=4, batch_tokens=8)
+        self.ids = itertools.count()
+        self.expected, self.texts = {}, {}
+
+    @rule(prompt=st.text("abcdef", min_size=1, max_size=60), count=st.integers(1, 40))
+    def add(self, prompt, count):
+        number = next(self.ids)
+        count = min(count, 96 - len(prompt))
+        self.engine.add(request(number, prompt, max_new_tokens=count))
+        self.expected[number] = expected_text(prompt, count)
+        self.texts[number] = ""
+
+    @rule(data=st.data())
+    def cancel(self, data):
+        if self.expected:
+            number = data.draw(st.sampled_from(sorted(self.expected)))
+            self.engine.cancel(number)
+            del self.expected[number], self.texts[number]
+
+    @rule(steps=st.integers(1, 20))
+    def step(self, steps):
+        for _ in range(steps):
+            for output in self.engine.step():
+                assert output.error is None
+                self.texts[output.id] += output.text
+                if output.finish:
+                    assert self.expected.pop(output.id) == self.texts.pop(output.id)
+
+    @invariant()
+    def accounts_agree(self):
+        assert self.backend.used_cells == self.engine.stats().used_cells <= 96
+
+    def teardown(self):
+        texts, _ = run(self.engine)
+        for number, expected in self.expected.items():
+            assert expected == self.texts[number] + texts[number]
+        assert 0 == self.backend.used_cells
+
+
+TestEngineMachine = EngineMachine.TestCase
+TestEngineMachine.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
