@@ -13,9 +13,10 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from localllm.generation import Options, Sampling
+from localllm.generation import Options, ResponseFormat, Sampling
 
 DecodeStatus = Literal["done", "no_room"]
+Constraint = object  # opaque between a backend's new_constraint and its new_sampler
 
 
 class EngineError(Exception):
@@ -86,8 +87,13 @@ class Backend(Protocol):
     def is_end_of_generation(self, token: int) -> bool:
         """Whether the model ends its turn with this token."""
 
-    def new_sampler(self, sampling: Sampling, seed: int, recent_tokens: Sequence[int]) -> Sampler:
-        """A sampler whose penalties already know `recent_tokens`."""
+    def new_constraint(self, response_format: ResponseFormat) -> Constraint:
+        """A constraint for one answer; thread-safe. Raises BadRequestError for a schema that cannot be kept."""
+
+    def new_sampler(
+        self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], constraint: Constraint | None
+    ) -> Sampler:
+        """A sampler whose penalties already know `recent_tokens`, and which keeps to `constraint`."""
 
     def decode(self, batch: Batch) -> DecodeStatus:
         """Compute the batch; "no_room" leaves everything as it was. Raises EngineError."""

@@ -59,7 +59,7 @@ class Engine:
         if not request.prompt:
             raise EngineError("a prompt needs at least one token")
         window = request.prompt[-request.limit_tokens :]
-        sampler = self._backend.new_sampler(request.sampling, request.seed, window)
+        sampler = self._backend.new_sampler(request.sampling, request.seed, window, request.constraint)
         self._waiting.append(Sequence(request, sampler, self._clock()))
 
     def cancel(self, request_id: int) -> bool:
@@ -75,16 +75,14 @@ class Engine:
         self._admit()
         if not self._active:
             return []
-        plan = plan_batch(
-            [Load(sequence.to_compute, sequence.computed) for sequence in self._active],
-            self._backend.facts.batch_tokens,
-            self._free_cells(),
-        )
+        active = tuple(self._active)
+        loads = [Load(sequence.to_compute, sequence.computed) for sequence in active]
+        plan = plan_batch(loads, self._backend.facts.batch_tokens, self._free_cells())
         for index in plan.preempt:
-            self._preempt(self._active[index])
+            self._preempt(active[index])
         if not plan.shares:
             raise EngineError("nothing fits the pool")  # unreachable: `add` bounds every sequence by the pool
-        return self._compute([(self._active[share.index], share) for share in plan.shares])
+        return self._compute([(active[share.index], share) for share in plan.shares])
 
     def stats(self) -> EngineStats:
         """Counters and what is held now."""

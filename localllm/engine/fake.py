@@ -11,8 +11,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
-from localllm.engine.backend import BackendFacts, Batch, DecodeStatus, EngineError
-from localllm.generation import Sampling
+from localllm.engine.backend import BackendFacts, Batch, Constraint, DecodeStatus, EngineError
+from localllm.errors import UnsupportedError
+from localllm.generation import ResponseFormat, Sampling
 
 END_TOKEN = 256
 ECHO = b"echo:"
@@ -56,7 +57,13 @@ class FakeBackend:
         """True for the end token."""
         return token == END_TOKEN
 
-    def new_sampler(self, sampling: Sampling, seed: int, recent_tokens: Sequence[int]) -> FakeSampler:
+    def new_constraint(self, response_format: ResponseFormat) -> Constraint:
+        """The fake model keeps to no grammar."""
+        raise UnsupportedError("the fake model has no structured output")
+
+    def new_sampler(
+        self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], constraint: Constraint | None
+    ) -> FakeSampler:
         """A sampler that mixes the seed into the choice unless the temperature is 0."""
         return FakeSampler(self, 0 if sampling.temperature == 0.0 else seed)
 

@@ -15,12 +15,23 @@ from pathlib import Path
 import llama_cpp.llama_cpp as native
 import numpy as np
 import numpy.typing as npt
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.llamacpp import lltokenizer_from_vocab
 
 from localllm.engine import sampling as plans
-from localllm.engine.backend import BackendFacts, Batch, DecodeStatus, EngineError, ModelLoadError
+from localllm.engine.backend import (
+    BackendFacts,
+    Batch,
+    Constraint,
+    DecodeStatus,
+    EngineError,
+    ModelLoadError,
+    Sampler,
+)
+from localllm.engine.grammar import ConstrainedSampler, new_matcher
 from localllm.engine.llama_log import LogReader
 from localllm.errors import InvalidOptionError
-from localllm.generation import Options, Sampling, merge_options, parse_options
+from localllm.generation import Options, ResponseFormat, Sampling, merge_options, parse_options
 
 MINIMUM_POOL_TOKENS = 4096
 POOL_STEP_TOKENS = 256  # llama.cpp pads the pool to this
@@ -69,6 +80,7 @@ class LlamaBackend:
         self.facts = self._facts(config)
         self._rows = _Rows(self.facts.batch_tokens)
         self._output_rows: frozenset[int] = frozenset()
+        self._grammar_tokenizer: LLTokenizer | None = None
         self._bytes_cache: dict[tuple[int, bool], bytes] = {}
 
     def _on_log(self, level: int, text: bytes, _user_data: object) -> None:
@@ -194,7 +206,21 @@ class LlamaBackend:
         """Whether the model ends its turn with this token."""
         return bool(native.llama_vocab_is_eog(self._vocab, token))
 
-    def new_sampler(self, sampling: Sampling, seed: int, recent_tokens: Sequence[int]) -> GreedySampler | ChainSampler:
+    def new_constraint(self, response_format: ResponseFormat) -> LLMatcher:
+        """A matcher for one answer; the vocabulary's tables are built at the first one (about 1 s for 150k tokens)."""
+        if self._grammar_tokenizer is None:
+            ends = [token for token in range(self._vocabulary_size) if self.is_end_of_generation(token)]
+            self._grammar_tokenizer = lltokenizer_from_vocab(self._vocab, eos_token=ends)
+        return new_matcher(self._grammar_tokenizer, response_format)
+
+    def new_sampler(
+        self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], constraint: Constraint | None
+    ) -> Sampler:
+        """The chain of `sampling`, built once per request, within the constraint if there is one."""
+        sampler = self._unconstrained(sampling, seed, recent_tokens)
+        return ConstrainedSampler(sampler, constraint, self.logits) if isinstance(constraint, LLMatcher) else sampler
+
+    def _unconstrained(self, sampling: Sampling, seed: int, recent_tokens: Sequence[int]) -> Sampler:
         """Greedy needs no chain: the largest of the logits is found without building a candidate per token."""
         bias = [(token, value) for token, value in sampling.logit_bias if token < self._vocabulary_size]
         if plans.is_plain_greedy(sampling):

@@ -15,7 +15,7 @@ from collections.abc import Sequence as ReadOnly
 from dataclasses import dataclass
 from typing import Literal
 
-from localllm.engine.backend import Sampler
+from localllm.engine.backend import Constraint, Sampler
 from localllm.engine.detokenizer import Detokenizer
 from localllm.generation import Sampling
 
@@ -38,6 +38,7 @@ class SequenceRequest:
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
     preserved_tokens: frozenset[int] = frozenset()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 
-from localllm.chat.formats import OutputFormat
+from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.parser import OutputParser
 from localllm.chat.template import ChatTemplate
 from localllm.engine.backend import Backend
@@ -39,26 +41,36 @@ class Prepared:
     dropped_messages: int = 0
 
 
-class Conversations:
-    """Prepares requests for one loaded model. `new_seed` gives 32 random bits for requests that name no seed."""
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What comes from outside the request: 32 random bits for a seed, an id for a tool call, the local time."""
 
-    def __init__(self, backend: Backend, template: str | None, new_seed: Callable[[], int]) -> None:
+    new_seed: Callable[[], int]
+    new_call_id: Callable[[], str]
+    now: Callable[[], datetime]
+
+
+class Conversations:
+    """Prepares requests for one loaded model. `template` replaces the file's own; without either it is ChatML."""
+
+    def __init__(self, backend: Backend, template: str | None, sources: Sources) -> None:
         self._backend = backend
         self._template_source = template or backend.facts.chat_template
-        self._new_seed = new_seed
-        self._template: ChatTemplate | None = None
-        self._format: OutputFormat | None = None
+        self._sources = sources
 
     def prepare(self, request_id: int, request: GenerationRequest) -> Prepared:
         """Render, tokenize, and fix every number. Raises BadRequestError, TemplateError, PromptTooLongError."""
-        if request.response_format is not None:
-            raise UnsupportedError("structured output is not in this version", hint="leave `format` out")
         if request.raw:
-            return Prepared(self._sequence(request_id, request, self._tokenize_prompt(request.prompt or "")), None)
+            return Prepared(self._sequence(request_id, request, request.prompt or "", frozenset()), None)
         messages, dropped = self._fit(request)
         prompt = self._render(messages, request)
-        parser = self._parser(request, prompt)
-        return Prepared(self._sequence(request_id, request, self._tokenize_prompt(prompt)), parser, dropped)
+        is_thinking = self._format.opens_thinking(prompt)
+        if is_thinking and request.response_format is not None:
+            raise UnsupportedError("`format` cannot be combined with thinking yet", hint="send `think`: false")
+        parser = OutputParser(
+            self._format, request.tools, prompt_opens_thinking=is_thinking, new_call_id=self._sources.new_call_id
+        )
+        return Prepared(self._sequence(request_id, request, prompt, self._preserved), parser, dropped)
 
     def render(self, request: GenerationRequest) -> str:
         """The prompt text the model would see."""
@@ -79,24 +91,29 @@ class Conversations:
         most = min(facts.trained_context_tokens or facts.pool_tokens, facts.pool_tokens)
         return min(request.options.num_ctx or most, most)
 
-    def _sequence(self, request_id: int, request: GenerationRequest, prompt: list[int]) -> SequenceRequest:
+    def _sequence(
+        self, request_id: int, request: GenerationRequest, prompt: str, preserved: frozenset[int]
+    ) -> SequenceRequest:
+        tokens = self._tokenize_prompt(prompt)
         options = merge_options(request.options, self._backend.facts.sampling_defaults)
         sampling = sampling_from(options)
-        if not prompt:
+        if not tokens:
             raise BadRequestError("the prompt is empty", hint="send at least one character")
         predict = options.num_predict
         return SequenceRequest(
             id=request_id,
-            prompt=prompt,
+            prompt=tokens,
             sampling=sampling,
-            seed=self._new_seed() if sampling.seed is None else sampling.seed,
+            seed=self._sources.new_seed() if sampling.seed is None else sampling.seed,
             limit_tokens=self._limit(request),
             max_new_tokens=None if predict is None or predict < 0 else predict,
             stop=options.stop or (),
+            preserved_tokens=preserved,
+            constraint=self._backend.new_constraint(request.response_format) if request.response_format else None,
         )
 
     def _render(self, messages: tuple[Message, ...], request: GenerationRequest) -> str:
-        return self._chat_template().render(messages, request.tools, think=request.think)
+        return self._template.render(messages, request.tools, think=request.think)
 
     def _fit(self, request: GenerationRequest) -> tuple[tuple[Message, ...], int]:
         """The messages that fit: all of them, or with the policy "truncate" without the oldest turns.
@@ -119,16 +136,27 @@ class Conversations:
     def _fits(self, messages: tuple[Message, ...], request: GenerationRequest) -> bool:
         return len(self._tokenize_prompt(self._render(messages, request))) < self._limit(request)
 
-    def _chat_template(self) -> ChatTemplate:
-        if self._template is None:
-            facts = self._backend.facts
-            self._template = ChatTemplate(self._template_source, bos_token=facts.bos_text, eos_token=facts.eos_text)
-        return self._template
+    # Compiled and probed at the first use, inside the daemon's render deadline: both run the file's own template.
 
-    def _parser(self, request: GenerationRequest, prompt: str) -> OutputParser:
-        if self._format is None:
-            self._format = OutputFormat.of(self._chat_template())
-        return OutputParser(self._format, request.tools, self._format.opens_thinking(prompt))
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        facts = self._backend.facts
+        return ChatTemplate(
+            self._template_source, bos_token=facts.bos_text, eos_token=facts.eos_text, today=self._sources.now
+        )
+
+    @cached_property
+    def _format(self) -> OutputFormat:
+        return detect(self._template)
+
+    @cached_property
+    def _preserved(self) -> frozenset[int]:
+        return self._control_tokens(self._format.markers)
+
+    def _control_tokens(self, markers: tuple[str, ...]) -> frozenset[int]:
+        """The markers that are one token of the vocabulary: their text must come out, control tokens or not."""
+        tokenized = [self.tokenize(marker, add_special=False, parse_special=True) for marker in markers]
+        return frozenset(tokens[0] for tokens in tokenized if len(tokens) == 1)
 
 
 class Stream:

@@ -20,8 +20,11 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from random import Random
 
+from localllm.chat.tools import call_ids
 from localllm.engine.backend import Backend, ModelLoadError
 from localllm.engine.engine import Engine
 from localllm.engine.sequence import SequenceOutput
@@ -29,7 +32,7 @@ from localllm.errors import BadRequestError, LocalllmError
 from localllm.generation import Event, Failed
 from localllm.logs import set_up_logging
 from localllm.runner import protocol
-from localllm.runner.conversation import Conversations, Prepared, Stream
+from localllm.runner.conversation import Conversations, Prepared, Sources, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +294,10 @@ def serve(pipe: Pipe) -> int:
     except ModelLoadError as error:
         pipe.send(protocol.LoadFailed(Failed("load_failed", 500, f"the model could not be loaded: {error}")))
         return 1
-    conversations = Conversations(backend, load.template, lambda: int.from_bytes(os.urandom(4), "little"))
+    sources = Sources(
+        new_seed=lambda: int.from_bytes(os.urandom(4), "little"), new_call_id=call_ids(Random()), now=datetime.now
+    )
+    conversations = Conversations(backend, load.template, sources)
     Preparer(pipe, conversations, inbox, reader.work).start()
     pipe.send(describe(backend, time.monotonic() - started))
     Worker(pipe, backend, inbox, preparing).run()

@@ -224,4 +224,4 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 TestEngineMachine = EngineMachine.TestCase
-TestEngineMachine.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+TestEngineMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

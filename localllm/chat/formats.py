@@ -1,0 +1,234 @@
+"""What a model's answer looks like: where thinking and tool calls begin and end in its text.
+
+An OutputFormat is plain data that parser.py follows; a new syntax of JSON calls is a new CallSyntax, not new code. One
+is found by asking the model's own template: `detect` renders the same conversation with and without a call (and with
+thinking) and reads the markers off the difference. Where a template does not show them, a short table of markers is
+searched for in its source. What is recognised (…: any text, blanks allowed between all parts):
+
+    Hermes, Qwen     <tool_call>{"name": …, "arguments": …}</tool_call>
+    Llama 3          {"name": …, "parameters": …}   as the whole answer, or behind <|python_tag|>; more after ";"
+    Mistral          [TOOL_CALLS][{"name": …, "arguments": …}, …]
+    thinking         <think>…</think> and other pairs of markers
+
+A template that writes calls in a syntax that is not JSON objects has `calls` None: the text then stays text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from localllm.chat.template import ChatTemplate
+from localllm.errors import TemplateError
+from localllm.generation import Message, Tool, ToolCall
+
+_MAX_MARKER_CHARACTERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingMarkers:
+    """What stands before and behind thinking."""
+
+    start: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallSyntax:
+    """How calls are written: `start opening object (separator object)* closing end`.
+
+    Any of `starts` begins calls; opening, separator, closing and end may be empty, and what follows the last object may
+    be missing. With `bare` an object that is the first thing of the answer is a call too, if it names a known tool.
+    """
+
+    starts: tuple[str, ...]
+    opening: str = ""
+    separator: str = ""
+    closing: str = ""
+    end: str = ""
+    bare: bool = False
+    name_key: str = "name"
+    argument_keys: tuple[str, ...] = ("arguments", "parameters")
+
+    @property
+    def first_keys(self) -> frozenset[str]:
+        """The keys an object may begin with if it is a call."""
+        return frozenset([self.name_key, *self.argument_keys, "type", "id"])
+
+
+HERMES_CALLS = CallSyntax(starts=("<tool_call>",), end="</tool_call>")
+LLAMA_CALLS = CallSyntax(
+    starts=("<|python_tag|>",), separator=";", bare=True, argument_keys=("parameters", "arguments")
+)
+MISTRAL_CALLS = CallSyntax(starts=("[TOOL_CALLS]",), opening="[", separator=",", closing="]")
+THINK_TAGS = ThinkingMarkers("<think>", "</think>")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """The markers of one model; None where it has none."""
+
+    thinking: ThinkingMarkers | None = None
+    calls: CallSyntax | None = None
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts the parser must see although a vocabulary may hold them as control tokens."""
+        thinking = (self.thinking.start, self.thinking.end) if self.thinking else ()
+        calls = (*self.calls.starts, self.calls.end) if self.calls else ()
+        return tuple(marker for marker in (*thinking, *calls) if marker)
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """In Ollama's words."""
+        return ("completion", *(("tools",) if self.calls else ()), *(("thinking",) if self.thinking else ()))
+
+    def opens_thinking(self, prompt: str) -> bool:
+        """Whether the prompt ends inside thinking, so that the answer begins there."""
+        return self.thinking is not None and prompt.rstrip().endswith(self.thinking.start)
+
+
+def detect(template: ChatTemplate) -> OutputFormat:
+    """The format of the answers that `template` describes. Renders it a few times; never raises."""
+    return OutputFormat(thinking=_thinking_markers(template), calls=_call_syntax(template))
+
+
+# Words that no template contains, so that what surrounds them in a rendered text is the template's own.
+_QUESTION = Message("user", "Zquestion")
+_ANSWER = Message("assistant", "Zanswer")
+_THOUGHT = "Zthought"
+_DECLARED_TOOL = "zdeclared_tool"
+_CALLED_TOOL = "zcalled_tool"
+_ARGUMENTS = {"zargument": "zvalue"}
+_TOOLS = (
+    Tool(
+        _DECLARED_TOOL,
+        json.dumps(
+            {
+                "type": "function",
+                "function": {
+                    "name": _DECLARED_TOOL,
+                    "description": "Zdescription",
+                    "parameters": {
+                        "type": "object",
+                        "properties": {"zparameter": {"type": "string", "description": "Zdescription"}},
+                        "required": ["zparameter"],
+                    },
+                },
+            }
+        ),
+    ),
+)
+_CALL = Message("assistant", tool_calls=(ToolCall("call_abcd1234", _CALLED_TOOL, json.dumps(_ARGUMENTS)),))
+
+_KNOWN_THINKING = (
+    THINK_TAGS,
+    ThinkingMarkers("[THINK]", "[/THINK]"),
+    ThinkingMarkers("<seed:think>", "</seed:think>"),
+    ThinkingMarkers("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+_TAG = r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])"
+_TAG_BEFORE = re.compile(rf"{_TAG}\Z")
+_TAG_AFTER = re.compile(rf"\A{_TAG}")
+_THINKING_WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
+
+
+def _thinking_markers(template: ChatTemplate) -> ThinkingMarkers | None:
+    for think in (None, True):
+        shown = _render(template, Message("assistant", _ANSWER.content, thinking=_THOUGHT), think=think)
+        if shown is not None and _THOUGHT in shown:
+            before, _, after = shown.partition(_THOUGHT)
+            start, end = _TAG_BEFORE.search(before.rstrip()), _TAG_AFTER.search(after.lstrip())
+            if start and end and _THINKING_WORD.search(start.group()):
+                return ThinkingMarkers(start.group(), end.group())
+    # Many templates leave earlier thinking out; they name the end to cut at it, and not always the start.
+    return next((known for known in _KNOWN_THINKING if known.end in template.source), None)
+
+
+def _call_syntax(template: ChatTemplate) -> CallSyntax | None:
+    answered = _render(template, _ANSWER, tools=_TOOLS)
+    called = _render(template, _CALL, tools=_TOOLS)
+    if answered is None or called is None or _CALLED_TOOL not in called:
+        return _known_calls(template.source)
+    if _DECLARED_TOOL not in called:
+        return None
+    begin = _common_length(answered, called)
+    end = len(called) - _common_length(answered[begin:][::-1], called[begin:][::-1])
+    return _syntax_of_example(called[:end], begin)
+
+
+def _common_length(one: str, other: str) -> int:
+    """How many characters two texts share from their start."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+def _render(
+    template: ChatTemplate, reply: Message, *, tools: tuple[Tool, ...] = (), think: bool | None = None
+) -> str | None:
+    try:
+        return template.render([_QUESTION, reply], tools, think=think, add_generation_prompt=False)
+    except TemplateError:
+        return None
+
+
+def _syntax_of_example(text: str, begin: int) -> CallSyntax | None:
+    """The syntax of the example call in `text[begin:]`, or None if it is not one of JSON objects."""
+    found = _object_around(text, begin, text.index(_CALLED_TOOL))
+    if found is None:
+        return None
+    start, end, document = found
+    before, after = text[begin:start].strip(), text[end:].strip()
+    name_key = next(key for key, value in document.items() if value == _CALLED_TOOL)
+    argument_key = next((key for key, value in document.items() if value in (_ARGUMENTS, json.dumps(_ARGUMENTS))), None)
+    if argument_key is None:
+        return None
+    keys = (argument_key, *(key for key in ("arguments", "parameters") if key != argument_key))
+    if not before:
+        return CallSyntax(LLAMA_CALLS.starts, separator=";", bare=True, name_key=name_key, argument_keys=keys)
+    opening = "[" if before.endswith("[") else ""
+    marker = before.removesuffix(opening).rstrip()
+    if not _is_marker(marker):
+        return None
+    closing = "]" if opening and after.startswith("]") else ""
+    last = after.removeprefix(closing).lstrip()
+    return CallSyntax(
+        starts=(marker,),
+        opening=opening,
+        separator="," if opening else "",
+        closing=closing,
+        end=last if _is_marker(last) else "",
+        name_key=name_key,
+        argument_keys=keys,
+    )
+
+
+def _object_around(text: str, begin: int, inside: int) -> tuple[int, int, dict[str, object]] | None:
+    """The innermost JSON object from `begin` on that has the called tool's name among its values."""
+    start = text.rfind("{", begin, inside)
+    while start >= 0:
+        try:
+            document, end = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError):
+            document, end = None, start
+        if isinstance(document, dict) and _CALLED_TOOL in document.values():
+            return start, end, document
+        start = text.rfind("{", begin, start)
+    return None
+
+
+def _is_marker(text: str) -> bool:
+    """One or more tags, or one word: not a piece of one, and no structure of its own."""
+    return len(text) <= _MAX_MARKER_CHARACTERS and re.fullmatch(rf"(?:{_TAG})+|\w+", text) is not None
+
+
+def _known_calls(source: str) -> CallSyntax | None:
+    """A known syntax by its markers, for a template that cannot render the probes."""
+    if "tools" not in source:
+        return None
+    if "<tool_call>" in source and not any(other in source for other in ("<function=", "<arg_key>", "<invoke")):
+        return HERMES_CALLS
+    if "[TOOL_CALLS]" in source and not any(other in source for other in ("[ARGS]", "[CALL_ID]")):
+        return MISTRAL_CALLS
+    return LLAMA_CALLS if "<|python_tag|>" in source else None

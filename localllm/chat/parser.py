@@ -1,0 +1,306 @@
+"""The model's text, piece by piece, into events: content, thinking, tool calls.
+
+      prompt opens thinking
+               │
+               ▼        end marker
+           THINKING ─────────────────▶ ANSWER ◀──────────── anything else ───────────┐
+               ▲   start marker, while    │ start of a call                          │
+               └──── nothing is said ─────┤                                          │
+                                          ▼         {           complete             │
+                                     CALL_START ───────▶ CALL ────────────────▶ CALL_END
+                                          │               │ ▲                        │
+                             ANSWER ◀─────┴── no call ────┘ └────── next object ─────┘
+
+Blanks around markers are eaten. Text that only looks like a marker, or like a call, is content, every character of it:
+so a call is held back until its object is complete, then given out as its name and its arguments, and any way of
+cutting the text into pieces gives the same events once neighbours are joined. Thinking is never searched for calls.
+Every character is looked at a bounded number of times. Which markers a model uses is formats.py's business.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Sequence
+
+from localllm.chat import tools as json_calls
+from localllm.chat.formats import CallSyntax, OutputFormat
+from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool, ToolCallDelta
+
+_BLANKS = re.compile(r"\s*")
+_NO_CALLS = CallSyntax(starts=())
+
+
+class _State(enum.Enum):
+    THINKING = enum.auto()
+    ANSWER = enum.auto()
+    CALL_START = enum.auto()
+    CALL = enum.auto()
+    CALL_END = enum.auto()
+
+
+class OutputParser:
+    """Parses one answer. Calls are looked for only when the request has `tools`, thinking only when there are markers.
+
+    `new_call_id` makes the id of each call (tools.call_ids). Never raises, whatever the text.
+    """
+
+    def __init__(
+        self,
+        output_format: OutputFormat,
+        tools: Sequence[Tool],
+        *,
+        prompt_opens_thinking: bool = False,
+        new_call_id: Callable[[], str],
+    ) -> None:
+        thinking = output_format.thinking
+        self.call_count = 0
+        self._thinking_start = thinking.start if thinking else ""
+        self._thinking_end = thinking.end if thinking else ""
+        self._calls = output_format.calls if output_format.calls and tools else _NO_CALLS
+        self._call_starts = re.compile("|".join(map(re.escape, self._calls.starts))) if self._calls.starts else None
+        self._tool_names = frozenset(tool.name for tool in tools)
+        self._new_call_id = new_call_id
+        self._state = _State.THINKING if thinking and prompt_opens_thinking else _State.ANSWER
+        self._steps = {
+            _State.THINKING: self._in_thinking,
+            _State.ANSWER: self._in_answer,
+            _State.CALL_START: self._in_call_start,
+            _State.CALL: self._in_call,
+            _State.CALL_END: self._in_call_end,
+        }
+        self._text = ""
+        self._at = 0
+        self._events: list[Event] = []
+        self._nothing_said = True
+        self._eat_blanks = self._state is _State.THINKING
+        self._blanks: list[str] = []  # read, but given out only if text follows
+        self._candidate: list[str] = []  # what may be a call, from its marker on
+        self._object: list[str] = []  # its object so far
+        self._scanner = json_calls.ObjectScanner()
+        self._is_marked = False
+        self._in_list = False
+
+    def feed(self, text: str) -> list[Event]:
+        """The events that `text`, the next piece of the answer, completes."""
+        # What is left over is at most the beginning of a marker, so this stays short.
+        self._text, self._at = self._text[self._at :] + text, 0
+        while self._at < len(self._text) and self._steps[self._state]():
+            pass
+        return self._take_events()
+
+    def finish(self) -> list[Event]:
+        """The answer has ended: whatever was held back comes out."""
+        rest, self._text, self._at = self._text[self._at :], "", 0
+        if self._state is _State.THINKING:
+            self._say(ThinkingDelta, self._take_blanks() + rest)
+            return self._take_events()
+        if self._state is _State.CALL_END and not "".join(self._candidate).strip():
+            self._candidate.clear()
+        self._reject(rest)
+        self._say(ContentDelta, self._take_blanks())
+        return self._take_events()
+
+    # Each step reads on from `_at` and returns False when it needs more text than there is.
+
+    def _in_thinking(self) -> bool:
+        if self._skip_blanks():
+            return True
+        end = self._text.find(self._thinking_end, self._at)
+        if end >= 0:
+            self._speak(ThinkingDelta, end)
+            self._take_blanks()
+            self._at += len(self._thinking_end)
+            self._state, self._eat_blanks = _State.ANSWER, True
+            return True
+        self._speak(ThinkingDelta, len(self._text) - self._partial_marker((self._thinking_end,)))
+        return False
+
+    def _in_answer(self) -> bool:
+        if self._skip_blanks():
+            return True
+        if self._nothing_said and self._begins_specially():
+            return True
+        found = self._call_starts.search(self._text, self._at) if self._call_starts else None
+        if found:
+            self._speak(ContentDelta, found.start())
+            self._at = found.end()
+            self._begin_candidate([found.group()], _State.CALL_START)
+            return True
+        early = (self._thinking_start,) if self._nothing_said and self._starts_partially(self._thinking_start) else ()
+        held = self._partial_marker((*self._calls.starts, *early))
+        self._speak(ContentDelta, len(self._text) - held)
+        return False
+
+    def _begins_specially(self) -> bool:
+        """Only before anything is said: blanks wait, thinking may start, and a brace may be a call."""
+        blanks = _BLANKS.match(self._text, self._at)
+        if blanks and blanks.end() > self._at:
+            self._blanks.append(blanks.group())
+            self._at = blanks.end()
+            return True
+        if self._thinking_start and self._text.startswith(self._thinking_start, self._at):
+            self._take_blanks()
+            self._at += len(self._thinking_start)
+            self._state, self._eat_blanks = _State.THINKING, True
+            return True
+        if self._calls.bare and self._text[self._at] == "{":
+            self._begin_candidate([], _State.CALL)
+            return True
+        return False
+
+    def _in_call_start(self) -> bool:
+        self._collect_blanks()
+        if self._at == len(self._text):
+            return True
+        if self._calls.opening and not self._in_list:
+            if self._text[self._at] != self._calls.opening:
+                return self._reject()
+            self._in_list = True
+            self._candidate.append(self._take(1))
+            return True
+        if self._text[self._at] != "{":
+            return self._reject()
+        self._begin_object()
+        return True
+
+    def _in_call(self) -> bool:
+        end = self._scanner.feed(self._text, self._at)
+        self._object.append(self._take(end - self._at))
+        if self._scanner.broken:
+            return self._reject()
+        if self._scanner.closed:
+            self._end_object()
+        return True
+
+    def _end_object(self) -> None:
+        syntax = self._calls
+        call = json_calls.read_call("".join(self._object), self._scanner.members, syntax.name_key, syntax.argument_keys)
+        if call is None or not (self._is_marked or call.name in self._tool_names):
+            self._reject()
+            return
+        self._take_blanks()
+        self._candidate.clear()
+        self._object.clear()
+        self._events.append(ToolCallDelta(index=self.call_count, id=self._new_call_id(), name=call.name))
+        self._events.append(ToolCallDelta(index=self.call_count, arguments=call.arguments))
+        self.call_count += 1
+        self._nothing_said = False
+        self._state = _State.CALL_END
+
+    def _in_call_end(self) -> bool:
+        self._collect_blanks()
+        if self._at == len(self._text):
+            return True
+        syntax, character = self._calls, self._text[self._at]
+        has_separator = bool("".join(self._candidate).strip())
+        if character == "{" and (self._in_list or not syntax.opening):
+            self._begin_object()
+        elif not has_separator and self._in_list and character == syntax.closing:
+            self._in_list = False
+            self._candidate.clear()
+            self._at += 1
+        elif not has_separator and syntax.end and self._text.startswith(syntax.end, self._at):
+            self._candidate.clear()
+            self._at += len(syntax.end)
+            self._leave_calls()
+        elif not has_separator and syntax.end and self._starts_partially(syntax.end):
+            return False
+        elif not has_separator and character == syntax.separator and (self._in_list or not syntax.opening):
+            self._candidate.append(self._take(1))
+        else:
+            self._leave_calls()
+        return True
+
+    def _leave_calls(self) -> None:
+        """Back to the answer; a separator that separated nothing was text."""
+        left_over = "".join(self._candidate)
+        self._candidate.clear()
+        self._state, self._in_list, self._eat_blanks = _State.ANSWER, False, True
+        if left_over.strip():
+            self._eat_blanks = False
+            self._speak_text(ContentDelta, left_over)
+
+    def _begin_candidate(self, read: list[str], state: _State) -> None:
+        self._candidate = read
+        self._is_marked = bool(read)
+        self._in_list = False
+        self._state = state
+        if state is _State.CALL:
+            self._begin_object()
+
+    def _begin_object(self) -> None:
+        self._scanner = json_calls.ObjectScanner(self._calls.first_keys)
+        self._object = []
+        self._state = _State.CALL
+
+    def _reject(self, rest: str = "") -> bool:
+        """What was held back as a call is content after all."""
+        text = "".join([*self._candidate, *self._object, rest])
+        self._candidate.clear()
+        self._object.clear()
+        self._state, self._in_list, self._eat_blanks = _State.ANSWER, False, False
+        self._speak_text(ContentDelta, text)
+        return True
+
+    def _take(self, length: int) -> str:
+        piece = self._text[self._at : self._at + length]
+        self._at += length
+        return piece
+
+    def _skip_blanks(self) -> bool:
+        """Eat blanks behind a marker; True when that used up the text."""
+        if self._eat_blanks:
+            self._take_leading_blanks()
+            self._eat_blanks = self._at == len(self._text)
+        return self._eat_blanks
+
+    def _collect_blanks(self) -> None:
+        blanks = self._take_leading_blanks()
+        if blanks:
+            self._candidate.append(blanks)
+
+    def _take_leading_blanks(self) -> str:
+        blanks = _BLANKS.match(self._text, self._at)
+        return self._take(blanks.end() - self._at) if blanks else ""
+
+    def _starts_partially(self, marker: str) -> bool:
+        """Whether all the text there is begins this marker."""
+        return len(self._text) - self._at < len(marker) and marker.startswith(self._text[self._at :])
+
+    def _partial_marker(self, markers: Sequence[str]) -> int:
+        """How many characters at the text's end may be the beginning of a marker."""
+        longest = max((len(marker) - 1 for marker in markers), default=0)
+        for length in range(min(longest, len(self._text) - self._at), 0, -1):
+            tail = self._text[len(self._text) - length :]
+            if any(marker.startswith(tail) for marker in markers):
+                return length
+        return 0
+
+    def _speak(self, kind: type[ContentDelta] | type[ThinkingDelta], end: int) -> None:
+        """Give out the text up to `end`."""
+        self._speak_text(kind, self._take(end - self._at))
+
+    def _speak_text(self, kind: type[ContentDelta] | type[ThinkingDelta], text: str) -> None:
+        """Give out a text, but keep blanks at its end for the case that a marker follows."""
+        spoken = text.rstrip()
+        if spoken:
+            self._say(kind, self._take_blanks() + spoken)
+        if len(spoken) < len(text):
+            self._blanks.append(text[len(spoken) :])
+        if not (self._calls.starts or kind is ThinkingDelta):
+            self._say(kind, self._take_blanks())
+
+    def _say(self, kind: type[ContentDelta] | type[ThinkingDelta], text: str) -> None:
+        if text:
+            self._events.append(kind(text))
+            self._nothing_said = self._nothing_said and kind is ThinkingDelta
+
+    def _take_blanks(self) -> str:
+        blanks = "".join(self._blanks)
+        self._blanks.clear()
+        return blanks
+
+    def _take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
