@@ -1,0 +1,302 @@
+'''The Modelfile grammar, both ways. Reads and writes text; knows no files, no models and no templates' languages.
+
+    # a comment: a line that starts a statement with "#"
+    FROM ./model.gguf                      a path or a model name; may come more than once; needed
+    PARAMETER temperature 0.7              `stop` may come more than once, of the others the last counts
+    SYSTEM """You are                      a value ends with its line, unless it starts with a quote:
+    friendly."""                           then it ends with the first line that ends with that quote
+    TEMPLATE, ADAPTER, REQUIRES, LICENSE (may come more than once), MESSAGE user|assistant|system TEXT
+
+Keywords in any case, statements in any order. A quote is `"` or `"""`, without escapes, as in Ollama. One thing is
+ours: a value whose first line is five quotes and a word ends at the line with that word and five quotes. It means
+nothing useful to Ollama, and is the only way to write a text with a line that ends in three quotes.
+
+Every character of a value is kept (Ollama drops no-break spaces and the joiners inside emoji); line ends become "\\n".
+'''
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from localllm.errors import BadRequestError, InvalidOptionError
+from localllm.generation import Message, Options, Role, parse_options
+
+_BLANKS = " \t"  # not str.strip()'s set, which holds the no-break space
+_STATEMENT = re.compile(r"([A-Za-z]+)(?:[ \t]+|$)(.*)", re.DOTALL)
+_WORD = re.compile(r"(\w+)(?:[ \t]+|$)(.*)", re.DOTALL | re.ASCII)
+_FENCE = re.compile(r'"{5}(\w+)', re.ASCII)
+_KEYWORDS = (
+    "from", "license", "template", "system", "adapter", "draft", "renderer", "parser", "parameter", "message",
+    "requires",
+)  # fmt: skip
+_NOTHING_SAID = Options()
+_ROLES = ("system", "user", "assistant")
+_IGNORED = {
+    "draft": "no draft model is used",
+    "renderer": "the chat template is used",
+    "parser": "the answer is parsed by what the chat template shows",
+}
+_DEPRECATED = frozenset(
+    (
+        "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "numa", "mirostat",
+        "mirostat_tau", "mirostat_eta", "draft_num_predict",
+    )
+)  # fmt: skip
+
+
+class ModelfileError(BadRequestError):
+    """The text is not a Modelfile; the message starts with "(line N)"."""
+
+    code = "bad_modelfile"
+
+
+@dataclass(frozen=True, slots=True)
+class Modelfile:
+    """What a Modelfile says. `warnings` is for people: what was understood but has no effect, with its line."""
+
+    bases: tuple[str, ...]
+    options: Options = _NOTHING_SAID
+    template: str | None = None
+    system: str | None = None
+    adapters: tuple[str, ...] = ()
+    licenses: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()
+    requires: str | None = None
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+
+def _scalar_type(hint: object) -> type[object]:
+    """`int` of `int | None`; tuple[str, ...] of `tuple[str, ...] | None` is `tuple`."""
+    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    (kind,) = [member for member in members if member is not types.NoneType]
+    found = typing.get_origin(kind) or kind
+    assert isinstance(found, type)
+    return found
+
+
+# Parameter name → the type its text is read as; the names are those of generation.Options.
+PARAMETER_TYPES: dict[str, type[object]] = {
+    name: _scalar_type(hint) for name, hint in typing.get_type_hints(Options).items()
+}
+
+
+def decode(data: bytes) -> str:
+    """The text of a Modelfile's bytes: UTF-8, or UTF-16 when it starts with that byte order mark."""
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ModelfileError(f"the Modelfile is not {encoding.removesuffix('-sig').upper()} text: {error}") from error
+
+
+def parse(text: str) -> Modelfile:
+    """Read a Modelfile. Raises ModelfileError with the line where the statement starts."""
+    builder = _Builder()
+    for line, keyword, value in _statements(text.removeprefix("\ufeff").replace("\r\n", "\n")):
+        builder.add(line, keyword, value)
+    return builder.modelfile()
+
+
+def _statements(text: str) -> Iterator[tuple[int, str, str]]:
+    """(line index, keyword in lower case, value without quotes) of every statement; the keyword of a PARAMETER or a
+    MESSAGE is followed by its name or role: "parameter top_k".
+    """
+    lines = text.split("\n")
+    index = 0
+    while index < len(lines):
+        start = index
+        line = lines[index].lstrip(_BLANKS)
+        index += 1
+        if not line or line.startswith("#"):
+            continue
+        match = _STATEMENT.fullmatch(line)
+        keyword = match.group(1).lower() if match else ""
+        if match is None or keyword not in _KEYWORDS:
+            choices = ", ".join(f'"{name}"' for name in _KEYWORDS[:-1])
+            raise _error(start, f'command must be one of {choices}, or "{_KEYWORDS[-1]}"', hint=_shown(line))
+        word, rest = "", match.group(2)
+        if keyword in ("parameter", "message"):
+            word, rest = _second_word(start, keyword, rest)
+        value, index = _value(lines, index, rest, start)
+        if not rest:
+            raise _error(start, f"{' '.join(filter(None, (keyword.upper(), word)))} needs a value")
+        yield start, f"{keyword} {word}".rstrip(), value
+
+
+def _second_word(start: int, keyword: str, rest: str) -> tuple[str, str]:
+    match = _WORD.fullmatch(rest)
+    if match is None:
+        wanted = "a name and a value" if keyword == "parameter" else "a role and a text"
+        raise _error(start, f"{keyword.upper()} needs {wanted}")
+    return match.group(1), match.group(2)
+
+
+def _value(lines: list[str], index: int, first: str, start: int) -> tuple[str, int]:
+    """The value that starts with `first`, without its quotes, and the index of the line after it."""
+    if fence := _FENCE.fullmatch(first.rstrip(_BLANKS)):
+        ending = f'{fence.group(1)}"""""'
+        for end in range(index, len(lines)):
+            if lines[end].rstrip(_BLANKS) == ending:
+                return "\n".join(lines[index:end]), end + 1
+        raise _error(start, f"the value that starts here is never closed by a line {ending}")
+    head = first.rstrip(_BLANKS)
+    quote = next((quote for quote in ('"""', '"') if first.startswith(quote)), "")
+    if not quote:
+        return head, index
+    width = len(quote)
+    if len(head) >= 2 * width and head.endswith(quote):
+        return head[width:-width], index
+    for end in range(index, len(lines)):
+        last = lines[end].rstrip(_BLANKS)
+        if last.endswith(quote):
+            return "\n".join([first[width:], *lines[index:end], last[:-width]]), end + 1
+    raise _error(start, f"the value that starts here is never closed by a line that ends with {quote} (unexpected EOF)")
+
+
+class _Builder:
+    """The Modelfile so far."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[str]] = {name: [] for name in _KEYWORDS}
+        self.parameters: dict[str, object] = {}
+        self.stops: list[str] = []
+        self.messages: list[Message] = []
+        self.warnings: list[str] = []
+
+    def add(self, line: int, statement: str, value: str) -> None:
+        keyword, _, word = statement.partition(" ")
+        if keyword == "parameter":
+            self._parameter(line, word.lower(), value)
+        elif keyword == "message":
+            self.messages.append(Message(role=_role(line, word), content=value))
+        elif keyword in _IGNORED:
+            self.warnings.append(f"(line {line + 1}): {keyword.upper()} has no effect: {_IGNORED[keyword]}")
+        else:
+            self.values[keyword].append(value)
+
+    def _parameter(self, line: int, name: str, value: str) -> None:
+        if name in _DEPRECATED:
+            self.warnings.append(f"(line {line + 1}): parameter {name} is deprecated and has no effect")
+            return
+        if name not in PARAMETER_TYPES:
+            raise _error(line, f"unknown parameter '{name}'", hint=f"there are {', '.join(PARAMETER_TYPES)}")
+        if name == "stop":
+            if not value:
+                raise _error(line, "a stop text must not be empty")
+            self.stops.append(value)
+            self.parameters[name] = self.stops
+            return
+        kind = "object" if PARAMETER_TYPES[name] is tuple else PARAMETER_TYPES[name].__name__
+        try:
+            read = _read(name, value)
+            parse_options({name: read})
+        except InvalidOptionError as error:
+            raise _error(line, str(error)) from error
+        except (ValueError, RecursionError):  # json.loads() raises the latter for ten thousand brackets
+            raise _error(line, f"invalid {kind} value [{value[:80]}] for parameter '{name}'") from None
+        self.parameters[name] = read
+
+    def modelfile(self) -> Modelfile:
+        if not self.values["from"]:
+            raise ModelfileError("no FROM line", hint="add a line such as: FROM ./model.gguf")
+        return Modelfile(
+            bases=tuple(self.values["from"]),
+            options=parse_options(self.parameters)[0],
+            template=_last(self.values["template"]),
+            system=_last(self.values["system"]),
+            adapters=tuple(self.values["adapter"]),
+            licenses=tuple(self.values["license"]),
+            messages=tuple(self.messages),
+            requires=_last(self.values["requires"]),
+            warnings=tuple(self.warnings),
+        )
+
+
+def _last(values: list[str]) -> str | None:
+    return values[-1] if values else None
+
+
+def _role(line: int, word: str) -> Role:
+    for role in typing.cast(tuple[Role, ...], _ROLES):
+        if word == role:
+            return role
+    raise _error(line, 'message role must be one of "system", "user", or "assistant"')
+
+
+def _read(name: str, text: str) -> object:
+    """The value of a parameter's text. Raises ValueError when it is not of the parameter's type."""
+    kind = PARAMETER_TYPES[name]
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0", "t", "f"):
+            raise ValueError(text)
+        return text.lower() in ("true", "1", "t")
+    if kind is tuple:
+        return json.loads(text)
+    if "_" in text:  # Python's int() reads 1_000; nobody else does
+        raise ValueError(text)
+    return int(text) if kind is int else float(text)
+
+
+def _error(line: int, what: str, hint: str | None = None) -> ModelfileError:
+    return ModelfileError(f"(line {line + 1}): {what}", hint=hint)
+
+
+def _shown(line: str) -> str:
+    return f"the line is: {line if len(line) <= 80 else line[:77] + '...'}"
+
+
+def write(modelfile: Modelfile) -> str:
+    """The text of a Modelfile; `parse` reads it back to an equal value (of values that parse can give)."""
+    lines = [f"FROM {_quoted(value)}" for value in modelfile.bases]
+    lines += [f"ADAPTER {_quoted(value)}" for value in modelfile.adapters]
+    lines += _optional("TEMPLATE", modelfile.template) + _optional("SYSTEM", modelfile.system)
+    lines += [f"PARAMETER {name} {_quoted(text)}" for name, text in parameters(modelfile.options)]
+    lines += _optional("REQUIRES", modelfile.requires)
+    lines += [f"LICENSE {_quoted(value)}" for value in modelfile.licenses]
+    lines += [f"MESSAGE {message.role} {_quoted(message.content)}" for message in modelfile.messages]
+    return "\n".join(lines) + "\n"
+
+
+def parameters(options: Options) -> tuple[tuple[str, str], ...]:
+    """(name, text) of every option that is said, one pair per stop text, in the order of Options."""
+    pairs: list[tuple[str, str]] = []
+    for name, kind in PARAMETER_TYPES.items():
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if name == "stop":
+            pairs += [(name, text) for text in value]
+        elif kind is tuple:
+            pairs.append((name, json.dumps({str(token): bias for token, bias in value})))
+        else:
+            pairs.append((name, str(value).lower() if kind is bool else repr(value)))
+    return tuple(pairs)
+
+
+def _optional(keyword: str, value: str | None) -> list[str]:
+    return [] if value is None else [f"{keyword} {_quoted(value)}"]
+
+
+def _quoted(value: str) -> str:
+    """The plainest spelling of a value that reads back as that value."""
+    label = "end"
+    while f'{label}"""""' in value:
+        label += "_"
+    fence = f'"""""{label}\n{value}\n{label}"""""'
+    for spelling in (value, f'"{value}"', f'"""{value}"""'):
+        if spelling and _reads_back(spelling, value):
+            return spelling
+    return fence
+
+
+def _reads_back(spelling: str, value: str) -> bool:
+    first, *rest = spelling.split("\n")
+    try:
+        return _value(rest, 0, first.lstrip(_BLANKS), 0) == (value, len(rest))
+    except ModelfileError:
+        return False

@@ -1,0 +1,112 @@
+"""Model names: what may be one, how two compare, and where a name's manifest lies.
+
+    [host/][namespace/]model[:tag]          tag "latest" when unsaid; Ollama's default host and namespace are dropped
+
+A part starts with a letter, digit or underscore and goes on with these, "." and "-" (namespace: no "."; host: also
+":"), so that no part can be "..", hidden, or hold a separator. Names are kept as written and compared without case.
+Hosts and namespaces are understood, but nothing can be pulled from them yet.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from localllm.errors import InvalidNameError
+
+DEFAULT_TAG = "latest"
+MAX_PART_LENGTH = 80
+MAX_NAMESPACE_LENGTH = 80
+MAX_HOST_LENGTH = 350
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
+_DEFAULT_HOSTS = ("registry.ollama.ai", "ollama.com")
+_DEFAULT_NAMESPACE = "library"
+_NOT_IN_A_NAME = re.compile(r"[^a-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A model's name, each part as it was written. `host` and `namespace` are "" for a model of this machine."""
+
+    model: str
+    tag: str = DEFAULT_TAG
+    namespace: str = ""
+    host: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """A plain NAME[:TAG]."""
+        return not self.namespace and not self.host
+
+    def __str__(self) -> str:
+        """The name in full, always with its tag."""
+        front = "".join(f"{part}/" for part in (self.host, self.namespace) if part)
+        return f"{front}{self.model}:{self.tag}"
+
+    @property
+    def folded(self) -> str:
+        """What two spellings of one name have in common."""
+        return str(self).lower()
+
+
+def parse_name(text: str) -> Name:
+    """Read a model's name. Raises InvalidNameError that says which part is wrong."""
+    front, _, last = text.rpartition("/")
+    model, has_tag, tag = last.partition(":")
+    host, _, namespace = front.rpartition("/")
+    if "/" in host:
+        raise _invalid(text, "it has more than three parts")
+    if host and not namespace:
+        raise _invalid(text, "it has an empty namespace")
+    if text.startswith("/"):
+        raise _invalid(text, "it starts with a slash")
+    _check(text, "model", model, _PART, MAX_PART_LENGTH)
+    if has_tag:
+        _check(text, "tag", tag, _PART, MAX_PART_LENGTH)
+    if namespace:
+        _check(text, "namespace", namespace, _NAMESPACE, MAX_NAMESPACE_LENGTH)
+    if host:
+        _check(text, "host", host, _HOST, MAX_HOST_LENGTH)
+    if host.lower() in _DEFAULT_HOSTS:
+        host = ""
+    if namespace.lower() == _DEFAULT_NAMESPACE and not host:
+        namespace = ""
+    return Name(model, tag or DEFAULT_TAG, namespace, host)
+
+
+def _check(text: str, what: str, part: str, grammar: re.Pattern[str], limit: int) -> None:
+    if not part:
+        raise _invalid(text, f"the {what} is empty")
+    if len(part) > limit:
+        raise _invalid(text, f"the {what} has {len(part)} characters, and {limit} is the limit")
+    if grammar.fullmatch(part) is None:
+        raise _invalid(text, f"the {what} {part!r} has a character that may not be there")
+    if part.endswith("."):  # Windows drops it, and two names would share a folder
+        raise _invalid(text, f"the {what} ends with a dot")
+
+
+def _invalid(text: str, why: str) -> InvalidNameError:
+    shown = text if len(text) <= 100 else text[:97] + "..."
+    looks_like_path = text.endswith(".gguf") or text.startswith((".", "/", "~"))
+    return InvalidNameError(
+        f"invalid model name {shown!r}: {why}",
+        hint=f"to use a file: localllm create NAME --from {shown}"
+        if looks_like_path
+        else "a name is letters, digits, '_', '-' and '.', then perhaps ':' and a tag, as in llama3.2:3b",
+    )
+
+
+def manifest_path(folder: Path, name: Name) -> Path:
+    """Where the manifest of a local `name` lies under `folder`; the same for every spelling of the name."""
+    assert name.is_local
+    return folder / name.model.lower() / f"{name.tag.lower()}.json"
+
+
+def name_from_file(path: Path) -> str:
+    """A valid lower-case model name for a GGUF file: "My Model.Q4_K_M.gguf" → "my-model.q4_k_m"."""
+    stem = path.name.lower().removesuffix(".gguf")
+    name = _NOT_IN_A_NAME.sub("-", stem).lstrip(".-")[:MAX_PART_LENGTH].rstrip(".-")
+    return name or "model"

@@ -1,0 +1,260 @@
+"""The models there are: finds, lists, registers and forgets names. Owns the manifests; never writes to a model's file.
+
+    <models_dir>/localllm/manifests/<model>/<tag>.json     registered (see manifest.py): the GGUF is used where it lies
+    <bundled_dir>/<model>/Modelfile                        bundled (see bundled.py): read-only, always :latest
+
+A registered name hides a bundled one; deleting it shows the bundled one again. Finding and listing read manifests only.
+Every method touches the disk for a moment; none keeps state but for headers already read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from localllm.errors import BadRequestError, InvalidNameError, LocalllmError, ModelFileError, ModelNotFoundError
+from localllm.gguf import Header
+from localllm.modelfile import Modelfile, write
+from localllm.store import manifest as manifests
+from localllm.store.bundled import bundled_manifest, bundled_names
+from localllm.store.headers import Headers, fingerprint
+from localllm.store.manifest import SCHEMA, Manifest
+from localllm.store.model import Model, capabilities_of, facts_from
+from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_name
+
+_LOCAL_ONLY = "this version runs files of this machine: download the GGUF, then `localllm create NAME --from FILE.gguf`"
+_NOT_MODELS = {
+    "adapter": "an adapter",
+    "mmproj": "a projector",
+    "imatrix": "an importance matrix",
+    "vocab": "a vocabulary",
+}
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Store:
+    """All models under `models_dir` and `bundled_dir`; either may be missing. `now` dates what is registered."""
+
+    def __init__(self, models_dir: Path, bundled_dir: Path, now: Callable[[], datetime] = _utc_now) -> None:
+        self._manifests_dir = models_dir / "localllm" / "manifests"
+        self._bundled_dir = bundled_dir
+        self._now = now
+        self._headers = Headers()
+
+    def find(self, name: str) -> Model:
+        """The model of that name; the tag is "latest" when unsaid, case does not matter.
+
+        Raises InvalidNameError, ModelNotFoundError, and ModelFileError when its manifest is damaged or its file is gone
+        or no longer the one that was registered.
+        """
+        parsed = parse_name(name)
+        if not parsed.is_local:
+            error = ModelNotFoundError(name)
+            error.hint = _LOCAL_ONLY
+            raise error
+        model = self._registered(manifest_path(self._manifests_dir, parsed)) or self._bundled(parsed)
+        if model is None:
+            raise ModelNotFoundError(name)
+        return model
+
+    def list(self) -> tuple[Model, ...]:
+        """Every model that can be used, newest first. What cannot be is told by problems()."""
+        return self._scan()[0]
+
+    def problems(self) -> tuple[LocalllmError, ...]:
+        """Why each model that is there but cannot be used is not in list()."""
+        return self._scan()[1]
+
+    def header(self, model: Model) -> Header:
+        """The whole header of the model's file; read once as long as the file stays the same. Raises ModelFileError."""
+        return self._headers.read(model.file)[1]
+
+    def create_from_file(self, name: str, file: Path) -> Model:
+        """Let `name` stand for the GGUF `file` where it lies, instead of whatever it stood for before.
+
+        Raises InvalidNameError, and ModelFileError when the file is not a whole model that localllm can run.
+        """
+        parsed = parse_name(name)
+        if not parsed.is_local:
+            raise InvalidNameError(f"invalid model name '{name}': a model made here has no host or namespace")
+        path = Path(os.path.abspath(file))  # noqa: PTH100  (resolve() would follow links to a blob's nameless path)
+        _refuse_unwritable_path(path)
+        seen, header = self._headers.read(path)
+        _refuse_unusable(header, path)
+        manifest = Manifest(
+            schema=SCHEMA,
+            name=str(parsed),
+            file=str(path),
+            size_bytes=seen.size_bytes,
+            modified_ns=seen.modified_ns,
+            created_at=self._now(),
+            facts=facts_from(header),
+        )
+        data = manifests.encode(manifest)
+        manifests.write(manifest_path(self._manifests_dir, parsed), data)
+        return _model(manifest, data)
+
+    def name_for(self, file: Path) -> str:
+        """A name for `file` that create_from_file can be given without taking it from another model.
+
+        Made from the file's name; the same as before for a file that is registered under it, else with a number when
+        the name is taken.
+        """
+        path = os.path.abspath(file)  # noqa: PTH100
+        base = name_from_file(file)
+        names = (base if number == 1 else f"{base[: MAX_PART_LENGTH - 8]}-{number}" for number in itertools.count(1))
+        return next(name for name in names if self._stands_for(name) in (None, path))
+
+    def _stands_for(self, name: str) -> str | None:
+        """The path a name has, None if the name is free; "" if it is taken but cannot be read."""
+        try:
+            return str(self.find(name).file)
+        except ModelNotFoundError:
+            return None
+        except LocalllmError:
+            return self._registered_path(name)
+
+    def _registered_path(self, name: str) -> str:
+        path = manifest_path(self._manifests_dir, parse_name(name))
+        try:
+            return manifests.decode(manifests.read(path) or b"", path).file
+        except ModelFileError:
+            return ""
+
+    def delete(self, name: str) -> None:
+        """Forget a registered name, also one whose manifest is damaged; the GGUF stays.
+
+        Raises InvalidNameError, ModelNotFoundError, and BadRequestError for a bundled model.
+        """
+        parsed = parse_name(name)
+        if parsed.is_local and manifests.remove(manifest_path(self._manifests_dir, parsed)):
+            return
+        if parsed.is_local and self._bundled(parsed) is not None:
+            raise BadRequestError(f"model '{parsed}' comes with localllm and cannot be deleted")
+        raise ModelNotFoundError(name)
+
+    def _registered(self, path: Path) -> Model | None:
+        data = manifests.read(path)
+        if data is None:
+            return None
+        manifest = manifests.decode(data, path)
+        _refuse_changed(manifest)
+        return _model(manifest, data)
+
+    def _bundled(self, name: Name) -> Model | None:
+        manifest = bundled_manifest(self._bundled_dir, name, self._headers)
+        return _model(manifest, manifests.encode(manifest), is_bundled=True) if manifest else None
+
+    def _scan(self) -> tuple[tuple[Model, ...], tuple[LocalllmError, ...]]:
+        models: dict[str, Model] = {}
+        problems: list[LocalllmError] = []
+        # Bundled models first: a registered one of the same name takes the place.
+        looks: list[Callable[[], Model | None]]
+        looks = [partial(self._bundled, name) for name in bundled_names(self._bundled_dir)]
+        looks += [partial(self._registered, path) for path in manifests.manifest_files(self._manifests_dir)]
+        for look in looks:
+            try:
+                model = look()
+            except LocalllmError as error:
+                problems.append(error)
+            else:
+                if model is not None:
+                    models[model.name.lower()] = model
+        newest_first = sorted(models.values(), key=lambda model: (-model.modified_at.timestamp(), model.name))
+        return tuple(newest_first), tuple(problems)
+
+
+def _model(manifest: Manifest, data: bytes, is_bundled: bool = False) -> Model:
+    """The model a manifest, whose file has these bytes, describes."""
+    template = manifest.template if manifest.template is not None else manifest.facts.chat_template
+    return Model(
+        name=manifest.name,
+        key=_key(manifest),
+        file=Path(manifest.file),
+        size_bytes=manifest.size_bytes,
+        digest=hashlib.sha256(data).hexdigest(),
+        modified_at=manifest.created_at,
+        options=manifest.options,
+        system=manifest.system,
+        template=manifest.template,
+        license=manifest.license,
+        messages=manifest.messages,
+        facts=manifest.facts,
+        capabilities=capabilities_of(manifest.facts, template),
+        modelfile=_modelfile_text(manifest),
+        is_bundled=is_bundled,
+    )
+
+
+def _key(manifest: Manifest) -> str:
+    """What a runner has loaded: the file behind all links, which state of it, and the template in its place."""
+    override = ""
+    if manifest.template is not None:
+        override = f" template {hashlib.sha256(manifest.template.encode()).hexdigest()[:16]}"
+    real_path = os.path.realpath(manifest.file)
+    return f"{real_path} size {manifest.size_bytes} modified {manifest.modified_ns}{override}"
+
+
+def _modelfile_text(manifest: Manifest) -> str:
+    text = write(
+        Modelfile(
+            bases=(manifest.file,),
+            options=manifest.options,
+            template=manifest.template,
+            system=manifest.system,
+            licenses=(manifest.license,) if manifest.license is not None else (),
+            messages=manifest.messages,
+        )
+    )
+    return (
+        '# Modelfile generated by "localllm show"\n'
+        "# To build a new Modelfile based on this, replace FROM with:\n"
+        f"# FROM {manifest.name}\n\n{text}"
+    )
+
+
+def _refuse_changed(manifest: Manifest) -> None:
+    again = f"localllm create {manifest.name} --from FILE.gguf"
+    path = Path(manifest.file)
+    try:
+        seen = fingerprint(path)
+    except ModelFileError as error:
+        message = f"the file of model '{manifest.name}' is gone: {error}"
+        raise ModelFileError(message, hint=f"put it back, or register it where it is now: {again}") from error
+    if (seen.size_bytes, seen.modified_ns) != (manifest.size_bytes, manifest.modified_ns):
+        message = (
+            f"the file of model '{manifest.name}' is not the one that was registered: {path} had {manifest.size_bytes} "
+            f"bytes and has {seen.size_bytes}, or was written again"
+        )
+        raise ModelFileError(message, hint=f"if that was meant, register it again: {again}")
+
+
+def _refuse_unwritable_path(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ModelFileError(f"{str(path)!a} is not a UTF-8 path", hint="rename the file or folder") from None
+
+
+def _refuse_unusable(header: Header, path: Path) -> None:
+    """A GGUF can be whole and yet no model. Raises ModelFileError."""
+    kind = header.text("general.type") or ("mmproj" if header.architecture == "clip" else "model")
+    if kind in _NOT_MODELS:
+        raise ModelFileError(f"{path} is {_NOT_MODELS[kind]}, not a model", hint="name the file with the model itself")
+    if not header.architecture:
+        raise ModelFileError(f"{path} does not say its architecture (general.architecture)")
+    parts = header.integer("split.count") or 1
+    if parts > 1:
+        message = f"{path} is one of {parts} parts of a model, and this version runs models in one file"
+        raise ModelFileError(message, hint="join them: llama-gguf-split --merge FIRST_PART OUTPUT.gguf")
+    if not header.tensors:
+        raise ModelFileError(f"{path} holds no weights, only metadata", hint="download the whole model")
+    _ = header.sampling  # refused now rather than when a runner loads it

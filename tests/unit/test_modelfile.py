@@ -1,0 +1,210 @@
+"""The Modelfile grammar: what is read, what is refused with its line, and that writing and reading are inverse."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localllm.generation import Message, Options
+from localllm.modelfile import PARAMETER_TYPES, Modelfile, ModelfileError, decode, parse, write
+
+
+def test_every_statement_is_read():
+    text = """
+# how the guide speaks
+FROM ./guide.gguf
+ADAPTER ./lora.gguf
+PARAMETER temperature 0.7
+parameter top_k 20
+PARAMETER stop "<|im_end|>"
+PARAMETER stop two words
+PARAMETER use_mmap true
+SYSTEM You are a guide.
+TEMPLATE \"\"\"{{ messages }}
+# not a comment
+\"\"\"
+LICENSE MIT
+LICENSE "and
+another"
+MESSAGE user hello
+MESSAGE assistant "Hi there"
+REQUIRES 0.14.0
+"""
+    expected = Modelfile(
+        bases=("./guide.gguf",),
+        adapters=("./lora.gguf",),
+        options=Options(temperature=0.7, top_k=20, stop=("<|im_end|>", "two words"), use_mmap=True),
+        system="You are a guide.",
+        template="{{ messages }}\n# not a comment\n",
+        licenses=("MIT", "and\nanother"),
+        messages=(Message("user", "hello"), Message("assistant", "Hi there")),
+        requires="0.14.0",
+    )
+    assert expected == parse(text)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("plain", "plain"),
+        ("  padded \t ", "padded"),
+        ('"quoted "', "quoted "),
+        ('"""three"""', "three"),
+        ('""', ""),
+        ('""""""', ""),
+        ('"""\nfirst line is empty"""', "\nfirst line is empty"),
+        ('"two\nlines"', "two\nlines"),
+        ('"inner " quote"', 'inner " quote'),
+        ('"trailing space after the quote"  ', "trailing space after the quote"),
+        ('"foo" bar\nuntil here"', 'foo" bar\nuntil here'),
+        ('ends with a quote"', 'ends with a quote"'),
+        ('"""keeps   \n  blanks"""', "keeps   \n  blanks"),
+        ("no-break\u00a0", "no-break\u00a0"),
+        (
+            "\u3000wide and \U0001f468\u200d\U0001f469\u200d\U0001f467",
+            "\u3000wide and \U0001f468\u200d\U0001f469\u200d\U0001f467",
+        ),
+        ('"""""end\na line"""\nmore\nend"""""', 'a line"""\nmore'),
+        ("# no comment here", "# no comment here"),
+        ('"""one\r\ntwo"""', "one\ntwo"),
+    ],
+)
+def test_values_end_where_their_line_or_their_quote_ends(written, value):
+    assert value == parse(f"FROM x\nSYSTEM {written}\nLICENSE after\n").system
+    assert ("after",) == parse(f"FROM x\nSYSTEM {written}\nLICENSE after\n").licenses
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no FROM line"),
+        ("# only a comment", "no FROM line"),
+        ("FROM", "(line 1): FROM needs a value"),
+        ("FROM x\n\nSYSTEM", "(line 3): SYSTEM needs a value"),
+        (
+            "FROM x\nFORM y",
+            '(line 2): command must be one of "from", "license", "template", "system", "adapter", "draft", "renderer", '
+            '"parser", "parameter", "message", or "requires"',
+        ),
+        (
+            'FROM x\nSYSTEM """\nnever\nclosed',
+            '(line 2): the value that starts here is never closed by a line that ends with """ (unexpected EOF)',
+        ),
+        ('FROM x\nSYSTEM """""end\nend', '(line 2): the value that starts here is never closed by a line end"""""'),
+        ("FROM x\nPARAMETER", "(line 2): PARAMETER needs a name and a value"),
+        ("FROM x\nPARAMETER top_k", "(line 2): PARAMETER top_k needs a value"),
+        ("FROM x\nPARAMETER top_k many", "(line 2): invalid int value [many] for parameter 'top_k'"),
+        ("FROM x\nPARAMETER top_k 1_000", "(line 2): invalid int value [1_000] for parameter 'top_k'"),
+        ("FROM x\nPARAMETER top_p high", "(line 2): invalid float value [high] for parameter 'top_p'"),
+        ("FROM x\nPARAMETER use_mmap yes", "(line 2): invalid bool value [yes] for parameter 'use_mmap'"),
+        ("FROM x\nPARAMETER logit_bias [", "(line 2): invalid object value [[] for parameter 'logit_bias'"),
+        ("FROM x\nPARAMETER top_p 1e999", '(line 2): option "top_p" must be a finite number'),
+        ("FROM x\nPARAMETER top_p 2", '(line 2): option "top_p" must be between 0 and 1, not 2.0'),
+        ('FROM x\nPARAMETER stop ""', "(line 2): a stop text must not be empty"),
+        ("FROM x\nPARAMETER speed 5", "(line 2): unknown parameter 'speed'"),
+        ("FROM x\nMESSAGE robot hi", '(line 2): message role must be one of "system", "user", or "assistant"'),
+        ("FROM x\nMESSAGE user", "(line 2): MESSAGE user needs a value"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_with_its_line(text, message):
+    with pytest.raises(ModelfileError) as caught:
+        parse(text)
+    assert message == caught.value.message
+
+
+def test_what_has_no_effect_is_a_warning():
+    said = parse("FROM x\nPARAMETER mirostat 2\nRENDERER qwen3\nDRAFT ./small.gguf\n")
+    assert Modelfile(bases=("x",)) == said
+    assert (
+        "(line 2): parameter mirostat is deprecated and has no effect",
+        "(line 3): RENDERER has no effect: the chat template is used",
+        "(line 4): DRAFT has no effect: no draft model is used",
+    ) == said.warnings
+
+
+def test_every_option_of_a_request_is_a_parameter():
+    assert set(Options.__struct_fields__) == set(PARAMETER_TYPES)
+
+
+def test_bytes_may_be_utf_8_or_utf_16_with_or_without_a_mark():
+    text = "FROM é\n"
+    for data in (text.encode(), b"\xef\xbb\xbf" + text.encode(), text.encode("utf-16")):
+        assert ("é",) == parse(decode(data)).bases
+    with pytest.raises(ModelfileError, match="not UTF-8"):
+        decode(b"FROM \xff\xfe\xfd")
+
+
+def test_a_megabyte_of_unclosed_lines_is_refused_in_a_moment():
+    started = time.process_time()
+    with pytest.raises(ModelfileError):
+        parse('FROM x\nSYSTEM "' + "\n" * 1_000_000)
+    assert time.process_time() - started < 1
+
+
+TEXTS = st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"]), max_size=30) | st.text(
+    '" \n\t#e_nd\u00a0\u200d', max_size=30
+)
+NUMBERS = st.floats(0, 1, allow_subnormal=False)
+OPTIONS = st.builds(
+    Options,
+    temperature=st.none() | NUMBERS,
+    top_p=st.none() | NUMBERS,
+    top_k=st.none() | st.integers(0, 2**31 - 1),
+    seed=st.none() | st.integers(-1, 2**32 - 1),
+    num_predict=st.none() | st.integers(-2, 100),
+    use_mmap=st.none() | st.booleans(),
+    stop=st.none() | st.lists(TEXTS.filter(bool), min_size=1, max_size=3).map(tuple),
+    logit_bias=st.none()
+    | st.dictionaries(st.integers(0, 2**31 - 1), NUMBERS, max_size=3).map(lambda d: tuple(d.items())),
+)
+MODELFILES = st.builds(
+    Modelfile,
+    bases=st.lists(TEXTS, min_size=1, max_size=2).map(tuple),
+    options=OPTIONS,
+    template=st.none() | TEXTS,
+    system=st.none() | TEXTS,
+    adapters=st.lists(TEXTS, max_size=2).map(tuple),
+    licenses=st.lists(TEXTS, max_size=2).map(tuple),
+    messages=st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXTS), max_size=3).map(
+        tuple
+    ),
+    requires=st.none() | TEXTS,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MODELFILES)
+def test_what_is_written_reads_back_as_it_was(modelfile):
+    assert modelfile == parse(write(modelfile))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from(["FROM", "SYSTEM", " ", "\n", '"', '"""', "a", "PARAMETER", "stop", "#", '"""""end'])).map(
+        "".join
+    )
+)
+def test_any_text_is_read_or_refused_and_what_is_read_can_be_written(text):
+    try:
+        modelfile = parse(text)
+    except ModelfileError:
+        return
+    assert modelfile == parse(write(modelfile))
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("plain", "SYSTEM plain"),
+        (" padded", 'SYSTEM " padded"'),
+        ("two\nlines", 'SYSTEM "two\nlines"'),
+        ('say "hi"\nnow', 'SYSTEM """say "hi"\nnow"""'),
+        ('"quoted" start', 'SYSTEM ""quoted" start"'),
+        ('a"""\nb', 'SYSTEM """""end\na"""\nb\nend"""""'),
+    ],
+)  # fmt: skip
+def test_a_value_is_written_as_plainly_as_reads_back(value, written):
+    assert f"FROM x\n{written}\n" == write(Modelfile(bases=("x",), system=value))
