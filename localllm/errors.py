@@ -5,6 +5,7 @@
     ├── BadRequestError         400  the request cannot be served as asked
     │   ├── InvalidNameError    400  not a model name
     │   ├── InvalidOptionError  400  an option has the wrong type or an impossible value
+    │   ├── InvalidFieldError   400  a field of the request has the wrong type or an impossible value
     │   ├── PromptTooLongError  400  the prompt does not fit the context
     │   ├── UnsupportedError    400  the model (or this version) cannot do that
     │   ├── TemplateError       400  the chat template refused the conversation
@@ -20,7 +21,9 @@
     │   ├── RunnerCrashedError  500  the process died while requests ran
     │   ├── RunnerTimeoutError  500  the process did not answer in time and was replaced
     │   └── EngineMismatchError 500  the engine was built for another CPU
+    ├── RemoteError                  the daemon answered with an error that has no class of its own here
     └── DaemonError                  the CLI cannot reach, start or trust the daemon
+        └── DaemonAbsentError        nothing listens at the daemon's address
 
 An error carries a stable `code`, an HTTP `status`, a message for a person and, where there is one, the next thing to do
 as `hint`. Nothing here prints or exits: only the CLI and the HTTP layer speak to people.
@@ -66,6 +69,16 @@ class InvalidOptionError(BadRequestError):
     """An option has the wrong type or an impossible value."""
 
     code = "invalid_option"
+
+
+class InvalidFieldError(BadRequestError):
+    """A field of the request's body has the wrong type or an impossible value; `field` is its path, or None."""
+
+    code = "invalid_field"
+
+    def __init__(self, message: str, *, field: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
 
 
 class PromptTooLongError(BadRequestError):
@@ -199,3 +212,19 @@ class DaemonError(LocalllmError):
     """The CLI cannot reach, start or trust the daemon."""
 
     code = "daemon_error"
+
+
+class DaemonAbsentError(DaemonError):
+    """Nothing listens at the daemon's address."""
+
+    code = "daemon_absent"
+
+
+class RemoteError(LocalllmError):
+    """The daemon answered with an error that has no class of its own here; `http_status` is its HTTP status."""
+
+    code = "remote_error"
+
+    def __init__(self, message: str, http_status: int, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.http_status = http_status

@@ -21,7 +21,6 @@ import logging
 import os
 import platform
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -30,6 +29,7 @@ from pathlib import Path
 import msgspec
 
 from localllm.errors import EngineMismatchError
+from localllm.runner.child import end_child, start_child
 from localllm.runner.death import death_from, without_folders
 
 PROBE_TIMEOUT_SECONDS = 120.0
@@ -158,15 +158,7 @@ class Preflight:
     async def _run_probe(self, *flags: str) -> str | None:
         """None when the engine works; else what became of the probe, as a phrase that follows "the probe"."""
         try:
-            child = await asyncio.create_subprocess_exec(
-                *self._command,
-                str(self._probe_model),
-                *flags,
-                stdin=DEVNULL,
-                stdout=PIPE,
-                stderr=STDOUT,
-                env={**self._environment, "GGML_NO_BACKTRACE": "1"},
-            )
+            child = await start_child((*self._command, str(self._probe_model), *flags), self._environment)
         except OSError as error:
             return f"could not be started ({error.strerror})"
         try:
@@ -176,8 +168,7 @@ class Preflight:
             return f"did not end within {self._timeout_seconds:g} s"
         finally:
             if child.returncode is None:
-                child.kill()
-                await child.wait()
+                await end_child(child)
         return _failure(child.returncode, output.decode("utf-8", "replace").splitlines())
 
 

@@ -14,17 +14,17 @@ pipe closes when the daemon dies by whatever cause, and a runner exits when its 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from asyncio.subprocess import Process
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from localllm.errors import LoadError
 from localllm.runner import protocol
+from localllm.runner.child import signal_child, start_child
 from localllm.runner.death import Death, death_from, died_while
 
 HELLO_TIMEOUT_SECONDS = 30.0
@@ -62,18 +62,8 @@ async def start_process(
     child_read, parent_write = os.pipe()
     parent_read, child_write = os.pipe()
     try:
-        child = await asyncio.create_subprocess_exec(
-            *command,
-            "--read-fd",
-            str(child_read),
-            "--write-fd",
-            str(child_write),
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            env={**environment, "GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"},
-            pass_fds=(child_read, child_write),
-        )
+        pipes = ("--read-fd", str(child_read), "--write-fd", str(child_write))
+        child = await start_child((*command, *pipes), environment, (child_read, child_write))
     except BaseException as error:
         os.close(parent_read)
         os.close(parent_write)
@@ -170,7 +160,7 @@ class RunnerProcess:
 
     def kill(self) -> None:
         """End the child at once; the death is reported when it is reaped."""
-        self._signal(signal.SIGKILL)
+        signal_child(self._child, signal.SIGKILL)
 
     async def stop(self) -> Death:
         """Close the pipe, then SIGTERM, then SIGKILL; returns when the child is reaped."""
@@ -180,18 +170,12 @@ class RunnerProcess:
             if done:
                 break
             log.warning("%s: process %d is still there, sending %s", self._label, self.process_id, signal_number.name)
-            self._signal(signal_number)
+            signal_child(self._child, signal_number)
         return await self.dead()
 
     async def dead(self) -> Death:
         """Wait until the child has ended and is reaped."""
         return await asyncio.shield(self._death)
-
-    def _signal(self, signal_number: signal.Signals) -> None:
-        # Not Process.send_signal: its poll() may reap the child before asyncio's watcher, which then loses the status.
-        if self._child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process_id, signal_number)
 
     def _close_writer(self) -> None:
         if self._writer is not None:
@@ -226,8 +210,12 @@ class RunnerProcess:
             self._reader.close()
         death = death_from(return_code, self.last_lines)
         self._death.set_result(death)
-        log.log(logging.INFO if return_code == 0 else logging.WARNING, "%s: process %d ended (%s)",
-                self._label, self.process_id, death.cause)  # fmt: skip
+        if return_code == 0:
+            log.info("%s: process %d ended", self._label, self.process_id)
+        else:
+            words = "; ".join(self.last_lines[-3:]) or "nothing"
+            log.warning("%s: process %d ended (%s); its last words: %s",
+                        self._label, self.process_id, death.cause, words)  # fmt: skip
         if self._on_death is not None:
             self._on_death(death)
 
@@ -281,17 +269,19 @@ class _FrameReader(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
 
-    def _bodies(self) -> list[bytes]:
-        buffer, start, bodies = self._buffer, 0, []
-        while len(buffer) - start >= _HEADER_BYTES:
-            body_start = start + _HEADER_BYTES
-            end = body_start + protocol.frame_length(bytes(buffer[start:body_start]))
-            if len(buffer) < end:
-                break
-            bodies.append(bytes(buffer[body_start:end]))
-            start = end
-        del buffer[:start]
-        return bodies
+    def _bodies(self) -> Iterator[bytes]:
+        """The bodies of all whole frames; what was read before a bad one still counts."""
+        buffer, start = self._buffer, 0
+        try:
+            while len(buffer) - start >= _HEADER_BYTES:
+                body_start = start + _HEADER_BYTES
+                end = body_start + protocol.frame_length(bytes(buffer[start:body_start]))
+                if len(buffer) < end:
+                    break
+                start = end
+                yield bytes(buffer[body_start:end])
+        finally:
+            del buffer[:start]
 
 
 class _FrameWriter(asyncio.BaseProtocol):

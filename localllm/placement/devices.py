@@ -1,0 +1,108 @@
+"""What this machine has for a model: physical cores and memory, within what the process may use.
+
+The only place that asks the operating system. A container's quota and a process's affinity count, not the machine's
+size: llama.cpp with more threads than cores it may use spends its time waiting at barriers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Cores that may be used at once, and bytes of memory."""
+
+    physical_cores: int
+    total_bytes: int
+    available_bytes: int
+
+
+def host(root: Path = Path("/")) -> Host:
+    """Ask the machine. `root` is where /sys and /proc are."""
+    memory = psutil.virtual_memory()
+    cores = _physical_cores(root, _usable_cpus())
+    quota = _cpu_quota(root)
+    limit, used = _memory_limit(root)
+    return Host(
+        physical_cores=max(1, min(cores, math.ceil(quota))) if quota else max(1, cores),
+        total_bytes=min(memory.total, limit or memory.total),
+        available_bytes=max(0, min(memory.available, limit - used)) if limit else memory.available,
+    )
+
+
+def _usable_cpus() -> Iterable[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)  # macOS and Windows have no affinity to ask for
+
+
+def _physical_cores(root: Path, cpus: Iterable[int]) -> int:
+    """Cores behind these CPUs; two hyper-threads of one core count once."""
+    cores = set()
+    for cpu in cpus:
+        topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        core, package = _number(topology / "core_id"), _number(topology / "physical_package_id")
+        if core is None:  # no Linux
+            return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        cores.add((package, core))
+    return len(cores)
+
+
+def _cpu_quota(root: Path) -> float | None:
+    """CPUs the innermost control group may use; None without a limit."""
+    for folder in _group_folders(root, "cpu"):
+        words = _text(folder / "cpu.max").split()  # "max 100000", "150000 100000"
+        if len(words) == 2 and words[0].isdigit():
+            return int(words[0]) / int(words[1])
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if quota is not None and period and quota > 0:
+            return quota / period
+    return None
+
+
+def _memory_limit(root: Path) -> tuple[int | None, int]:
+    """Bytes the control group may use and uses; page cache that can be given back does not count as used."""
+    for folder in _group_folders(root, "memory"):
+        for limit_name, used_name, cache_name in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit = _number(folder / limit_name)
+            if limit is not None and limit < 2**60:  # version 1 writes "no limit" as a huge number
+                used = _number(folder / used_name) or 0
+                rows = (line.split() for line in _text(folder / "memory.stat").splitlines())
+                cache = next((int(row[1]) for row in rows if row[0] == cache_name), 0)
+                return limit, max(0, used - cache)
+    return None, 0
+
+
+def _group_folders(root: Path, controller: str) -> list[Path]:
+    """The folders of this process's control group for `controller`, innermost first, then those of its parents."""
+    folders: list[Path] = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")
+        innermost = mount / path.lstrip("/")
+        folders += [folder for folder in (innermost, *innermost.parents) if folder == mount or mount in folder.parents]
+    return folders
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no such limit on this machine
+        return ""
+
+
+def _number(file: Path) -> int | None:
+    text = _text(file).strip()
+    return int(text) if text.lstrip("-").isdigit() else None

@@ -1,0 +1,46 @@
+"""How a model is laid out when it loads: `plan(settings, options, host) -> Plan`, pure.
+
+The first version knows one host and leaves two things to the runner, which alone sees the engine: how many layers go to
+a GPU when nobody said (-1: all that the build can take), and how many cells fit in the pool's bytes. `num_ctx` is a
+limit of one request and never shapes the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from localllm.config import Settings
+from localllm.generation import Options
+from localllm.placement.devices import Host
+
+BATCH_TOKENS = 512
+ALL_LAYERS = -1
+# Of the memory that is free now: the rest is for the weights, for the next model, and for what else the machine runs.
+POOL_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The shape of a loaded model; names and units are those of protocol.Load. `pool_tokens` 0 is automatic."""
+
+    parallel: int
+    pool_tokens: int
+    pool_bytes_limit: int
+    batch_tokens: int
+    threads: int
+    gpu_layers: int
+    use_mmap: bool
+
+
+def plan(settings: Settings, options: Options, host: Host) -> Plan:
+    """Lay a model out; what its Modelfile says (`options`) goes before the settings, these before what the host has."""
+    return Plan(
+        parallel=settings.num_parallel,
+        pool_tokens=0,
+        pool_bytes_limit=int(host.available_bytes * POOL_SHARE),
+        # A step must have room for one row of every sequence.
+        batch_tokens=max(options.num_batch or BATCH_TOKENS, settings.num_parallel),
+        threads=options.num_thread or settings.num_threads or host.physical_cores,
+        gpu_layers=ALL_LAYERS if options.num_gpu is None else options.num_gpu,
+        use_mmap=options.use_mmap is not False,
+    )

@@ -1,0 +1,299 @@
+"""The one owner of the scheduler's state: hands it events, performs the actions the policy answers with.
+
+Callers lease a runner and give it back; everything else (loads, runners' ends, time) comes in as events too. Nothing
+here decides: see policy. No lock is needed, since each event is handled in one go on the daemon's event loop.
+
+    lease() · unload() · loads · runners · timer ──event──▶ decide ──actions──▶ load and stop tasks · futures · timer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, TypeVar
+
+from localllm.errors import LoadError, LocalllmError, ShuttingDownError
+from localllm.runner.handle import RunnerHandle
+from localllm.runner.protocol import Loaded
+from localllm.scheduler.fleet import LoadedRunner
+from localllm.scheduler.policy import decide
+from localllm.scheduler.state import (
+    Action,
+    Event,
+    GraceEnded,
+    Grant,
+    Left,
+    Limits,
+    LoadFailed,
+    LoadId,
+    LoadSucceeded,
+    ModelKey,
+    Phase,
+    Refuse,
+    Requested,
+    RunnerDoomed,
+    RunnerGone,
+    ShutdownBegan,
+    Slot,
+    StartLoad,
+    State,
+    StopRunner,
+    Ticket,
+    TicketId,
+    UnloadRequested,
+    WakeAt,
+    Woke,
+)
+from localllm.store.model import Model
+
+LONGEST_SLEEP_SECONDS = 3600.0
+LONGEST_EXPIRY_SECONDS = 100 * 365 * 86400.0  # later than this is "never": a datetime ends at the year 9999
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+class Fleet(Protocol):
+    """What starts runners; scheduler/fleet has the real one."""
+
+    async def start(self, model: Model, on_progress: Callable[[float], None]) -> LoadedRunner: ...
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A runner to use until the lease ends. The seconds are what this request waited: for a load, and for its turn."""
+
+    runner: RunnerHandle
+    loaded: Loaded
+    load_seconds: float
+    queue_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunningModel:
+    """A model that takes up room. `expires_at` None is never; `progress` is the share of the weights that is loaded."""
+
+    model: Model
+    loaded: Loaded | None
+    state: Phase
+    active: int
+    waiting: int
+    expires_at: datetime | None
+    progress: float = 0.0
+
+
+@dataclass(slots=True)
+class _Runner:
+    """What belongs to one load, beside the policy's slot."""
+
+    model: Model
+    started_at: float
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    load_task: asyncio.Task[LoadedRunner] | None = None
+    stop_task: asyncio.Task[None] | None = None
+    ready: LoadedRunner | None = None
+    ready_at: float = math.inf
+    progress: float = 0.0
+
+
+class Scheduler:
+    """Leases runners of models. `start` before the first lease, `shutdown` at the end."""
+
+    def __init__(self, limits: Limits, fleet: Fleet, clock: Callable[[], float] = time.monotonic) -> None:
+        # Not the loop's time: uvloop's stands still within an iteration, and then "used last" has no answer.
+        self._now = clock
+        self._fleet = fleet
+        self._state = State(limits)
+        self._ticket_ids = itertools.count(1)
+        self._models: dict[ModelKey, Model] = {}
+        self._runners: dict[LoadId, _Runner] = {}
+        self._waiters: dict[TicketId, asyncio.Future[_Runner]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._empty = asyncio.Event()
+
+    def start(self) -> None:
+        """Take requests from now on; call it on the event loop that serves them."""
+        self._loop = asyncio.get_running_loop()
+        self._empty.set()
+
+    @contextlib.asynccontextmanager
+    async def lease(self, model: Model, keep_alive_seconds: float | None) -> AsyncIterator[Lease]:
+        """A loaded runner of `model`, for one request; `keep_alive_seconds` None leaves the model's as it is.
+
+        Waits for a load, for room, and for its turn. Raises QueueFullError, ShuttingDownError, LoadError,
+        EngineMismatchError or what else the load failed with. Leaving the waiting (cancellation) aborts no load.
+        """
+        arrived_at = self._now()
+        key = ModelKey(model.key)
+        ticket = Ticket(TicketId(next(self._ticket_ids)), key, model.name, keep_alive_seconds, arrived_at)
+        self._models[key] = model
+        waiter = self._waiters[ticket.id] = self._loop.create_future()
+        try:
+            self._post(Requested(ticket))
+            runner = await waiter
+            assert runner.ready is not None
+            waited = self._now() - arrived_at
+            load = max(0.0, min(runner.ready_at, arrived_at + waited) - max(runner.started_at, arrived_at))
+            yield Lease(runner.ready.handle, runner.ready.loaded, load, max(0.0, waited - load))
+        finally:
+            del self._waiters[ticket.id]
+            self._post(Left(ticket.id))
+
+    async def unload(self, model: Model) -> bool:
+        """Stop `model` once the requests that came before are done; False when it is not loaded.
+
+        Returns when the process is gone if nothing used it, and at once if its end must wait for requests.
+        """
+        key = ModelKey(model.key)
+        if self._state.slot(key) is None:
+            return False
+        self._post(UnloadRequested(key))
+        slot = self._state.slot(key)
+        if slot is not None and slot.phase == "stopping":
+            await self._runners[slot.load_id].gone.wait()
+        return True
+
+    def running(self) -> tuple[RunningModel, ...]:
+        """Every model that takes up room, the one used last first."""
+        slots = sorted(self._state.slots, key=lambda slot: slot.last_used, reverse=True)
+        return tuple(self._snapshot(slot) for slot in slots)
+
+    async def shutdown(self, grace_seconds: float) -> None:
+        """Refuse new and waiting requests, let running ones go on for `grace_seconds`, then end every process."""
+        self._post(ShutdownBegan())
+        with contextlib.suppress(TimeoutError):  # requests that still run are told by their runner's end
+            await asyncio.wait_for(self._empty.wait(), grace_seconds)
+        self._post(GraceEnded())
+        await self._empty.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._fleet.close()
+
+    def _snapshot(self, slot: Slot) -> RunningModel:
+        runner = self._runners[slot.load_id]
+        now = self._now()
+        left = slot.keep_alive_seconds if slot.active else slot.expires_at - now
+        never = left > LONGEST_EXPIRY_SECONDS
+        return RunningModel(
+            model=runner.model,
+            loaded=runner.ready.loaded if runner.ready else None,
+            state=slot.phase,
+            active=len(slot.active),
+            waiting=len(self._state.waiting_for(slot.key)),
+            expires_at=None if never else datetime.now(UTC) + timedelta(seconds=max(0.0, left)),
+            progress=1.0 if runner.ready else runner.progress,
+        )
+
+    def _post(self, event: Event) -> None:
+        self._state, actions = decide(self._state, event, self._now())
+        for action in actions:
+            self._perform(action)
+        if self._state.slots:
+            self._empty.clear()
+        else:
+            self._empty.set()
+        if isinstance(event, Left | RunnerGone | LoadFailed):
+            self._forget_unused_models()
+
+    def _forget_unused_models(self) -> None:
+        used = {slot.key for slot in self._state.slots} | {ticket.key for ticket in self._state.waiting}
+        self._models = {key: model for key, model in self._models.items() if key in used}
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case StartLoad(key, load_id):
+                self._start_load(key, load_id)
+            case StopRunner(key, load_id):
+                self._stop_runner(key, load_id)
+            case Grant(ticket_id, _, load_id):
+                waiter = self._waiters[ticket_id]
+                if not waiter.done():  # its owner was cancelled this very moment: Left comes next
+                    waiter.set_result(self._runners[load_id])
+            case Refuse(ticket_id, error):
+                waiter = self._waiters[ticket_id]
+                if not waiter.done():
+                    waiter.set_exception(error)
+            case WakeAt(when):
+                self._wake_at(when)
+
+    def _wake_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        seconds = min(max(0.0, when - self._now()), LONGEST_SLEEP_SECONDS)  # waking too early only asks again
+        self._timer = self._loop.call_later(seconds, self._post, Woke())
+
+    def _start_load(self, key: ModelKey, load_id: LoadId) -> None:
+        runner = self._runners[load_id] = _Runner(self._models[key], self._now())
+
+        def on_progress(fraction: float) -> None:
+            runner.progress = fraction
+
+        log.info("%s: loading", runner.model.name)
+        runner.load_task = self._spawn(self._fleet.start(runner.model, on_progress))
+        runner.load_task.add_done_callback(lambda task: self._load_ended(key, load_id, task))
+
+    def _load_ended(self, key: ModelKey, load_id: LoadId, task: asyncio.Task[LoadedRunner]) -> None:
+        runner = self._runners[load_id]
+        if task.cancelled():
+            self._gone(key, load_id)
+            return
+        error = task.exception()
+        if error is not None:
+            self._load_failed(key, load_id, error)
+            return
+        runner.ready, runner.ready_at = task.result(), self._now()
+        log.info("%s: loaded in %.2f s", runner.model.name, runner.ready_at - runner.started_at)
+        self._post(LoadSucceeded(key, load_id, runner.ready.loaded.parallel))
+        runner.ready.handle.watch(
+            lambda: self._post(RunnerDoomed(key, load_id)),
+            lambda: self._gone(key, load_id),
+        )
+        slot = self._state.slot(key)
+        if slot is not None and slot.load_id == load_id and slot.phase == "stopping":
+            # Stopped while its last message was on the way: cancelling the load's task came too late.
+            self._stop_runner(key, load_id)
+
+    def _load_failed(self, key: ModelKey, load_id: LoadId, error: BaseException) -> None:
+        runner = self._runners.pop(load_id)
+        if isinstance(error, LocalllmError):
+            log.error("%s: cannot be loaded: %s", runner.model.name, error)
+            failure = error
+        else:
+            log.error("%s: loading broke", runner.model.name, exc_info=error)
+            failure = LoadError(
+                "the model could not be loaded because of a fault in localllm", hint="see the daemon's log"
+            )
+        self._post(LoadFailed(key, load_id, failure))
+        runner.gone.set()
+
+    def _stop_runner(self, key: ModelKey, load_id: LoadId) -> None:
+        runner = self._runners[load_id]
+        if runner.ready is None:
+            if runner.load_task is not None:
+                runner.load_task.cancel()
+        elif runner.stop_task is None:
+            log.info("%s: unloading", runner.model.name)
+            error = ShuttingDownError("the server shut down while the request ran")
+            reason = error if self._state.is_shutting_down else None
+            runner.stop_task = self._spawn(runner.ready.handle.stop(reason))
+
+    def _gone(self, key: ModelKey, load_id: LoadId) -> None:
+        runner = self._runners.pop(load_id)
+        self._post(RunnerGone(key, load_id))
+        runner.gone.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,288 @@
+"""Which models are loaded, who waits and who makes room: `decide(state, event, now) -> (state, actions)`, no effects.
+
+An event changes the state in its own way (`_apply`); then the state is settled, whatever the event was:
+
+    1. grants    a ready model takes waiting tickets in order of arrival, as many as it serves at once
+    2. stops     a ready model without work stops when its keep-alive is over or it was asked to
+    3. room      models that wait and take up no room get it in order of their oldest ticket: a free place, a place that
+                 is being vacated, the place of the idle model that was used longest ago (whatever its keep-alive: a
+                 client cannot pin a model against everyone else), or, once patience is over, of a busy one, which
+                 from then on serves only what came before the one that waits
+    4. wake      the next moment at which time alone changes something
+
+Loading, ready and stopping models all take up room: memory is free only when a process is gone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from localllm.errors import LocalllmError, QueueFullError, RunnerCrashedError, ShuttingDownError
+from localllm.scheduler.state import (
+    Action,
+    Active,
+    Event,
+    GraceEnded,
+    Grant,
+    Left,
+    LoadFailed,
+    LoadId,
+    LoadSucceeded,
+    ModelKey,
+    Refuse,
+    Requested,
+    RunnerDoomed,
+    RunnerEvent,
+    RunnerGone,
+    ShutdownBegan,
+    Slot,
+    StartLoad,
+    State,
+    StopRunner,
+    Ticket,
+    TicketId,
+    UnloadRequested,
+    WakeAt,
+    Woke,
+)
+
+ASSUMED_SERVICE_SECONDS = 5.0
+LONGEST_RETRY_AFTER_SECONDS = 600
+_NEWEST_WEIGHT = 0.2  # of a service time in the moving mean
+
+Decision = tuple[State, tuple[Action, ...]]
+
+
+def decide(state: State, event: Event, now: float) -> Decision:
+    """The state after `event`, and what to do now, in order. Events about unknown tickets or old loads are ignored."""
+    actions: list[Action] = []
+    state = _apply(state, event, now, actions)
+    for step in (_grant, _stop_finished, _make_room):
+        state = step(state, now, actions)
+    wake_at = _next_wake(state, now)
+    if wake_at < math.inf:
+        actions.append(WakeAt(wake_at))
+    return state, tuple(actions)
+
+
+def _apply(state: State, event: Event, now: float, actions: list[Action]) -> State:
+    match event:
+        case Requested(ticket):
+            return _enqueue(state, ticket, actions)
+        case Left(ticket_id):
+            return _forget(state, ticket_id, now)
+        case UnloadRequested(key):
+            return _ask_to_stop(state, state.slot(key))
+        case ShutdownBegan():
+            state = _refuse(replace(state, is_shutting_down=True), state.waiting, ShuttingDownError(), actions)
+            return _stop_all(state, (slot for slot in state.slots if not slot.active), actions)
+        case GraceEnded():
+            return _stop_all(state, state.slots, actions)
+        case Woke():
+            return state
+        case _:
+            slot = state.slot(event.key)
+            is_current = slot is not None and slot.load_id == event.load_id
+            return _apply_news(state, slot, event, now, actions) if slot is not None and is_current else state
+
+
+def _apply_news(state: State, slot: Slot, event: RunnerEvent, now: float, actions: list[Action]) -> State:
+    """What became of the load or runner in `slot`."""
+    match event:
+        case LoadSucceeded(parallel=parallel):
+            if slot.phase != "loading":  # given up while its last message was on the way
+                return state
+            return _with(state, replace(slot, phase="ready", parallel=max(1, parallel), last_used=now))
+        case LoadFailed(error=error):
+            state = _without(state, slot)
+            if slot.phase == "stopping":  # given up on purpose: whoever came since gets a new load
+                return state
+            return _refuse(state, state.waiting_for(slot.key), error, actions)
+        case RunnerDoomed():
+            return _lose(state, slot, actions)
+        case RunnerGone():
+            return _without(_lose(state, slot, actions), slot)
+
+
+def _enqueue(state: State, ticket: Ticket, actions: list[Action]) -> State:
+    if state.is_shutting_down:
+        actions.append(Refuse(ticket.id, ShuttingDownError()))
+        return state
+    waiting, limit = len(state.waiting_for(ticket.key)), state.limits.max_queue
+    if waiting >= limit:
+        seconds = _retry_after_seconds(state, ticket.key, waiting)
+        actions.append(Refuse(ticket.id, QueueFullError(ticket.name, waiting, limit, seconds)))
+        return state
+    return replace(state, waiting=(*state.waiting, ticket))
+
+
+def _retry_after_seconds(state: State, key: ModelKey, waiting: int) -> int:
+    slot = state.slot(key)
+    at_once = slot.parallel if slot is not None and slot.parallel else 1
+    seconds = waiting * state.mean_service_seconds.get(key, ASSUMED_SERVICE_SECONDS) / at_once
+    return max(1, min(LONGEST_RETRY_AFTER_SECONDS, math.ceil(seconds)))
+
+
+def _forget(state: State, ticket_id: TicketId, now: float) -> State:
+    for slot in state.slots:
+        for active in slot.active:
+            if active.id == ticket_id:
+                rest = tuple(other for other in slot.active if other.id != ticket_id)
+                state = _with(state, replace(slot, active=rest, last_used=now))
+                return _with_service_time(state, slot.key, now - active.granted_at)
+    return replace(state, waiting=tuple(ticket for ticket in state.waiting if ticket.id != ticket_id))
+
+
+def _with_service_time(state: State, key: ModelKey, seconds: float) -> State:
+    mean = state.mean_service_seconds.get(key, seconds)
+    means = {**state.mean_service_seconds, key: mean + _NEWEST_WEIGHT * (seconds - mean)}
+    return replace(state, mean_service_seconds=means)
+
+
+def _lose(state: State, slot: Slot, actions: list[Action]) -> State:
+    """A runner is of no use any more: those who wait for it get another, a limited number of times."""
+    if slot.phase == "stopping":
+        return state
+    state = _with(state, replace(slot, phase="stopping", active=()))
+    waiting = tuple(
+        replace(ticket, lost_runners=ticket.lost_runners + 1) if ticket.key == slot.key else ticket
+        for ticket in state.waiting
+    )
+    state = replace(state, waiting=waiting)
+    unlucky = tuple(ticket for ticket in waiting if ticket.lost_runners >= state.limits.lost_runners)
+    error = RunnerCrashedError("the model's process died again and again while the request waited for it")
+    return _refuse(state, unlucky, error, actions)
+
+
+def _ask_to_stop(state: State, slot: Slot | None) -> State:
+    if slot is None or slot.phase == "stopping":
+        return state
+    waiting = state.waiting_for(slot.key)
+    last = waiting[-1].id if waiting else TicketId(-1)
+    if slot.last_ticket is not None:
+        last = min(last, slot.last_ticket)
+    return _with(state, replace(slot, last_ticket=last, yields_to=None))
+
+
+def _grant(state: State, now: float, actions: list[Action]) -> State:
+    state = _withdraw_idle_wishes(state)
+    for slot in state.slots:
+        if slot.phase != "ready":
+            continue
+        chosen = _servable(state, slot)[: slot.parallel - len(slot.active)]
+        for ticket in chosen:
+            keep_alive = slot.keep_alive_seconds if ticket.keep_alive_seconds is None else ticket.keep_alive_seconds
+            active = (*slot.active, Active(ticket.id, now))
+            slot = replace(slot, active=active, keep_alive_seconds=keep_alive, last_used=now)
+            actions.append(Grant(ticket.id, slot.key, slot.load_id))
+        if chosen:
+            state = _with(_drop(state, chosen), slot)
+    return state
+
+
+def _withdraw_idle_wishes(state: State) -> State:
+    """A busy model need not yield any more once the model it yields to has a place or nobody wants it."""
+    wanting = {ticket.key for ticket in _oldest_without_place(state)}
+    for slot in state.slots:
+        if slot.phase == "ready" and slot.yields_to is not None and slot.yields_to not in wanting:
+            state = _with(state, replace(slot, last_ticket=None, yields_to=None))
+    return state
+
+
+def _stop_finished(state: State, now: float, actions: list[Action]) -> State:
+    finished = (
+        slot
+        for slot in state.slots
+        if _is_idle(state, slot) and (slot.last_ticket is not None or slot.expires_at <= now or state.is_shutting_down)
+    )
+    return _stop_all(state, finished, actions)
+
+
+def _make_room(state: State, now: float, actions: list[Action]) -> State:
+    stopping = sum(slot.phase == "stopping" for slot in state.slots)
+    ending = sum(slot.phase != "stopping" and slot.last_ticket is not None for slot in state.slots)
+    for ticket in _oldest_without_place(state):
+        if len(state.slots) < state.limits.max_loaded_models:
+            state = _start_load(state, ticket, now, actions)
+        elif stopping > 0:
+            stopping -= 1
+        elif idle := [slot for slot in state.slots if _is_idle(state, slot)]:
+            state = _stop_all(state, (min(idle, key=lambda slot: slot.last_used),), actions)
+        elif ending > 0:
+            ending -= 1
+        elif now >= ticket.arrived_at + state.limits.patience_seconds:
+            state = _ask_to_yield(state, ticket)
+    return state
+
+
+def _start_load(state: State, ticket: Ticket, now: float, actions: list[Action]) -> State:
+    load_id = LoadId(state.next_load_id)
+    keep_alive = state.limits.keep_alive_seconds if ticket.keep_alive_seconds is None else ticket.keep_alive_seconds
+    slot = Slot(ticket.key, load_id, "loading", keep_alive, last_used=now)
+    actions.append(StartLoad(ticket.key, load_id))
+    return replace(state, slots=(*state.slots, slot), next_load_id=load_id + 1)
+
+
+def _ask_to_yield(state: State, ticket: Ticket) -> State:
+    """The busy model that came first serves what is older than `ticket`, then makes room for it."""
+    busy = [slot for slot in state.slots if slot.phase == "ready" and slot.last_ticket is None]
+    if not busy:
+        return state
+    victim = min(busy, key=lambda slot: slot.load_id)
+    return _with(state, replace(victim, last_ticket=ticket.id, yields_to=ticket.key))
+
+
+def _next_wake(state: State, now: float) -> float:
+    """The next expiry or end of patience; infinity when only events can change anything."""
+    expiries = [slot.expires_at for slot in state.slots if _is_idle(state, slot)]
+    patience = [ticket.arrived_at + state.limits.patience_seconds for ticket in _oldest_without_place(state)]
+    return min((when for when in (*expiries, *patience) if when > now), default=math.inf)
+
+
+def _is_idle(state: State, slot: Slot) -> bool:
+    return slot.phase == "ready" and not slot.active and not _servable(state, slot)
+
+
+def _servable(state: State, slot: Slot) -> tuple[Ticket, ...]:
+    """The waiting tickets this runner is to serve, oldest first."""
+    waiting = state.waiting_for(slot.key)
+    last = slot.last_ticket
+    return waiting if last is None else tuple(ticket for ticket in waiting if ticket.id <= last)
+
+
+def _oldest_without_place(state: State) -> tuple[Ticket, ...]:
+    """The oldest ticket of each model that is wanted and takes up no room, in order of arrival."""
+    placed = {slot.key for slot in state.slots}
+    oldest: dict[ModelKey, Ticket] = {}
+    for ticket in state.waiting:
+        if ticket.key not in placed:
+            oldest.setdefault(ticket.key, ticket)
+    return tuple(oldest.values())
+
+
+def _stop_all(state: State, slots: Iterable[Slot], actions: list[Action]) -> State:
+    for slot in tuple(slots):
+        if slot.phase != "stopping":
+            actions.append(StopRunner(slot.key, slot.load_id))
+            state = _with(state, replace(slot, phase="stopping", active=()))
+    return state
+
+
+def _refuse(state: State, tickets: tuple[Ticket, ...], error: LocalllmError, actions: list[Action]) -> State:
+    actions.extend(Refuse(ticket.id, error) for ticket in tickets)
+    return _drop(state, tickets)
+
+
+def _drop(state: State, tickets: tuple[Ticket, ...]) -> State:
+    ids = {ticket.id for ticket in tickets}
+    return replace(state, waiting=tuple(ticket for ticket in state.waiting if ticket.id not in ids))
+
+
+def _with(state: State, changed: Slot) -> State:
+    return replace(state, slots=tuple(changed if slot.key == changed.key else slot for slot in state.slots))
+
+
+def _without(state: State, gone: Slot) -> State:
+    return replace(state, slots=tuple(slot for slot in state.slots if slot.key != gone.key))

@@ -1,0 +1,219 @@
+"""What the scheduler knows, what can happen to it, and what it can order: frozen data only.
+
+A ticket is one request for a model; a slot is a model that takes up room, whatever phase it is in.
+
+    ticket:  Requested ──▶ waiting ──Grant──▶ active ──Left──▶ (gone)
+                              └──Left | Refuse──▶ (gone)
+
+    slot:    StartLoad ──▶ loading ──LoadSucceeded──▶ ready ──StopRunner | RunnerDoomed──▶ stopping ──┐
+                              └──LoadFailed──▶ (gone)                      (gone) ◀──RunnerGone───────┘
+
+Every load has its own number, so that news of an earlier runner of the same model is told from news of the present one.
+Times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NewType
+
+from localllm.errors import LocalllmError
+
+ModelKey = NewType("ModelKey", str)
+TicketId = NewType("TicketId", int)
+LoadId = NewType("LoadId", int)
+Phase = Literal["loading", "ready", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`patience_seconds`: how long a model waits for room before a busy one takes no later requests.
+
+    `lost_runners`: how many runners may be lost under a waiting ticket before it fails.
+    """
+
+    max_loaded_models: int
+    max_queue: int
+    keep_alive_seconds: float
+    patience_seconds: float = 30.0
+    lost_runners: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One request. Ids grow in order of arrival. `keep_alive_seconds` None leaves the model's as it is."""
+
+    id: TicketId
+    key: ModelKey
+    name: str
+    keep_alive_seconds: float | None
+    arrived_at: float
+    lost_runners: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A ticket that uses a runner."""
+
+    id: TicketId
+    granted_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A model that takes up room.
+
+    `last_ticket` is the newest ticket this runner still serves before it stops (None: no end in sight);
+    `yields_to` is the model that end makes room for, None when the model itself was asked to unload.
+    """
+
+    key: ModelKey
+    load_id: LoadId
+    phase: Phase
+    keep_alive_seconds: float
+    last_used: float
+    parallel: int = 0
+    active: tuple[Active, ...] = ()
+    last_ticket: TicketId | None = None
+    yields_to: ModelKey | None = None
+
+    @property
+    def expires_at(self) -> float:
+        """When an idle model is unloaded; infinity for never."""
+        return self.last_used + self.keep_alive_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything. `waiting` is in order of arrival; `mean_service_seconds` is a moving mean per model."""
+
+    limits: Limits
+    slots: tuple[Slot, ...] = ()
+    waiting: tuple[Ticket, ...] = ()
+    mean_service_seconds: Mapping[ModelKey, float] = field(default_factory=dict)
+    next_load_id: int = 1
+    is_shutting_down: bool = False
+
+    def slot(self, key: ModelKey) -> Slot | None:
+        return next((slot for slot in self.slots if slot.key == key), None)
+
+    def waiting_for(self, key: ModelKey) -> tuple[Ticket, ...]:
+        return tuple(ticket for ticket in self.waiting if ticket.key == key)
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A request came in."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A ticket's owner is done with it, or gave up waiting."""
+
+    ticket_id: TicketId
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSucceeded:
+    """The model is ready and serves `parallel` requests at once."""
+
+    key: ModelKey
+    load_id: LoadId
+    parallel: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """No runner came of this load, and none is left."""
+
+    key: ModelKey
+    load_id: LoadId
+    error: LocalllmError
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerDoomed:
+    """The runner takes no more requests; those it had have been told. Its process may still be there."""
+
+    key: ModelKey
+    load_id: LoadId
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerGone:
+    """The runner's process is reaped."""
+
+    key: ModelKey
+    load_id: LoadId
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadRequested:
+    """Stop this model once the requests that came before are done."""
+
+    key: ModelKey
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownBegan:
+    """No new requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraceEnded:
+    """What still runs must end now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """The time a WakeAt named has come."""
+
+
+RunnerEvent = LoadSucceeded | LoadFailed | RunnerDoomed | RunnerGone
+Event = Requested | Left | RunnerEvent | UnloadRequested | ShutdownBegan | GraceEnded | Woke
+
+
+@dataclass(frozen=True, slots=True)
+class StartLoad:
+    """Load this model under this number; LoadSucceeded or LoadFailed must follow."""
+
+    key: ModelKey
+    load_id: LoadId
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunner:
+    """End this runner, or give up this load; RunnerGone must follow."""
+
+    key: ModelKey
+    load_id: LoadId
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The ticket may use this runner; Left must follow."""
+
+    ticket_id: TicketId
+    key: ModelKey
+    load_id: LoadId
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The ticket fails with this error and is forgotten."""
+
+    ticket_id: TicketId
+    error: LocalllmError
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send Woke at this time; replaces any earlier wish."""
+
+    when: float
+
+
+Action = StartLoad | StopRunner | Grant | Refuse | WakeAt

@@ -1,0 +1,157 @@
+"""The child's text side: requests to tokens, engine outputs to events, on the fake model's bytes."""
+
+import itertools
+from datetime import datetime
+
+import pytest
+
+from localllm.engine.fake import FakeBackend
+from localllm.engine.sequence import Finish, SequenceOutput, SequenceStats
+from localllm.errors import BadRequestError, TemplateError, UnsupportedError
+from localllm.generation import (
+    ContentDelta,
+    Finished,
+    GenerationRequest,
+    Message,
+    Options,
+    PromptProgress,
+    ResponseFormat,
+    ThinkingDelta,
+    Timings,
+    Tool,
+    ToolCallDelta,
+    Usage,
+)
+from localllm.runner.conversation import Conversations, Sources, Stream
+
+THINKING_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>"
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls %}<tool_call>\n{{ c.function | tojson }}"
+    "\n</tool_call>{% endfor %}{{ '\n' }}{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
+    "<assistant>{% if enable_thinking %}<think>\n{% endif %}"
+)
+TOOL = Tool("add", '{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}')
+STATS = SequenceStats(10, 5, 0.25, 0.5, 1.0)
+
+
+def conversations(template=None, **backend_options):
+    seeds = itertools.count(100)
+    sources = Sources(lambda: next(seeds), lambda: "call_abcd1234", lambda: datetime(2026, 1, 2))
+    return Conversations(FakeBackend(**backend_options), template, sources)
+
+
+def prompt_of(prepared):
+    return bytes(prepared.sequence.prompt).decode()
+
+
+def test_a_conversation_is_rendered_by_the_models_template():
+    request = GenerationRequest("m", messages=(Message("system", "be brief"), Message("user", "hi")))
+    prepared = conversations().prepare(1, request)
+    assert "<system>be brief\n<user>hi\n<assistant>" == prompt_of(prepared)
+
+
+def test_a_prompt_and_its_system_text_become_a_conversation():
+    request = GenerationRequest("m", prompt="hi", system="be brief")
+    assert "<system>be brief\n<user>hi\n<assistant>" == prompt_of(conversations().prepare(1, request))
+
+
+def test_a_raw_prompt_is_taken_as_it_is():
+    prepared = conversations().prepare(1, GenerationRequest("m", prompt="<user>", raw=True))
+    assert ("<user>", None) == (prompt_of(prepared), prepared.parser)
+
+
+def test_an_override_replaces_the_files_template():
+    prepared = conversations("!{{ messages[0].content }}!").prepare(1, GenerationRequest("m", prompt="hi"))
+    assert "!hi!" == prompt_of(prepared)
+
+
+def test_numbers_nobody_said_get_a_seed_of_their_own_and_the_whole_context():
+    sequence = conversations(pool_tokens=512).prepare(1, GenerationRequest("m", prompt="hi")).sequence
+    assert (100, 512, None) == (sequence.seed, sequence.limit_tokens, sequence.max_new_tokens)
+
+
+def test_a_request_bounds_its_own_context_and_answer():
+    request = GenerationRequest("m", prompt="hi", options=Options(num_ctx=64, num_predict=7, seed=5, stop=("x",)))
+    sequence = conversations(pool_tokens=512).prepare(1, request).sequence
+    assert (5, 64, 7, ("x",)) == (sequence.seed, sequence.limit_tokens, sequence.max_new_tokens, sequence.stop)
+
+
+def test_a_context_larger_than_the_models_is_the_models():
+    request = GenerationRequest("m", prompt="hi", options=Options(num_ctx=100_000, num_predict=-1))
+    sequence = conversations(pool_tokens=512).prepare(1, request).sequence
+    assert (512, None) == (sequence.limit_tokens, sequence.max_new_tokens)
+
+
+def test_an_empty_raw_prompt_is_refused():
+    with pytest.raises(BadRequestError, match="the prompt is empty"):
+        conversations().prepare(1, GenerationRequest("m", prompt="", raw=True))
+
+
+def test_a_template_that_refuses_fails_the_request_with_its_own_words():
+    with pytest.raises(TemplateError, match="only cats"):
+        conversations("{{ raise_exception('only cats') }}").prepare(1, GenerationRequest("m", prompt="hi"))
+
+
+def test_a_structured_answer_cannot_begin_inside_thinking():
+    request = GenerationRequest("m", prompt="hi", think=True, response_format=ResponseFormat("json_object"))
+    with pytest.raises(UnsupportedError, match="thinking"):
+        conversations(THINKING_TEMPLATE).prepare(1, request)
+
+
+def test_truncation_drops_the_oldest_turns_but_never_the_system_text_or_the_last():
+    turns = tuple(Message("user" if n % 2 == 0 else "assistant", f"turn {n} " + "x" * 30) for n in range(9))
+    messages = (Message("system", "rules"), *turns)
+    request = GenerationRequest("m", messages=messages, options=Options(num_ctx=160), context_policy="truncate")
+    prepared = conversations().prepare(1, request)
+    text = prompt_of(prepared)
+    assert text.startswith("<system>rules\n")
+    assert text.endswith("turn 8 " + "x" * 30 + "\n<assistant>")
+    assert 7 == prepared.dropped_messages
+    assert len(text) < 160 <= len(text) + len("<assistant>turn 7 " + "x" * 30 + "\n")
+
+
+def test_without_truncation_everything_is_sent_on_to_be_refused_with_its_numbers():
+    messages = tuple(Message("user", "x" * 50) for _ in range(5))
+    prepared = conversations().prepare(1, GenerationRequest("m", messages=messages, options=Options(num_ctx=64)))
+    assert 0 == prepared.dropped_messages
+    assert len(prepared.sequence.prompt) > prepared.sequence.limit_tokens
+
+
+def stream_of(request, template=THINKING_TEMPLATE):
+    return Stream(conversations(template).prepare(1, request))
+
+
+def events(stream, *texts, reason="stop"):
+    outputs = [SequenceOutput(1, text) for text in texts]
+    outputs.append(SequenceOutput(1, finish=Finish(reason, STATS)))
+    return [event for output in outputs for event in stream.events(output)]
+
+
+def test_a_stream_begins_with_the_length_of_its_prompt_and_ends_with_its_cost():
+    stream = stream_of(GenerationRequest("m", prompt="hi"))
+    assert PromptProgress(0, len("<user>hi\n<assistant>")) == stream.started()
+    expected = [
+        ContentDelta("one"),
+        ContentDelta(" two"),
+        Finished("stop", Usage(10, 0, 5), Timings(queue_seconds=0.25, prefill_seconds=0.5, decode_seconds=1.0)),
+    ]
+    assert expected == events(stream, "one", " two")
+
+
+def test_thinking_that_the_prompt_opened_is_told_apart():
+    stream = stream_of(GenerationRequest("m", prompt="hi", think=True))
+    assert [ThinkingDelta("hm"), ContentDelta("yes")] == events(stream, "hm\n</think>", "\n\nyes")[:-1]
+
+
+def test_a_tool_call_comes_as_one_and_is_the_reason_for_the_end():
+    stream = stream_of(GenerationRequest("m", prompt="hi", tools=(TOOL,)))
+    *deltas, finished = events(stream, '<tool_call>\n{"name": "add", ', '"arguments": {"a": 1}}\n</tool_call>')
+    assert {(0, "call_abcd1234", "add")} == {(d.index, d.id, d.name) for d in deltas if d.name}
+    assert '{"a": 1}' == "".join(d.arguments for d in deltas if isinstance(d, ToolCallDelta))
+    assert "tool_calls" == finished.reason
+
+
+def test_prefill_progress_is_told():
+    stream = stream_of(GenerationRequest("m", prompt="hi"))
+    assert [PromptProgress(8, 20)] == stream.events(SequenceOutput(1, prompt_processed=8))
