@@ -71,6 +71,12 @@ def with_system_in_user_turn(messages: Sequence[Message]) -> list[Message]:
     return [*turns[:first], Message("user", content), *turns[first + 1 :]]
 
 
+def with_call(call_id: str) -> list[Message]:
+    """The shortest conversation with a call and its result, to see whether a template takes such an id."""
+    call = Message("assistant", tool_calls=(ToolCall(call_id, "probe", "{}"),))
+    return [Message("user", "probe"), call, Message("tool", "probe", tool_name="probe", tool_call_id=call_id)]
+
+
 def nine_characters(call_id: str) -> str:
     """An id in Mistral's form; the end of ours is the random part."""
     letters = "".join(character for character in call_id if character.isascii() and character.isalnum())

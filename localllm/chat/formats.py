@@ -50,11 +50,12 @@ class CallSyntax:
     bare: bool = False
     name_key: str = "name"
     argument_keys: tuple[str, ...] = ("arguments", "parameters")
+    other_keys: tuple[str, ...] = ("type", "id")
 
     @property
     def first_keys(self) -> frozenset[str]:
         """The keys an object may begin with if it is a call."""
-        return frozenset([self.name_key, *self.argument_keys, "type", "id"])
+        return frozenset([self.name_key, *self.argument_keys, *self.other_keys])
 
 
 HERMES_CALLS = CallSyntax(starts=("<tool_call>",), end="</tool_call>")
@@ -131,6 +132,7 @@ _KNOWN_THINKING = (
 _TAG = r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])"
 _TAG_BEFORE = re.compile(rf"{_TAG}\Z")
 _TAG_AFTER = re.compile(rf"\A{_TAG}")
+_CUT_TAG = re.compile(r"[<\[][^<>\[\]\s]*\Z")
 _THINKING_WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
 
 
@@ -154,7 +156,12 @@ def _call_syntax(template: ChatTemplate) -> CallSyntax | None:
     if _DECLARED_TOOL not in called:
         return None
     begin = _common_length(answered, called)
+    if cut := _CUT_TAG.search(called[:begin]):
+        # Answer and call may begin with different tags that share their first characters.
+        begin = cut.start()
     end = len(called) - _common_length(answered[begin:][::-1], called[begin:][::-1])
+    if _CUT_TAG.search(called[:end]):
+        end = next((index + 1 for index in range(end, len(called)) if called[index] in ">]"), end)
     return _syntax_of_example(called[:end], begin)
 
 
@@ -192,15 +199,18 @@ def _syntax_of_example(text: str, begin: int) -> CallSyntax | None:
     if not _is_marker(marker):
         return None
     closing = "]" if opening and after.startswith("]") else ""
-    last = after.removeprefix(closing).lstrip()
+    # Only the tag next to the objects is the call's own; others are there for the turn, and may be missing.
+    first_behind = _TAG_AFTER.search(after.removeprefix(closing).lstrip())
+    last_before = _TAG_BEFORE.search(marker)
     return CallSyntax(
-        starts=(marker,),
+        starts=tuple(dict.fromkeys([marker, last_before.group() if last_before else marker])),
         opening=opening,
         separator="," if opening else "",
         closing=closing,
-        end=last if _is_marker(last) else "",
+        end=first_behind.group() if first_behind else "",
         name_key=name_key,
         argument_keys=keys,
+        other_keys=tuple(dict.fromkeys(["type", "id", *(key for key in document if key not in (name_key, *keys))])),
     )
 
 

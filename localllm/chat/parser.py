@@ -20,6 +20,7 @@ Every character is looked at a bounded number of times. Which markers a model us
 from __future__ import annotations
 
 import enum
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -71,7 +72,7 @@ class OutputParser:
         }
         self._text = ""
         self._at = 0
-        self._events: list[Event] = []
+        self._events: list[ContentDelta | ThinkingDelta | ToolCallDelta] = []
         self._nothing_said = True
         self._eat_blanks = self._state is _State.THINKING
         self._blanks: list[str] = []  # read, but given out only if text follows
@@ -271,11 +272,11 @@ class OutputParser:
     def _partial_marker(self, markers: Sequence[str]) -> int:
         """How many characters at the text's end may be the beginning of a marker."""
         longest = max((len(marker) - 1 for marker in markers), default=0)
-        for length in range(min(longest, len(self._text) - self._at), 0, -1):
-            tail = self._text[len(self._text) - length :]
-            if any(marker.startswith(tail) for marker in markers):
-                return length
-        return 0
+        tail = self._text[max(self._at, len(self._text) - longest) :] if longest else ""
+        if not any(marker[0] in tail for marker in markers):
+            return 0
+        lengths = range(len(tail), 0, -1)
+        return next((n for n in lengths if any(marker.startswith(tail[-n:]) for marker in markers)), 0)
 
     def _speak(self, kind: type[ContentDelta] | type[ThinkingDelta], end: int) -> None:
         """Give out the text up to `end`."""
@@ -302,5 +303,13 @@ class OutputParser:
         return blanks
 
     def _take_events(self) -> list[Event]:
-        events, self._events = self._events, []
+        """The events so far, neighbours of one kind joined."""
+        events: list[Event] = []
+        for kind, group in itertools.groupby(self._events, type):
+            if kind is ToolCallDelta:
+                events += group
+            else:
+                text = "".join(event.text for event in group if not isinstance(event, ToolCallDelta))
+                events.append(ThinkingDelta(text) if kind is ThinkingDelta else ContentDelta(text))
+        self._events = []
         return events

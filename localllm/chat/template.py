@@ -11,6 +11,7 @@ names transformers' `apply_chat_template` gives it, and what it can make is boun
 
 Time is not bounded: a template that loops for ever without making anything cannot be stopped from inside its process.
 The daemon's render deadline kills the runner then. So construct and render between RenderStarted and RenderEnded.
+Memory is bounded for every way to grow it that is known; a limit on the process itself is the last word.
 A ChatTemplate serves one thread at a time. What the model's answer looks like is not known here but in formats.py.
 """
 
@@ -36,13 +37,15 @@ from jinja2.utils import Namespace
 
 from localllm.chat import conversation
 from localllm.errors import TemplateError
-from localllm.generation import Message, Tool, ToolCall
+from localllm.generation import Message, Tool
 
 MAX_SOURCE_CHARACTERS = 2**20
 MAX_OUTPUT_CHARACTERS = 16 * 2**20
 # A template may build its output up in a variable, message by message, which produces far more than it keeps.
-MAX_PRODUCED_CHARACTERS = 64 * MAX_OUTPUT_CHARACTERS
+MAX_PRODUCED_CHARACTERS = 32 * MAX_OUTPUT_CHARACTERS
 _MAX_INTEGER_BITS = 4096
+_MAX_REASON_CHARACTERS = 500
+_CHARACTERS_PER_ITEM = 32  # what a list with one more short text takes, roughly
 _TOO_LONG = f"it makes more than {MAX_OUTPUT_CHARACTERS} characters"
 
 DEFAULT_TEMPLATE = """\
@@ -116,9 +119,7 @@ class ChatTemplate:
         try:
             return self._sandbox.from_string(self.source)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(
-                f"the chat template has a syntax error in line {error.lineno}: {error.message}"
-            ) from error
+            raise TemplateError(f"syntax error in line {error.lineno} of the chat template: {error.message}") from error
         except _FAULTS as error:
             raise TemplateError(f"the chat template cannot be compiled: {_reason(error)}") from error
 
@@ -128,22 +129,24 @@ class ChatTemplate:
 
     def _run(self, variables: dict[str, object]) -> str:
         self._sandbox.produced_characters = 0
-        pieces = _Pieces()
+        context, pieces = self._template.new_context(variables), _Pieces()
         try:
-            for piece in self._template.generate(variables):
-                pieces.append(piece)
+            # Not through generate(): its rewritten tracebacks are cycles that keep the template's variables alive, as
+            # would an error raised inside the except clauses.
+            pieces.extend(self._template.root_render_func(context))
+            return "".join(pieces)
         except _Refusal as error:
-            raise TemplateError(str(error.message)) from error
+            failure = _reason(error)
         except _FAULTS as error:
-            raise TemplateError(f"the chat template failed: {_reason(error)}") from error
-        return "".join(pieces)
+            failure = f"the chat template failed: {_reason(error)}"
+        raise TemplateError(failure)
 
     @functools.cached_property
     def _takes_system_role(self) -> bool:
         """False when a system turn is refused and the same conversation without one is not."""
         user = Message("user", "probe")
-        with_system = self._variables([Message("system", "probe"), user])
-        return self._can_run(with_system) or not self._can_run(self._variables([user]))
+        alone, behind_system = self._variables([user]), self._variables([Message("system", "probe"), user])
+        return self._can_run(behind_system) or not self._can_run(alone)
 
     @functools.cached_property
     def _no_tools(self) -> list[object] | None:
@@ -154,13 +157,8 @@ class ChatTemplate:
     @functools.cached_property
     def _wants_short_call_ids(self) -> bool:
         """Mistral's templates refuse ids that are not nine letters or digits."""
-
-        def with_call(call_id: str) -> dict[str, object]:
-            call = Message("assistant", tool_calls=(ToolCall(call_id, "probe", "{}"),))
-            result = Message("tool", "probe", tool_name="probe", tool_call_id=call_id)
-            return self._variables([Message("user", "probe"), call, result])
-
-        return not self._can_run(with_call("call_abcd1234")) and self._can_run(with_call("abcd12345"))
+        long, short = (self._variables(conversation.with_call(call_id)) for call_id in ("call_abcd1234", "abcd12345"))
+        return not self._can_run(long) and self._can_run(short)
 
     def _can_run(self, variables: dict[str, object]) -> bool:
         try:
@@ -175,13 +173,13 @@ class _Refusal(jinja2.TemplateError):
 
 
 def _refuse(message: object) -> NoReturn:
-    raise _Refusal(str(message))
+    raise _Refusal(str(message)[:_MAX_REASON_CHARACTERS])
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it nests too deep"
-    return str(error) or type(error).__name__
+    return str(error)[:_MAX_REASON_CHARACTERS] or type(error).__name__
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -225,6 +223,12 @@ class _BoundedCode(CodeGenerator):
             self.write(", ")
         self.write("))")
 
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802, the visitor's naming
+        is_slice = isinstance(node.arg, nodes.Slice)
+        self.write("environment.charged(" if is_slice else "")
+        super().visit_Getitem(node, frame)
+        self.write(")" if is_slice else "")
+
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
         if not isinstance(node, (nodes.TemplateData, nodes.Const)):
             raise nodes.Impossible
@@ -249,7 +253,6 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.produced_characters = 0
         self.filters["tojson"] = _to_json
         self.filters = {name: self._bounded_filter(name, function) for name, function in self.filters.items()}
-        # Filler text without end is of no use in a prompt.
         del self.globals["lipsum"]
 
     def charge(self, characters: int) -> None:
@@ -257,6 +260,16 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.produced_characters += characters
         if characters > MAX_OUTPUT_CHARACTERS or self.produced_characters > MAX_PRODUCED_CHARACTERS:
             raise SecurityError(_TOO_LONG)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        # jinja2 hands out an undefined value that only complains when it is used, and prints as nothing.
+        raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is not allowed")
+
+    def charged(self, value: Any) -> Any:
+        """Account for a copy that is at most as long as what it was made from."""
+        if isinstance(value, (str, list, tuple)):
+            self.charge(len(value) * (1 if isinstance(value, str) else _CHARACTERS_PER_ITEM))
+        return value
 
     def concatenate(self, parts: Sequence[object]) -> str:
         self.charge(_text_length(parts))
@@ -266,15 +279,16 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.charge(_result_length(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, the name of a keyword argument must stay free
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, as jinja2 has it
         method = getattr(__obj, "__wrapped__", __obj)
         owner = getattr(method, "__self__", None)
-        if isinstance(method, types.BuiltinMethodType) and isinstance(owner, (str, int)):
-            if method.__name__ in _REFUSED_METHODS:
-                raise SecurityError(f"{method.__name__}() is not allowed in a chat template")
-            args = tuple(_counted(argument) for argument in args)
-            __self.charge(_growth(method.__name__, owner, [*args, *kwargs.values()]))
-        return super().call(__context, __obj, *args, **kwargs)
+        if not (isinstance(method, types.BuiltinMethodType) and isinstance(owner, (str, int))):
+            return super().call(__context, __obj, *args, **kwargs)
+        if method.__name__ in _REFUSED_METHODS:
+            raise SecurityError(f"{method.__name__}() is not allowed in a chat template")
+        args = tuple(map(_counted, args))
+        __self.charge(_growth(method.__name__, owner, [*args, *kwargs.values()]))
+        return __self.charged(super().call(__context, __obj, *args, **kwargs))
 
     def _printable(self, value: Any) -> Any:
         if not isinstance(value, str):
@@ -282,12 +296,13 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return value
 
     def _bounded_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        if _MAKES_NO_TEXT.fullmatch(name):
-            return function
         skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
+        makes_text = _MAKES_NO_TEXT.fullmatch(name) is None
 
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
+            if not makes_text:
+                return self.charged(function(*args, **kwargs))
             values = [*args[:skipped], *map(_counted, args[skipped:])]
             said = [*values[skipped:], *kwargs.values()]
             self.charge(_growth(name, said[0], said[1:]) + _text_length(said[:1]))
@@ -300,7 +315,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 _REFUSED_METHODS = frozenset(["encode", "to_bytes", "translate"])
 _MAKES_NO_TEXT = re.compile(
     "abs|attr|count|d|default|dictsort|first|float|groupby|int|items|last|length|list|map|max|min|random|reject|"
-    "rejectattr|reverse|round|select|selectattr|sort|sum|unique"
+    "rejectattr|reverse|round|select|selectattr|sort|unique"
 )
 
 
@@ -342,13 +357,12 @@ def _result_length(operator: str, left: Any, right: Any) -> int:
     """How long the result of `left operator right` can be. Raises SecurityError for integers that explode."""
     if operator == "%" and isinstance(left, str):
         return _formatted_length(left, [right], left.count("%"))
-    left_length, right_length = (len(side) if hasattr(side, "__len__") else None for side in (left, right))
+    lengths = [len(side) for side in (left, right) if hasattr(side, "__len__")]
     if operator == "+":
-        return (left_length or 0) + (right_length or 0)
-    if operator == "*" and left_length is not None:
-        return left_length * max(right, 0) if isinstance(right, int) else 0
-    if operator == "*" and right_length is not None:
-        return right_length * max(left, 0) if isinstance(left, int) else 0
+        return sum(lengths)
+    if operator == "*" and lengths:
+        times = right if hasattr(left, "__len__") else left
+        return lengths[0] * max(times, 0) if isinstance(times, int) else 0
     if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() + right.bit_length() if operator == "*" else left.bit_length() * abs(right)
         if bits > _MAX_INTEGER_BITS:

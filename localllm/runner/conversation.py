@@ -6,6 +6,7 @@ here guards against time. Everything else a bad model file can do in text ends a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +31,8 @@ from localllm.generation import (
     merge_options,
     sampling_from,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +144,12 @@ class Conversations:
     @cached_property
     def _template(self) -> ChatTemplate:
         facts = self._backend.facts
-        return ChatTemplate(
+        template = ChatTemplate(
             self._template_source, bos_token=facts.bos_text, eos_token=facts.eos_text, today=self._sources.now
         )
+        if template.is_default:
+            logger.warning("the file has no chat template: conversations are written as ChatML, which may not suit it")
+        return template
 
     @cached_property
     def _format(self) -> OutputFormat:

@@ -1,0 +1,147 @@
+"""The format of an answer, found by asking the model's template."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from localllm.chat.formats import (
+    HERMES_CALLS,
+    LLAMA_CALLS,
+    MISTRAL_CALLS,
+    THINK_TAGS,
+    CallSyntax,
+    OutputFormat,
+    ThinkingMarkers,
+    detect,
+)
+from localllm.chat.parser import OutputParser
+from localllm.chat.template import ChatTemplate
+from localllm.generation import ContentDelta, Message, ThinkingDelta, Tool, ToolCall, ToolCallDelta
+
+TOOLS = "{%- for t in tools or [] %}{{ t | tojson }}{% endfor -%}\n"
+
+
+def turns(call: str, content: str = "{{ m.content }}") -> str:
+    """A template that writes a call as `call` says (f is its function) and any other turn as `content` says."""
+    return (
+        TOOLS
+        + "{%- for m in messages %}<|{{ m.role }}|>\n"
+        + "{%- if m.tool_calls %}{% for c in m.tool_calls %}{% set f = c.function %}"
+        + call
+        + "{% endfor %}{% else %}"
+        + content
+        + "{% endif %}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+
+
+HERMES = turns('<tool_call>\n{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\n</tool_call>')
+LLAMA = turns('{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}')
+MISTRAL = turns('[TOOL_CALLS] [{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}, "id": "{{ c.id }}"}]')
+LISTED = turns('<calls>[{"number": 1, "args": {{ f.arguments | tojson }}, "tool": "{{ f.name }}"}]</calls>')
+AS_TEXT = turns('<tool_call>{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson | tojson }}}</tool_call>')
+XML = turns("<tool_call><function={{ f.name }}>{{ f.arguments | tojson }}</function></tool_call>")
+UNWRAPPED = turns("<tool_call>{{ f.name }}\n{{ f.arguments | tojson }}</tool_call>")
+NEAR = turns(
+    '<think{{ "" }}er>{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}</thinker>', "<thought>"
+)
+
+
+def template(source: str) -> ChatTemplate:
+    return ChatTemplate(source, today=lambda: datetime(2031, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("source", "calls"),
+    [
+        (HERMES, HERMES_CALLS),
+        (AS_TEXT, HERMES_CALLS),
+        (LLAMA, LLAMA_CALLS),
+        (MISTRAL, MISTRAL_CALLS),
+        (
+            LISTED,
+            CallSyntax(
+                starts=("<calls>",),
+                opening="[",
+                separator=",",
+                closing="]",
+                end="</calls>",
+                name_key="tool",
+                argument_keys=("args", "arguments", "parameters"),
+                other_keys=("type", "id", "number"),
+            ),
+        ),
+        (NEAR, CallSyntax(starts=("<thinker>",), end="</thinker>")),
+        (XML, None),
+        (UNWRAPPED, None),
+        (HERMES.replace(TOOLS, ""), None),
+        (turns("", "{{ m.content }}"), None),
+        ("{{ messages[-1].content }}", None),
+        ("{{ raise_exception('never') }}{# tools <tool_call> #}", HERMES_CALLS),
+        ("{{ raise_exception('never') }}{# tools [TOOL_CALLS] #}", MISTRAL_CALLS),
+        ("{{ raise_exception('never') }}{# tools <|python_tag|> #}", LLAMA_CALLS),
+        ("{{ raise_exception('never') }}{# tools [TOOL_CALLS]f[ARGS] #}", None),
+        ("{{ raise_exception('never') }}{# tools <tool_call><function=f> #}", None),
+        ("{{ raise_exception('never') }}{# <tool_call> #}", None),
+    ],
+)
+def test_the_syntax_of_calls_is_read_off_the_template(source, calls):
+    assert calls == detect(template(source)).calls
+
+
+@pytest.mark.parametrize(
+    ("content", "thinking"),
+    [
+        ("<think>\n{{ m.reasoning_content }}\n</think>\n\n{{ m.content }}", THINK_TAGS),
+        ("<seed:think>{{ m.thinking }}</seed:think>{{ m.content }}", ThinkingMarkers("<seed:think>", "</seed:think>")),
+        ("[THINK]{{ m.reasoning_content }}[/THINK]{{ m.content }}", ThinkingMarkers("[THINK]", "[/THINK]")),
+        ("{{ m.content.split('</think>')[-1] }}", THINK_TAGS),
+        ("<b>{{ m.reasoning_content }}</b>{{ m.content }}", None),
+        ("{{ m.reasoning_content }}{{ m.content }}", None),
+        ("{{ m.content }}", None),
+    ],
+)
+def test_the_markers_of_thinking_are_read_off_the_template(content, thinking):
+    assert thinking == detect(template(turns("", content))).thinking
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [("…<|assistant|>\n<think>\n", True), ("<think>", True), ("<think>\n\n</think>\n\n", False), ("", False)],
+)
+def test_a_prompt_may_end_inside_thinking(prompt, expected):
+    assert expected is OutputFormat(thinking=THINK_TAGS).opens_thinking(prompt)
+    assert OutputFormat().opens_thinking(prompt) is False
+
+
+def test_capabilities_and_markers_follow_from_the_format():
+    both = OutputFormat(thinking=THINK_TAGS, calls=HERMES_CALLS)
+    assert ("completion", "tools", "thinking") == both.capabilities
+    assert ("<think>", "</think>", "<tool_call>", "</tool_call>") == both.markers
+    assert ("completion",) == OutputFormat().capabilities
+    assert () == OutputFormat().markers
+    assert ("<|python_tag|>",) == OutputFormat(calls=LLAMA_CALLS).markers
+
+
+@pytest.mark.parametrize("source", [HERMES, LLAMA, MISTRAL, LISTED, AS_TEXT, NEAR])
+def test_what_a_template_writes_is_parsed_back(source):
+    made = template(source)
+    call = Message(
+        "assistant", tool_calls=(ToolCall("call_abcd1234", "add", '{"b": "Zürich", "a": [1, {"x": null}]}'),)
+    )
+    tools = [Tool("add", '{"type": "function", "function": {"name": "add"}}')]
+    prompt = made.render([Message("user", "Q"), call], tools, add_generation_prompt=False)
+    answer = prompt.partition("<|assistant|>")[2].partition("<|end|>")[0]
+    parser = OutputParser(detect(made), tools, new_call_id=lambda: "call_x")
+    events = parser.feed(answer) + parser.finish()
+    arguments = '{"b": "Zürich", "a": [1, {"x": null}]}'
+    assert [ToolCallDelta(0, "call_x", "add"), ToolCallDelta(0, arguments=arguments)] == events
+
+
+def test_written_thinking_is_parsed_back():
+    made = template(turns("", "<think>\n{{ m.reasoning_content }}\n</think>\n\n{{ m.content }}"))
+    turn = Message("assistant", "Yes.", thinking="Hm.")
+    answer = made.render([turn], add_generation_prompt=False).partition("<|assistant|>")[2].partition("<|end|>")[0]
+    parser = OutputParser(detect(made), (), new_call_id=lambda: "call_x")
+    assert [ThinkingDelta("Hm."), ContentDelta("Yes.")] == parser.feed(answer) + parser.finish()
