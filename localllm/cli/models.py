@@ -1,0 +1,116 @@
+"""`list`, `show`, `create`, `rm` and `pull`: the models there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from localllm.cli.daemonize import connect
+from localllm.cli.figures import age_text, size_text
+from localllm.cli.output import screen_of
+from localllm.cli.sheet import sheet_lines
+from localllm.client import ModelInfo, ModelSummary
+from localllm.config import load_settings
+from localllm.errors import UnsupportedError
+
+_PARTS = ("license", "modelfile", "parameters", "system", "template")
+
+
+def list_models(
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only names that start so")] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """List the models there are, newest first."""
+    screen = screen_of(os.environ)
+    with connect(load_settings(os.environ), screen) as client:
+        models = [model for model in client.tags() if model.name.lower().startswith(prefix.lower())]
+    if json:
+        screen.json(models)
+        return
+    screen.table(*list_table(models, datetime.now(UTC)))
+
+
+def list_table(models: Sequence[ModelSummary], now: datetime) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headers and rows."""
+    rows: list[tuple[str, ...]] = [
+        (model.name, model.digest[:12], size_text(model.size), age_text(model.modified_at, now)) for model in models
+    ]
+    return ("NAME", "ID", "SIZE", "MODIFIED"), rows
+
+
+def show(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that `localllm list` shows")],
+    license: Annotated[bool, typer.Option("--license", help="Only the license")] = False,
+    modelfile: Annotated[bool, typer.Option("--modelfile", help="Only the Modelfile")] = False,
+    parameters: Annotated[bool, typer.Option("--parameters", help="Only the parameters")] = False,
+    system: Annotated[bool, typer.Option("--system", help="Only the system message")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Only the chat template")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also metadata and tensors")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """Show what is known about a model."""
+    wanted = [
+        part
+        for part, is_wanted in zip(_PARTS, (license, modelfile, parameters, system, template), strict=True)
+        if is_wanted
+    ]
+    if len(wanted) > 1:
+        raise UnsupportedError(
+            "only one of '--license', '--modelfile', '--parameters', '--system', or '--template' can be specified"
+        )
+    screen = screen_of(os.environ)
+    with connect(load_settings(os.environ), screen) as client:
+        info = client.show(model, verbose=verbose)
+    if json:
+        screen.json(info)
+    elif wanted:
+        screen.out(screen.clean(part_text(info, wanted[0])))
+    else:
+        screen.out(screen.clean("\n".join(sheet_lines(info, verbose=verbose)) + "\n"))
+
+
+def part_text(info: ModelInfo, part: str) -> str:
+    """One part of what `show` knows, ending in a line break."""
+    text = getattr(info, part) or ""
+    return text if text.endswith("\n") or not text else f"{text}\n"
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name to give")],
+    file: Annotated[Path, typer.Option("--from", help="A GGUF file; it is used where it lies, not copied")],
+) -> None:
+    """Give a GGUF file a name."""
+    # Imported here: `list`, `show` and `rm` need neither the store nor the GGUF reader.
+    from localllm.cli.register import register_file
+
+    screen = screen_of(os.environ)
+    model = register_file(file, name, load_settings(os.environ))
+    words = " ".join(word for word in (model.family, model.parameter_size, model.quantization_level) if word)
+    screen.out(screen.clean(f"created '{model.name}' ({words}, {size_text(model.size_bytes)}) from {model.file}\n"))
+
+
+def remove(models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Names to remove")]) -> None:
+    """Remove models; the file of a model that was registered in place stays."""
+    screen = screen_of(os.environ)
+    with connect(load_settings(os.environ), screen) as client:
+        for name in models:
+            client.delete(name)
+            screen.out(f"deleted '{name}'\n")
+
+
+def pull(model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name")]) -> None:
+    """Download a model: not in this version yet."""
+    raise UnsupportedError(
+        f"this version of localllm cannot download '{model}' yet",
+        hint=f"get a GGUF file yourself and run `localllm create {short_name(model)} --from file.gguf`",
+    )
+
+
+def short_name(reference: str) -> str:
+    """A name to suggest for a reference such as hf.co/owner/Repo-GGUF:Q4_K_M."""
+    return reference.rstrip("/").rsplit("/", 1)[-1].split(":", 1)[0].lower() or "NAME"

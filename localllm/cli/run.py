@@ -1,0 +1,135 @@
+"""`run`: ask a model once, or chat with it.
+
+Not interactive when there is a prompt, when stdin is piped (its text comes before the prompt's words) or when stdout is
+no terminal; then one /api/generate. Else the REPL. An empty prompt loads the model and says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, TextIO, TypeVar
+
+import typer
+
+from localllm.cli.answer import AnswerWriter, show_answer, statistics_lines
+from localllm.cli.arguments import AnswerStyle, RunOptions, parse_format, parse_keep_alive_argument, parse_think
+from localllm.cli.daemonize import connect
+from localllm.cli.models import short_name
+from localllm.cli.output import Screen, screen_of
+from localllm.client import Client, GenerateRequest
+from localllm.config import Settings, load_settings
+from localllm.errors import LocalllmError, ModelNotFoundError
+
+_Value = TypeVar("_Value")
+
+
+def prepare_arguments(arguments: Sequence[str]) -> list[str]:
+    """A bare --think means --think=true; the word after it belongs to the prompt."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = ["--think=true" if word == "--think" else word for word in arguments[:end]]
+    return [*options, *arguments[end:]]
+
+
+def run(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or a path to a .gguf file")],
+    prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to ask; without it: chat")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print statistics after the answer")] = False,
+    format: Annotated[str | None, typer.Option("--format", help="json, or a JSON schema")] = None,
+    think: Annotated[
+        str | None, typer.Option("--think", metavar="[=true|false|low|medium|high]", help="Let the model think first")
+    ] = None,
+    hidethinking: Annotated[bool, typer.Option("--hidethinking", help="Do not show the thinking")] = False,
+    keepalive: Annotated[
+        str | None, typer.Option("--keepalive", metavar="DURATION", help='Keep the model loaded, such as "5m"')
+    ] = None,
+    nowordwrap: Annotated[bool, typer.Option("--nowordwrap", help="Do not break lines between words")] = False,
+) -> None:
+    """Ask a model, or chat with it."""
+    screen, settings = screen_of(os.environ), load_settings(os.environ)
+    options = RunOptions(
+        model=model,
+        style=AnswerStyle(hides_thinking=hidethinking, wraps_words=not nowordwrap, shows_statistics=verbose),
+        format=_parsed(format, parse_format, "--format"),
+        think=_parsed(think, parse_think, "--think"),
+        keep_alive=_parsed(keepalive, parse_keep_alive_argument, "--keepalive"),
+    )
+    text = prompt_text(prompt, sys.stdin)
+    if is_path(model):
+        options = replace(options, model=_registered(model, settings, screen))
+    with connect(settings, screen) as client:
+        try:
+            if text is None and screen.stdout_is_terminal:
+                _chat(client, options, screen, settings)
+            else:
+                ask(client, options, text or "", screen)
+        except ModelNotFoundError as error:
+            raise unknown_model(options.model) from error
+
+
+def ask(client: Client, options: RunOptions, prompt: str, screen: Screen) -> None:
+    """One question, one answer; an empty question only loads the model."""
+    request = GenerateRequest(
+        model=options.model,
+        prompt=prompt,
+        format=options.format,
+        think=options.think,
+        keep_alive=options.keep_alive,
+    )
+    writer = AnswerWriter(screen, options.style)
+    last = show_answer(client.generate(request), options.model, screen, writer)
+    if options.style.shows_statistics:
+        screen.say("\n".join(["", *statistics_lines(last)]))
+
+
+def prompt_text(words: Sequence[str] | None, stdin: TextIO) -> str | None:
+    """The prompt: what is piped in, then the words; None when there is neither."""
+    parts = [" ".join(words)] if words else []
+    if stdin.isatty():
+        return parts[0] if words else None
+    piped = stdin.buffer.read().decode("utf-8", "replace")
+    return " ".join([*([piped] if piped else []), *parts])
+
+
+def is_path(model: str) -> bool:
+    """Whether this is a file rather than a name."""
+    # No model name starts with one of these.
+    return model.startswith((".", "/", "~", "\\")) or (model.lower().endswith(".gguf") and Path(model).exists())
+
+
+def unknown_model(name: str) -> LocalllmError:
+    """The error for a name that is not registered, with what to do in this version."""
+    error = ModelNotFoundError(name)
+    error.hint = (
+        "this version cannot download models yet: give a GGUF file a name with "
+        f"`localllm create {short_name(name)} --from file.gguf`; `localllm list` shows the models there are"
+    )
+    return error
+
+
+def _parsed(text: str | None, parse: Callable[[str], _Value], option: str) -> _Value | None:
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def _registered(path_text: str, settings: Settings, screen: Screen) -> str:
+    # Imported here: a run by name needs neither the store nor the GGUF reader.
+    from localllm.cli.register import register_file
+
+    model = register_file(Path(path_text), None, settings)
+    screen.say(f"{path_text} is now the model '{model.name}'")
+    return model.name
+
+
+def _chat(client: Client, options: RunOptions, screen: Screen, settings: Settings) -> None:
+    # Imported here: prompt_toolkit takes 100 ms, which one question should not wait for.
+    from localllm.cli.repl import Repl
+
+    Repl(client, screen, options, settings.state_dir / "history").run()

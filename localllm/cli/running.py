@@ -1,0 +1,65 @@
+"""`ps` and `stop`: the models that are loaded now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from localllm.cli.daemonize import connect
+from localllm.cli.figures import processor_text, size_text, until_text
+from localllm.cli.output import screen_of
+from localllm.client import RunningModel
+from localllm.config import load_settings
+from localllm.errors import LocalllmError, ModelNotFoundError
+
+_HEADERS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
+_QUEUE_HEADERS = ("ACTIVE", "WAITING")
+
+
+def ps(
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only names that start so")] = "",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+) -> None:
+    """List the models that are loaded, loading or stopping."""
+    screen = screen_of(os.environ)
+    with connect(load_settings(os.environ), screen) as client:
+        models = [model for model in client.ps() if model.name.lower().startswith(prefix.lower())]
+    if json:
+        screen.json(models)
+        return
+    screen.table(*ps_table(models, datetime.now(UTC)))
+
+
+def stop(model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that `localllm ps` shows")]) -> None:
+    """Unload a model once its running requests are done."""
+    screen = screen_of(os.environ)
+    with connect(load_settings(os.environ), screen) as client:
+        try:
+            client.stop(model)
+        except ModelNotFoundError as error:
+            raise LocalllmError(
+                f'couldn\'t find model "{model}" to stop', hint="`localllm ps` shows the loaded models"
+            ) from error
+    screen.out(f"stopped '{model}'\n")
+
+
+def ps_table(models: Sequence[RunningModel], now: datetime) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headers and rows; the queue's columns only when the daemon says something about it."""
+    has_queue = not models or any(model.active is not None for model in models)
+    rows = [
+        (
+            model.name,
+            model.digest[:12],
+            size_text(model.size),
+            processor_text(model.size, model.size_vram),
+            str(model.context_length or "-"),
+            until_text(model.expires_at, now, model.state),
+            *((str(model.active or 0), str(model.waiting or 0)) if has_queue else ()),
+        )
+        for model in models
+    ]
+    return _HEADERS + (_QUEUE_HEADERS if has_queue else ()), rows

@@ -1,0 +1,71 @@
+"""What `show` and `/show info` print about a model: indented sections of rows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from localllm.cli.output import aligned_lines
+from localllm.client import ModelInfo
+
+_LONG_TEXT_LINES = 2
+_LONG_VALUE_CHARACTERS = 100
+
+
+def sheet_lines(info: ModelInfo, *, verbose: bool = False) -> list[str]:
+    """Sections Model, Capabilities, Parameters, [Metadata, Tensors], System and License; empty ones are left out."""
+    sections = [
+        ("Model", aligned_lines(_model_rows(info))),
+        ("Capabilities", list(info.capabilities or ())),
+        ("Parameters", aligned_lines(_parameter_rows(info.parameters or ""))),
+    ]
+    if verbose:
+        sections.append(("Metadata", aligned_lines(_metadata_rows(info))))
+        sections.append(("Tensors", aligned_lines(_tensor_rows(info))))
+    sections.append(("System", _first_lines(info.system)))
+    sections.append(("License", _first_lines(info.license)))
+    lines: list[str] = []
+    for title, rows in sections:
+        if rows:
+            lines += [f"  {title}", *(f"    {row}" for row in rows), ""]
+    return lines[:-1]
+
+
+def _model_rows(info: ModelInfo) -> list[tuple[str, str]]:
+    metadata = info.model_info or {}
+    architecture = str(metadata.get("general.architecture") or info.details.family)
+    context = metadata.get(f"{architecture}.context_length") or info.details.context_length
+    rows = (
+        ("architecture", architecture),
+        ("parameters", info.details.parameter_size),
+        ("context length", context),
+        ("embedding length", metadata.get(f"{architecture}.embedding_length")),
+        ("quantization", info.details.quantization_level),
+    )
+    return [(label, str(value)) for label, value in rows if value]
+
+
+def _parameter_rows(parameters: str) -> list[tuple[str, str]]:
+    pairs = [line.split(maxsplit=1) for line in parameters.splitlines() if line.strip()]
+    return [(pair[0], pair[1] if len(pair) > 1 else "") for pair in pairs]
+
+
+def _metadata_rows(info: ModelInfo) -> list[tuple[str, str]]:
+    return [(key, _shortened(value)) for key, value in sorted((info.model_info or {}).items())]
+
+
+def _tensor_rows(info: ModelInfo) -> list[tuple[str, str, str]]:
+    return [(tensor.name, tensor.type, _shape_text(tensor.shape)) for tensor in info.tensors or ()]
+
+
+def _shape_text(shape: Sequence[int]) -> str:
+    return f"[{' '.join(map(str, shape))}]"
+
+
+def _shortened(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= _LONG_VALUE_CHARACTERS else f"{text[:_LONG_VALUE_CHARACTERS]}..."
+
+
+def _first_lines(text: str | None) -> list[str]:
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    return lines if len(lines) <= _LONG_TEXT_LINES else [*lines[:_LONG_TEXT_LINES], "..."]

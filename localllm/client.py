@@ -1,0 +1,397 @@
+"""The HTTP client of the daemon: our Ollama dialect with types, for the CLI and for programs.
+
+It does not start a daemon (cli/daemonize does) and prints nothing. A `Client` owns one connection pool; answers are
+frozen structs, streams are generators whose `close()` closes the connection, by which the daemon frees the request.
+
+    with Client("http://127.0.0.1:11434") as client:
+        for chunk in client.chat(ChatRequest("guide", (Turn("user", "hello"),))):
+            ...
+
+Durations are nanoseconds and sizes bytes, as on the wire. Errors: DaemonAbsentError when nothing listens,
+DaemonError when the connection breaks or the answer is not ours, and for `{"error": …}` the class that fits its
+`code` or status (ModelNotFoundError for 404, …), else RemoteError.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from localllm import errors
+from localllm.errors import DaemonAbsentError, DaemonError, LocalllmError, ModelNotFoundError, RemoteError
+
+
+@contextmanager
+def _without_httpx_command_line() -> Iterator[None]:
+    # `import httpx` also imports its own command line, and with it rich, click and pygments: 40 of its 100 ms.
+    name = "httpx._main"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+with _without_httpx_command_line():
+    import httpx
+
+_CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
+_VERSION_SECONDS = 5.0
+
+
+class Version(msgspec.Struct, frozen=True):
+    """What answers at the address. `localllm` is our version, None when it is another program (Ollama, …)."""
+
+    version: str = ""
+    localllm: str | None = None
+
+
+class Details(msgspec.Struct, frozen=True):
+    """What a model file is: the words of `list`, `ps` and `show`."""
+
+    format: str = ""
+    family: str = ""
+    families: tuple[str, ...] | None = None
+    parameter_size: str = ""
+    quantization_level: str = ""
+    context_length: int | None = None
+
+
+class ModelSummary(msgspec.Struct, frozen=True):
+    """One row of `list`. `digest` is hex without a prefix."""
+
+    name: str
+    size: int = 0
+    digest: str = ""
+    modified_at: datetime | None = None
+    details: Details = Details()
+    capabilities: tuple[str, ...] | None = None
+
+
+class RunningModel(msgspec.Struct, frozen=True):
+    """One row of `ps`. `active` and `waiting` count requests; `state`, `active` and `waiting` are localllm's own."""
+
+    name: str
+    size: int = 0
+    size_vram: int = 0
+    digest: str = ""
+    details: Details = Details()
+    expires_at: datetime | None = None
+    context_length: int | None = None
+    state: str | None = None
+    active: int | None = None
+    waiting: int | None = None
+
+
+class TensorSummary(msgspec.Struct, frozen=True):
+    """One tensor of a model file; `shape` as the file has it."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """Everything `show` knows. `model_info` is the file's own metadata, as JSON values."""
+
+    license: str | None = None
+    modelfile: str | None = None
+    parameters: str | None = None
+    template: str | None = None
+    system: str | None = None
+    details: Details = Details()
+    model_info: dict[str, Any] | None = None
+    tensors: tuple[TensorSummary, ...] | None = None
+    capabilities: tuple[str, ...] | None = None
+    modified_at: datetime | None = None
+
+
+class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a conversation, as it is sent. `role` is system, user, assistant or tool."""
+
+    role: str
+    content: str = ""
+    thinking: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] | None = None
+    tool_name: str | None = None
+
+
+class TurnPiece(msgspec.Struct, frozen=True):
+    """A piece of the assistant's turn, as it arrives. Tool calls come whole."""
+
+    content: str = ""
+    thinking: str | None = None
+    tool_calls: tuple[dict[str, Any], ...] | None = None
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of /api/generate. `format` is "json" or a JSON schema; an empty prompt loads the model."""
+
+    model: str
+    prompt: str = ""
+    system: str | None = None
+    format: str | dict[str, Any] | None = None
+    think: bool | str | None = None
+    keep_alive: float | str | None = None
+    options: dict[str, Any] | None = None
+
+
+class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of /api/chat; no messages load the model."""
+
+    model: str
+    messages: tuple[Turn, ...] = ()
+    format: str | dict[str, Any] | None = None
+    think: bool | str | None = None
+    keep_alive: float | str | None = None
+    options: dict[str, Any] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """What a last chunk says about its request: nanoseconds and token counts, 0 when not said."""
+
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+
+
+class GenerateChunk(Metrics, frozen=True):
+    """One piece of an answer to /api/generate; metrics and `done_reason` come with `done`."""
+
+    response: str = ""
+    thinking: str | None = None
+    done: bool = False
+    done_reason: str | None = None
+
+
+class ChatChunk(Metrics, frozen=True):
+    """One piece of an answer to /api/chat; metrics and `done_reason` come with `done`."""
+
+    message: TurnPiece = TurnPiece()
+    done: bool = False
+    done_reason: str | None = None
+
+
+class _ModelList(msgspec.Struct):
+    models: tuple[ModelSummary, ...] | None = None
+
+
+class _RunningList(msgspec.Struct):
+    models: tuple[RunningModel, ...] | None = None
+
+
+class _ErrorObject(msgspec.Struct):
+    message: str = ""
+    code: str | int | None = None
+
+
+class _ErrorBody(msgspec.Struct):
+    error: str | _ErrorObject | None = None
+    code: str | None = None
+    hint: str | None = None
+
+
+_Chunk = TypeVar("_Chunk", GenerateChunk, ChatChunk)
+_Answer = TypeVar("_Answer")
+
+
+class Client:
+    """The daemon at `base_url`. Close it, or use it as a context manager.
+
+    `transport` replaces the network (httpx.MockTransport in tests). Proxies of the environment are not used for a
+    loopback address: a proxy cannot reach this machine's own daemon.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+        self.base_url = base_url
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+            trust_env=not _is_loopback(base_url),
+            transport=transport,
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection; running streams end."""
+        self._http.close()
+
+    def version(self) -> Version:
+        """Ask what answers at the address; waits a few seconds at most."""
+        return self._ask("GET", "/api/version", Version, seconds=_VERSION_SECONDS)
+
+    def tags(self) -> tuple[ModelSummary, ...]:
+        """The models there are, newest first."""
+        return self._ask("GET", "/api/tags", _ModelList).models or ()
+
+    def ps(self) -> tuple[RunningModel, ...]:
+        """The models that are loaded or loading."""
+        return self._ask("GET", "/api/ps", _RunningList).models or ()
+
+    def show(self, name: str, *, verbose: bool = False) -> ModelInfo:
+        """Everything about one model; `verbose` includes long arrays of its metadata. Raises ModelNotFoundError."""
+        return self._ask("POST", "/api/show", ModelInfo, {"model": name, "verbose": verbose}, name=name)
+
+    def delete(self, name: str) -> None:
+        """Remove a model. Raises ModelNotFoundError."""
+        self._ask("DELETE", "/api/delete", None, {"model": name}, name=name)
+
+    def stop(self, name: str) -> None:
+        """Unload a model; waits for its running requests. Raises ModelNotFoundError."""
+        body = {"model": name, "keep_alive": 0, "stream": False}
+        self._ask("POST", "/api/generate", GenerateChunk, body, name=name, seconds=None)
+
+    def generate(self, request: GenerateRequest) -> Generator[GenerateChunk, None, None]:
+        """Stream an answer to a prompt. Ends with a chunk that is `done`, or raises."""
+        return self._stream("/api/generate", request.model, request, GenerateChunk)
+
+    def chat(self, request: ChatRequest) -> Generator[ChatChunk, None, None]:
+        """Stream the next turn of a conversation. Ends with a chunk that is `done`, or raises."""
+        return self._stream("/api/chat", request.model, request, ChatChunk)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[_Answer] | None,
+        body: dict[str, object] | None = None,
+        *,
+        name: str = "",
+        seconds: float | None = _ANSWER_SECONDS,
+    ) -> _Answer:
+        content = None if body is None else msgspec.json.encode(body)
+        timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
+        with _connection_errors(self.base_url):
+            response = self._http.request(method, path, content=content, headers=_JSON, timeout=timeout)
+        if response.is_error:
+            raise _error_of(response.content, response.status_code, name)
+        return _decoded(response.content, kind, self.base_url) if kind else None  # type: ignore[return-value]
+
+    def _stream(
+        self, path: str, name: str, body: GenerateRequest | ChatRequest, kind: type[_Chunk]
+    ) -> Generator[_Chunk, None, None]:
+        # No read timeout: a prompt may wait in a queue, or a model load, for longer than any number picked here.
+        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
+        content = msgspec.json.encode(body)
+        with (
+            _connection_errors(self.base_url),
+            self._http.stream("POST", path, content=content, headers=_JSON, timeout=timeout) as response,
+        ):
+            if response.is_error:
+                raise _error_of(response.read(), response.status_code, name)
+            for line in _lines(response.iter_bytes()):
+                if b'"error"' in line and (error := _stream_error(line, name)):
+                    raise error
+                chunk = _decoded(line, kind, self.base_url)
+                yield chunk
+                if chunk.done:
+                    return
+        raise DaemonError("the daemon closed the connection before the answer was complete", hint=_LOOK_AT_LOG)
+
+
+_JSON = {"Content-Type": "application/json"}
+_LOOK_AT_LOG = "its log says why; send the request again"
+
+
+def _is_loopback(base_url: str) -> bool:
+    host = httpx.URL(base_url).host
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, not an address
+        return False
+
+
+@contextmanager
+def _connection_errors(base_url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise DaemonAbsentError(
+            f"nothing answers at {base_url} ({error})", hint="`localllm serve` starts the daemon"
+        ) from error
+    except httpx.TimeoutException as error:
+        raise DaemonError(f"{base_url} did not answer in time", hint="try again, or restart what runs there") from error
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise DaemonError(f"the connection to {base_url} broke ({error})", hint=_LOOK_AT_LOG) from error
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    # Not httpx's iter_lines: it also splits at U+2028 and U+0085, which JSON strings may hold unescaped.
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line for line in whole if line.strip())
+    if rest.strip():
+        yield rest
+
+
+def _decoded(body: bytes, kind: type[_Answer], base_url: str) -> _Answer:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise DaemonError(
+            f"what answers at {base_url} does not speak localllm's API ({error})",
+            hint="LOCALLLM_HOST says where the daemon is",
+        ) from error
+
+
+def _stream_error(line: bytes, name: str) -> LocalllmError | None:
+    try:
+        body = msgspec.json.decode(line, type=_ErrorBody)
+    except msgspec.MsgspecError:  # the chunk decoder says what is wrong with it
+        return None
+    return _error_of(line, 200, name) if body.error is not None else None
+
+
+def _error_of(content: bytes, status: int, name: str) -> LocalllmError:
+    try:
+        body = msgspec.json.decode(content, type=_ErrorBody)
+    except msgspec.MsgspecError:  # a proxy's page, or another program's
+        body = _ErrorBody(error=f"HTTP {status}")
+    detail = body.error if isinstance(body.error, _ErrorObject) else _ErrorObject(message=body.error or "")
+    message = detail.message or f"HTTP {status}"
+    code = body.code or detail.code
+    if name and (code == ModelNotFoundError.code or (code is None and status == 404)):
+        missing = ModelNotFoundError(name)
+        missing.hint = body.hint or missing.hint
+        return missing
+    if code == errors.ShuttingDownError.code:
+        return errors.ShuttingDownError(message)
+    kind = _PLAIN_BY_CODE.get(str(code)) or _PLAIN_BY_STATUS.get(status)
+    return kind(message, hint=body.hint) if kind else RemoteError(message, status, hint=body.hint)
+
+
+# Only classes whose constructor takes a message and a hint; others' numbers are not on the wire.
+_PLAIN: tuple[type[LocalllmError], ...] = (
+    errors.BadRequestError, errors.InvalidNameError, errors.InvalidOptionError, errors.UnsupportedError,
+    errors.TemplateError, errors.ModelFileError, errors.UnauthorizedError, errors.AccessDeniedError,
+    errors.RunnerError, errors.LoadError, errors.RunnerCrashedError, errors.RunnerTimeoutError,
+    errors.EngineMismatchError,
+)  # fmt: skip
+_PLAIN_BY_CODE = {kind.code: kind for kind in _PLAIN} | {errors.PromptTooLongError.code: errors.BadRequestError}
+_PLAIN_BY_STATUS = {400: errors.BadRequestError, 401: errors.UnauthorizedError, 403: errors.AccessDeniedError}
