@@ -13,9 +13,12 @@ The packages, in the order a request meets them. Imports point down this list on
     chat/            text in, text out: template formats parser tools (runs in the child)
     engine/          continuous batching on llama.cpp: token ids in, text out (runs in the child)
     gguf.py          bounds-checked reader of a GGUF header: metadata and tensor table, never weights
+    gguf_file.py     one open GGUF file: bounded reads, the same bytes throughout
+    gguf_types.py    GGUF's numbers: tensor types, file types, value types
     modelfile.py     the Modelfile grammar
     generation.py    the one request and the one event vocabulary
     config.py        Settings: the only reader of environment and config file
+    durations.py     lengths of time as people write them
     errors.py        one error tree, drawn
     logs.py          how a log line looks
     version.py       the version

@@ -1,0 +1,180 @@
+"""Read a request body's JSON into typed structs, with errors that name the field; what every decoder shares.
+
+Decoding is typed (msgspec) rather than a walk over dicts: a field nobody reads is skipped without being built, so a
+body made of junk costs little more than its bytes. JSON that is passed on untouched (tools, schemas, arguments) stays
+text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from localllm.durations import parse_keep_alive
+from localllm.errors import InvalidFieldError
+from localllm.generation import GenerationRequest, Message, Role, Tool
+
+T = TypeVar("T")
+
+# JSON that the chat template or the grammar will walk recursively in the runner.
+MAX_NESTING = 64
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+_TYPE_NAMES = {"str": "a string", "bool": "a boolean", "int": "an integer", "float": "a number", "array": "an array",
+               "object": "an object", "null": "null"}  # fmt: skip
+_EXPECTED = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<got>[^`]+)`(?: - at `\$\.?(?P<path>.*)`)?")
+_ESCAPE = re.compile(
+    rb"\\(?:(u[dD][89abAB][0-9a-fA-F]{2})(\\u[dD][c-fC-F][0-9a-fA-F]{2})?|(u[dD][c-fC-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A body, understood. `request.model` is the name as the client wrote it.
+
+    `action` "load" and "unload" are Ollama's empty prompts. `unknown_options` are names to warn about.
+    """
+
+    request: GenerationRequest
+    stream: bool
+    action: Literal["generate", "load", "unload"] = "generate"
+    include_usage: bool = False
+    unknown_options: tuple[str, ...] = ()
+
+
+def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode `body`. Raises InvalidFieldError, naming the field when one is at fault."""
+    if not body.strip():
+        raise InvalidFieldError("missing request body")
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(str(error)) from None
+    except msgspec.DecodeError as error:
+        # Editors cut text in the middle of an emoji and send half a surrogate pair, which other servers accept.
+        mended = _ESCAPE.sub(_without_lone_surrogate, body)
+        if mended != body:
+            return read(mended, decoder)
+        raise InvalidFieldError(f"the body is not valid JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise InvalidFieldError("the body is not valid JSON: it is not UTF-8") from None
+    except RecursionError:
+        raise InvalidFieldError("the body is nested too deeply") from None
+
+
+def read_text(text: str | bytes, field: str) -> Any:
+    """Parse JSON that is passed on as text, to be sure that it is JSON. Raises InvalidFieldError naming `field`."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFieldError(f"{field} is not valid JSON: {error}", field=field) from None
+    except RecursionError:
+        raise InvalidFieldError(f"{field} is nested too deeply", field=field) from None
+    if _is_deeper_than(value, MAX_NESTING):
+        raise InvalidFieldError(f"{field} is nested deeper than {MAX_NESTING} levels", field=field)
+    return value
+
+
+def read_keep_alive(value: object) -> float | None:
+    """Seconds, infinity for ever, None when not said. Raises InvalidFieldError with Ollama's words."""
+    if value is None:
+        return None
+    try:
+        return parse_keep_alive(value)
+    except ValueError as error:
+        raise InvalidFieldError(str(error), field="keep_alive") from None
+
+
+def read_role(text: str | None, field: str) -> Role:
+    """A role in any case; "developer" is the newer word for "system". Raises InvalidFieldError."""
+    role = _ROLES.get((text or "").lower())
+    if role is None:
+        wanted = ", ".join(f'"{name}"' for name in _ROLES)
+        raise InvalidFieldError(f'{field} is "{text or ""}", but must be one of {wanted}', field=field)
+    return role
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+
+
+class _ToolShape(msgspec.Struct):
+    type: str | None = None
+    function: _Function | None = None
+
+
+_tool_decoder = msgspec.json.Decoder(_ToolShape)
+
+
+def read_tools(tools: list[msgspec.Raw] | None) -> tuple[Tool, ...]:
+    """The functions among `tools`, their JSON untouched. Kinds other than functions are skipped: agents send them.
+
+    Raises InvalidFieldError for a function without a name.
+    """
+    functions: list[Tool] = []
+    for index, raw in enumerate(tools or ()):
+        field = f"tools[{index}]"
+        text = bytes(raw)
+        if not isinstance(read_text(text, field), dict):
+            raise InvalidFieldError(f"{field} must be an object", field=field)
+        try:
+            shape = _tool_decoder.decode(text)
+        except msgspec.ValidationError as error:
+            raise _wrong_type(str(error), inside=field) from None
+        if shape.type not in (None, "", "function"):
+            continue
+        if shape.function is None or not shape.function.name:
+            raise InvalidFieldError(f"{field}.function.name is missing", field=f"{field}.function.name")
+        functions.append(Tool(shape.function.name, text.decode()))
+    return tuple(functions)
+
+
+def with_tool_names(messages: list[Message]) -> tuple[Message, ...]:
+    """Name the tool of each tool message that only says which call it answers: templates ask for the name."""
+    names: dict[str, str] = {}
+    named: list[Message] = []
+    for message in messages:
+        names.update((call.id, call.name) for call in message.tool_calls if call.id)
+        if message.role == "tool" and message.tool_name is None and message.tool_call_id in names:
+            message = msgspec.structs.replace(message, tool_name=names[message.tool_call_id])
+        named.append(message)
+    return tuple(named)
+
+
+def _wrong_type(message: str, inside: str = "") -> InvalidFieldError:
+    match = _EXPECTED.fullmatch(message)
+    if match is None:
+        return InvalidFieldError(message)
+    path = ".".join(part for part in (inside, match["path"] or "") if part)
+    wanted = [_TYPE_NAMES.get(name, name) for name in match["wanted"].split(" | ") if name != "null"]
+    got = _TYPE_NAMES.get(match["got"], match["got"])
+    return InvalidFieldError(f"{path or 'the body'} must be {' or '.join(wanted)}, not {got}", field=path or None)
+
+
+def _without_lone_surrogate(match: re.Match[bytes]) -> bytes:
+    high, low, stray_low = match.groups()
+    return rb"\ufffd" if stray_low or (high and not low) else match.group(0)
+
+
+def _is_deeper_than(value: object, levels: int) -> bool:
+    layer: list[object] = [value]
+    for _ in range(levels + 1):
+        layer = [child for item in layer for child in _children(item)]
+        if not layer:
+            return False
+    return True
+
+
+def _children(item: object) -> list[object]:
+    if isinstance(item, dict):
+        return list(item.values())
+    return item if isinstance(item, list) else []

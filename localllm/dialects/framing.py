@@ -1,0 +1,111 @@
+"""What the answers of every dialect have in common: the encoder's shape, timestamps, whole answers, SSE events.
+
+    events ──▶ Encoder.chunk()  ──▶ bytes of a stream, event by event; the last event's bytes end the stream
+           └─▶ Encoder.whole()  ──▶ the one body of an answer that is not streamed
+
+Pure: the wall clock comes in as nanoseconds since the epoch. Nothing here knows a dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from localllm.generation import ContentDelta, Event, Failed, Finished, ThinkingDelta, ToolCall, ToolCallDelta
+
+JSON_MEDIA_TYPE = "application/json; charset=utf-8"
+NDJSON_MEDIA_TYPE = "application/x-ndjson"
+SSE_MEDIA_TYPE = "text/event-stream; charset=utf-8"
+NANOSECONDS = 1_000_000_000
+
+_encoder = msgspec.json.Encoder()
+
+
+class Encoder(Protocol):
+    """One answer in one dialect; it keeps what a stream must remember, so each request has its own."""
+
+    @property
+    def media_type(self) -> str:
+        """The Content-Type of a stream."""
+        ...
+
+    def chunk(self, event: Event, now_ns: int) -> bytes:
+        """What a stream sends for `event`; may be empty. The bytes of Finished and Failed end the stream."""
+        ...
+
+    def whole(self, events: Iterable[Event], now_ns: int) -> bytes:
+        """The body of an answer that is not streamed, from all its events."""
+        ...
+
+    def error(self, failed: Failed) -> bytes:
+        """The body of an answer with an error status."""
+        ...
+
+
+@dataclass(slots=True)
+class Answer:
+    """An answer put together from its events."""
+
+    content: str = ""
+    thinking: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    finished: Finished | None = None
+
+
+def collect(events: Iterable[Event]) -> Answer:
+    """Put `events` together. A tool call that was cut off (its arguments are no JSON) becomes part of the content."""
+    answer = Answer()
+    content: list[str] = []
+    thinking: list[str] = []
+    calls: dict[int, ToolCall] = {}
+    for event in events:
+        if isinstance(event, ContentDelta):
+            content.append(event.text)
+        elif isinstance(event, ThinkingDelta):
+            thinking.append(event.text)
+        elif isinstance(event, ToolCallDelta):
+            calls[event.index] = extend_call(calls.get(event.index), event)
+        elif isinstance(event, Finished):
+            answer.finished = event
+    for call in calls.values():
+        if is_object(call.arguments):
+            answer.tool_calls.append(call)
+        else:
+            content.append(call.name + call.arguments)
+    answer.content, answer.thinking = "".join(content), "".join(thinking)
+    return answer
+
+
+def extend_call(call: ToolCall | None, delta: ToolCallDelta) -> ToolCall:
+    """The call with one more piece."""
+    if call is None:
+        return ToolCall(delta.id or "", delta.name or "", delta.arguments)
+    return ToolCall(delta.id or call.id, delta.name or call.name, call.arguments + delta.arguments)
+
+
+def is_object(text: str) -> bool:
+    """Whether `text` is the JSON of an object."""
+    try:
+        return isinstance(msgspec.json.decode(text), dict)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON; msgspec.Raw values go in as they are."""
+    return _encoder.encode(value)
+
+
+def sse(data: bytes) -> bytes:
+    """One server-sent event."""
+    return b"data: " + data + b"\n\n"
+
+
+def timestamp(now_ns: int) -> str:
+    """RFC 3339 in UTC with nanoseconds: 2026-01-02T03:04:05.000000006Z."""
+    seconds, nanoseconds = divmod(now_ns, NANOSECONDS)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"

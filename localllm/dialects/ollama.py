@@ -1,0 +1,216 @@
+"""Ollama's request bodies: /api/generate and /api/chat as GenerationRequests, and those that only name a model.
+
+Not here: the answers (ollama_encode), the names and capabilities of models (server/).
+
+On purpose different from Ollama: a prompt that does not fit the context is refused with both counts, unless `truncate`
+is true in the request; what this version cannot do (images, suffix, context, logprobs …) is refused, not ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from localllm.dialects.body import Decoded, read, read_keep_alive, read_role, read_text, read_tools, with_tool_names
+from localllm.errors import InvalidFieldError, ModelNotFoundError, UnsupportedError
+from localllm.generation import GenerationRequest, Message, ResponseFormat, ToolCall, parse_options
+
+THINK_LEVELS = ("high", "medium", "low", "max")
+_THINK_WORDS = '"high", "medium", "low", "max", true, or false'
+
+
+class _Common(msgspec.Struct):
+    model: str | None = None
+    name: str | None = None
+    stream: bool | None = None
+    format: msgspec.Raw = msgspec.Raw()
+    keep_alive: Any = None
+    options: dict[str, Any] | None = None
+    think: Any = None
+    truncate: bool | None = None
+    shift: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    debug_render_only: bool | None = msgspec.field(default=None, name="_debug_render_only")
+
+
+class _GenerateBody(_Common):
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    context: list[int] | None = None
+    raw: bool | None = None
+    images: list[Any] | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: msgspec.Raw = msgspec.Raw()
+
+
+class _ToolCall(msgspec.Struct):
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str | None = None
+    content: str | None = None
+    thinking: str | None = None
+    images: list[Any] | None = None
+    tool_calls: list[_ToolCall] | None = None
+    tool_name: str | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+
+
+class _ChatBody(_Common):
+    messages: list[_Message] | None = None
+    tools: list[msgspec.Raw] | None = None
+
+
+class _NameBody(msgspec.Struct):
+    model: str | None = None
+    name: str | None = None
+    verbose: bool | None = None
+
+
+_name_decoder = msgspec.json.Decoder(_NameBody)
+_generate_decoder = msgspec.json.Decoder(_GenerateBody)
+_chat_decoder = msgspec.json.Decoder(_ChatBody)
+
+
+def decode_generate(body: bytes) -> Decoded:
+    """The body of POST /api/generate. Raises BadRequestError's kinds, ModelNotFoundError for an empty name."""
+    fields = read(body, _generate_decoder)
+    _refuse_what_is_not_supported(fields)
+    model = fields.model or fields.name or ""
+    if not model:
+        raise ModelNotFoundError("")
+    if fields.raw and (fields.template or fields.system or fields.context):
+        raise InvalidFieldError("raw mode does not support template, system, or context", field="raw")
+    if fields.suffix:
+        raise UnsupportedError("suffix is not supported by this version: it cannot fill in the middle")
+    if fields.template:
+        raise UnsupportedError("template is not supported by this version", hint="the model's own template is used")
+    if fields.context:
+        raise UnsupportedError("context is not supported", hint="send the conversation to /api/chat instead")
+    _refuse_images(fields.images, "images")
+    request, unknown = _request(fields, model)
+    prompt = fields.prompt or ""
+    request = msgspec.structs.replace(request, prompt=prompt, raw=bool(fields.raw), system=fields.system or None)
+    return Decoded(request, fields.stream is not False, _action(bool(prompt), request), unknown_options=unknown)
+
+
+def decode_chat(body: bytes) -> Decoded:
+    """The body of POST /api/chat. Raises BadRequestError's kinds."""
+    fields = read(body, _chat_decoder)
+    _refuse_what_is_not_supported(fields)
+    model = fields.model or fields.name or ""
+    if not model:
+        raise InvalidFieldError("model is required", field="model")
+    request, unknown = _request(fields, model)
+    messages = with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages or ())])
+    request = msgspec.structs.replace(request, messages=messages, tools=read_tools(fields.tools))
+    return Decoded(request, fields.stream is not False, _action(bool(messages), request), unknown_options=unknown)
+
+
+def decode_name(body: bytes) -> tuple[str, bool]:
+    """The body of /api/show and /api/delete: the model's name, and whether `verbose` was asked for.
+
+    Raises InvalidFieldError.
+    """
+    fields = read(body, _name_decoder)
+    name = fields.model or fields.name or ""
+    if not name:
+        raise InvalidFieldError("model is required", field="model")
+    return name, bool(fields.verbose)
+
+
+def read_think(value: object) -> bool | str | None:
+    """A `think` value. Raises InvalidFieldError with Ollama's words."""
+    if value is None or isinstance(value, bool):
+        return value
+    if not isinstance(value, str):
+        raise InvalidFieldError(f"think must be a boolean or string ({_THINK_WORDS})", field="think")
+    if value not in THINK_LEVELS:
+        raise InvalidFieldError(f'invalid think value: "{value}" (must be {_THINK_WORDS})', field="think")
+    return value
+
+
+def _refuse_what_is_not_supported(fields: _Common) -> None:
+    if fields.top_logprobs is not None and not 0 <= fields.top_logprobs <= 20:
+        raise InvalidFieldError("top_logprobs must be between 0 and 20", field="top_logprobs")
+    if fields.logprobs or fields.top_logprobs:
+        raise UnsupportedError("logprobs are not supported by this version")
+    if fields.shift:
+        raise UnsupportedError("shift is not supported", hint="leave it out: an answer ends where the context ends")
+    if fields.debug_render_only:
+        raise UnsupportedError("_debug_render_only is not supported by this version")
+
+
+def _refuse_images(images: list[Any] | None, field: str) -> None:
+    if images:
+        raise UnsupportedError(f"{field}: this version does not read images")
+
+
+def _request(fields: _Common, model: str) -> tuple[GenerationRequest, tuple[str, ...]]:
+    options, unknown = parse_options(fields.options or {})
+    request = GenerationRequest(
+        model=model,
+        response_format=_format(fields.format),
+        think=read_think(fields.think),
+        options=options,
+        keep_alive_seconds=read_keep_alive(fields.keep_alive),
+        context_policy="truncate" if fields.truncate else "refuse",
+    )
+    return request, unknown
+
+
+def _action(has_prompt: bool, request: GenerationRequest) -> Literal["generate", "load", "unload"]:
+    if has_prompt:
+        return "generate"
+    return "unload" if request.keep_alive_seconds == 0 else "load"
+
+
+def _format(raw: msgspec.Raw) -> ResponseFormat | None:
+    value = read_text(bytes(raw), "format") if bytes(raw) else None
+    if value in (None, ""):
+        return None
+    if value == "json":
+        return ResponseFormat("json_object")
+    if isinstance(value, dict):
+        return ResponseFormat("json_schema", bytes(raw).decode())
+    text = bytes(raw).decode()
+    raise InvalidFieldError(f'invalid format: {text}; expected "json" or a valid JSON Schema object', field="format")
+
+
+def _message(item: _Message, field: str) -> Message:
+    _refuse_images(item.images, f"{field}.images")
+    calls = enumerate(item.tool_calls or ())
+    return Message(
+        role=read_role(item.role, f"{field}.role"),
+        content=item.content or "",
+        thinking=item.thinking or None,
+        tool_calls=tuple(_tool_call(call, f"{field}.tool_calls[{index}]") for index, call in calls),
+        tool_name=item.tool_name or item.name or None,
+        tool_call_id=item.tool_call_id or None,
+    )
+
+
+def _tool_call(call: _ToolCall, field: str) -> ToolCall:
+    if call.function is None or not call.function.name:
+        raise InvalidFieldError(f"{field}.function.name is missing", field=f"{field}.function.name")
+    where = f"{field}.function.arguments"
+    text = bytes(call.function.arguments) or b"{}"
+    value = read_text(text, where)
+    if isinstance(value, str):  # as OpenAI's clients write them
+        text = value.encode() or b"{}"
+        value = read_text(text, where)
+    if value is None:
+        return ToolCall(call.id or "", call.function.name, "{}")
+    if not isinstance(value, dict):
+        raise InvalidFieldError(f"{where} must be an object", field=where)
+    return ToolCall(call.id or "", call.function.name, text.decode())

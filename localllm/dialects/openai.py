@@ -1,0 +1,226 @@
+"""OpenAI's request body as a GenerationRequest: /v1/chat/completions.
+
+Not here: the answers (openai_encode), the names and capabilities of models (server/).
+
+Values the client leaves out stay out, so that the Modelfile's temperature and top_p count. Besides OpenAI's own fields:
+`options`, `keep_alive`, `num_ctx`, `top_k`, `min_p`, `repeat_penalty`. A field nobody knows is ignored, one whose
+absence would change the answer's shape (n, logprobs, tool_choice "required") is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from localllm.dialects.body import Decoded, read, read_keep_alive, read_role, read_text, read_tools, with_tool_names
+from localllm.errors import InvalidFieldError, UnsupportedError
+from localllm.generation import (
+    GenerationRequest,
+    Message,
+    Options,
+    ResponseFormat,
+    ToolCall,
+    merge_options,
+    parse_options,
+)
+
+_EFFORTS: dict[str, bool | str] = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "ultra": "max",
+    "max": "max",
+}
+# The fields that are options under the same name.
+_SAME_NAME = (
+    "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "logit_bias", "num_ctx", "top_k",
+    "min_p", "repeat_penalty",
+)  # fmt: skip
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Reasoning(msgspec.Struct):
+    effort: str | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str | None = None
+    content: str | list[_Part] | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class _JsonSchema(msgspec.Struct):
+    schema: msgspec.Raw = msgspec.Raw()
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str | None = None
+    json_schema: _JsonSchema | None = None
+
+
+class _ChatBody(msgspec.Struct):
+    model: str | None = None
+    messages: list[_Message] | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    temperature: Any = None
+    top_p: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    seed: Any = None
+    stop: Any = None
+    logit_bias: Any = None
+    num_ctx: Any = None
+    top_k: Any = None
+    min_p: Any = None
+    repeat_penalty: Any = None
+    options: dict[str, Any] | None = None
+    keep_alive: Any = None
+    response_format: _ResponseFormat | None = None
+    tools: list[msgspec.Raw] | None = None
+    tool_choice: Any = None
+    functions: list[Any] | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    reasoning_effort: str | None = None
+    reasoning: _Reasoning | None = None
+    user: str | None = None
+
+
+_chat_decoder = msgspec.json.Decoder(_ChatBody)
+
+
+def decode_chat(body: bytes) -> Decoded:
+    """The body of POST /v1/chat/completions. Raises BadRequestError's kinds."""
+    fields = read(body, _chat_decoder)
+    if not fields.model:
+        raise InvalidFieldError("model is required", field="model")
+    if not fields.messages:
+        raise InvalidFieldError("[] is too short - 'messages'", field="messages")
+    _refuse_what_is_not_supported(fields)
+    options, unknown = _options(fields)
+    request = GenerationRequest(
+        model=fields.model,
+        messages=with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages)]),
+        tools=() if fields.tool_choice == "none" else read_tools(fields.tools),
+        response_format=_response_format(fields.response_format),
+        think=_think(fields),
+        options=options,
+        keep_alive_seconds=read_keep_alive(fields.keep_alive),
+        client=fields.user or "",
+    )
+    include_usage = bool(fields.stream_options and fields.stream_options.include_usage)
+    return Decoded(request, bool(fields.stream), include_usage=include_usage, unknown_options=unknown)
+
+
+def _refuse_what_is_not_supported(fields: _ChatBody) -> None:
+    if fields.n not in (None, 1):
+        raise InvalidFieldError(f"n is {fields.n}, but only 1 is supported", field="n")
+    if fields.logprobs or fields.top_logprobs:
+        raise UnsupportedError("logprobs are not supported yet")
+    if fields.functions:
+        raise UnsupportedError("functions is not supported", hint="send tools instead")
+    if fields.tool_choice not in (None, "", "none", "auto"):
+        raise UnsupportedError('tool_choice other than "auto" and "none" is not supported yet')
+
+
+def _options(fields: _ChatBody) -> tuple[Options, tuple[str, ...]]:
+    said = {name: getattr(fields, name) for name in _SAME_NAME}
+    limit = fields.max_completion_tokens if fields.max_completion_tokens is not None else fields.max_tokens
+    said["num_predict"] = limit
+    own, _ = parse_options(said)
+    extension, unknown = parse_options(fields.options or {})
+    return merge_options(own, extension), unknown
+
+
+def _think(fields: _ChatBody) -> bool | str | None:
+    effort = fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None)
+    if not effort:
+        return None
+    if effort not in _EFFORTS:
+        raise InvalidFieldError(
+            f'invalid reasoning value: "{effort}" '
+            '(must be "minimal", "low", "medium", "high", "xhigh", "ultra", "max", or "none")',
+            field="reasoning_effort",
+        )
+    return _EFFORTS[effort]
+
+
+def _response_format(wanted: _ResponseFormat | None) -> ResponseFormat | None:
+    kind = wanted.type if wanted else None
+    if wanted is None or kind in (None, "", "text"):
+        return None
+    if kind == "json_object":
+        return ResponseFormat("json_object")
+    field = "response_format.json_schema.schema"
+    if kind != "json_schema":
+        raise InvalidFieldError(
+            f'response_format.type is "{kind}", but must be "text", "json_object" or "json_schema"',
+            field="response_format.type",
+        )
+    text = bytes(wanted.json_schema.schema) if wanted.json_schema else b""
+    if not text or not isinstance(read_text(text, field), dict):
+        raise InvalidFieldError(f"{field} must be an object", field=field)
+    return ResponseFormat("json_schema", text.decode())
+
+
+def _message(item: _Message, field: str) -> Message:
+    calls = enumerate(item.tool_calls or ())
+    role = read_role(item.role, f"{field}.role")
+    return Message(
+        role=role,
+        content=_content(item.content, f"{field}.content"),
+        thinking=item.reasoning_content or item.reasoning or None,
+        tool_calls=tuple(_tool_call(call, f"{field}.tool_calls[{index}]") for index, call in calls),
+        tool_name=(item.name or None) if role == "tool" else None,
+        tool_call_id=item.tool_call_id or None,
+    )
+
+
+def _content(content: str | list[_Part] | None, field: str) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    for index, part in enumerate(content):
+        if part.type not in (None, "text", "input_text", "output_text") or part.text is None:
+            kind = part.type or ""
+            raise UnsupportedError(f'{field}[{index}] has the type "{kind}", but this version reads only text')
+    return "\n".join(part.text for part in content if part.text)
+
+
+def _tool_call(call: _ToolCall, field: str) -> ToolCall:
+    if call.function is None or not call.function.name:
+        raise InvalidFieldError(f"{field}.function.name is missing", field=f"{field}.function.name")
+    where = f"{field}.function.arguments"
+    text = call.function.arguments or "{}"
+    if not isinstance(read_text(text, where), dict):
+        raise InvalidFieldError("invalid tool call arguments: not the JSON text of an object", field=where)
+    return ToolCall(call.id or "", call.function.name, text)

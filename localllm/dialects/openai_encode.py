@@ -1,0 +1,154 @@
+"""Events as OpenAI's chat completions: server-sent events, or one object for all of it.
+
+    data: {"id", "object", "created", "model", "choices": [{"index", "delta", "finish_reason": null}]}
+    data: {…, "choices": [{"delta": {}, "finish_reason": "stop" | "length" | "tool_calls"}]}
+    data: {…, "choices": [], "usage"}                       only with stream_options.include_usage
+    data: {"error": {"message", "type", "param", "code"}}   instead of the last two, when it failed
+    data: [DONE]
+
+The role comes in the first delta only. Thinking is sent as `reasoning` and as `reasoning_content`: clients read one or
+the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from localllm.dialects.framing import NANOSECONDS, SSE_MEDIA_TYPE, collect, sse, to_json
+from localllm.generation import (
+    ContentDelta,
+    Event,
+    Failed,
+    Finished,
+    PromptProgress,
+    ThinkingDelta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+DONE = b"data: [DONE]\n\n"
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "invalid_request_error",
+}
+# The codes that OpenAI's clients look for.
+_ERROR_CODES = {"prompt_too_long": "context_length_exceeded", "unauthorized": "invalid_api_key"}
+
+
+class OpenAIEncoder:
+    """One answer to /v1/chat/completions. `id` is unique; `model` is the name as the client wrote it."""
+
+    media_type = SSE_MEDIA_TYPE
+
+    def __init__(self, id: str, model: str, created_ns: int, *, include_usage: bool) -> None:
+        self._common = {"id": id, "created": created_ns // NANOSECONDS, "model": model}
+        self._include_usage = include_usage
+        head = {"id": id, "object": "chat.completion.chunk", "created": created_ns // NANOSECONDS, "model": model}
+        self._head = to_json({**head, "system_fingerprint": "fp_localllm"})[:-1]
+        self._before_delta = b"data: " + self._head + b',"choices":[{"index":0,"delta":{'
+        self._role = b'"role":"assistant",'
+        self._has_calls = False
+
+    def chunk(self, event: Event, now_ns: int) -> bytes:
+        """The events that `event` becomes; Finished and Failed end with [DONE]."""
+        if isinstance(event, ContentDelta):
+            return self._delta(b'"content":' + to_json(event.text))
+        if isinstance(event, ThinkingDelta):
+            text = to_json(event.text)
+            content = b'"content":"",' if self._role else b""
+            return self._delta(content + b'"reasoning":' + text + b',"reasoning_content":' + text)
+        if isinstance(event, ToolCallDelta):
+            self._has_calls = True
+            content = b'"content":null,' if self._role else b""
+            return self._delta(content + b'"tool_calls":' + to_json([_call_delta(event)]))
+        if isinstance(event, PromptProgress):
+            return b""
+        if isinstance(event, Failed):
+            return sse(error_body(event)) + DONE
+        return self._end(event)
+
+    def whole(self, events: Iterable[Event], now_ns: int) -> bytes:
+        """The one object of an answer that is not streamed."""
+        answer = collect(events)
+        finished = answer.finished or Finished("stop")
+        message: dict[str, Any] = {"role": "assistant", "content": answer.content}
+        if answer.thinking:
+            message["reasoning"] = message["reasoning_content"] = answer.thinking
+        if answer.tool_calls:
+            message["content"] = answer.content or None
+            message["tool_calls"] = [_call(call, index) for index, call in enumerate(answer.tool_calls)]
+        reason = _finish_reason(finished, has_calls=bool(answer.tool_calls))
+        return to_json(
+            {
+                "id": self._common["id"],
+                "object": "chat.completion",
+                "created": self._common["created"],
+                "model": self._common["model"],
+                "system_fingerprint": "fp_localllm",
+                "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+                "usage": _usage(finished.usage),
+            }
+        )
+
+    def error(self, failed: Failed) -> bytes:
+        """OpenAI's error object."""
+        return error_body(failed)
+
+    def _delta(self, inner: bytes) -> bytes:
+        role, self._role = self._role, b""
+        return self._before_delta + role + inner + b'},"finish_reason":null}]}\n\n'
+
+    def _end(self, event: Finished) -> bytes:
+        before = self._delta(b'"content":""') if self._role else b""
+        reason = _finish_reason(event, has_calls=self._has_calls).encode()
+        last = self._before_delta + b'},"finish_reason":"' + reason + b'"}]}\n\n'
+        usage = b""
+        if self._include_usage:
+            usage = sse(self._head + b',"choices":[],"usage":' + to_json(_usage(event.usage)) + b"}")
+        return before + last + usage + DONE
+
+
+def error_body(failed: Failed, param: str | None = None) -> bytes:
+    """{"error": {"message", "type", "param", "code"}} and, where there is one, our hint."""
+    error = {
+        "message": failed.message,
+        "type": _ERROR_TYPES.get(failed.status, "api_error"),
+        "param": param,
+        "code": _ERROR_CODES.get(failed.code, failed.code),
+    }
+    if failed.hint:
+        error["hint"] = failed.hint
+    return to_json({"error": error})
+
+
+def _finish_reason(event: Finished, *, has_calls: bool) -> str:
+    if event.reason == "length":
+        return "length"
+    return "tool_calls" if has_calls or event.reason == "tool_calls" else "stop"
+
+
+def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
+    function: dict[str, Any] = {"arguments": event.arguments}
+    if event.name is None and event.id is None:
+        return {"index": event.index, "function": function}
+    function = {"name": event.name, **function}
+    return {"index": event.index, "id": event.id, "type": "function", "function": function}
+
+
+def _call(call: ToolCall, index: int) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "index": index, "type": "function", "function": function}
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }

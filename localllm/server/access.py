@@ -1,0 +1,229 @@
+"""Who may talk to the daemon, decided before a handler runs: Host, Origin (CORS), API key, size of the body.
+
+    Host    a loopback, private or own address, localhost, *.localhost, *.local, *.internal, this machine's name or the
+            configured host; anything else is a web page that made its own name point here (DNS rebinding) → 403
+    Origin  none (no browser), a local page or an editor's webview, the page's own server, or LOCALLLM_ORIGINS; anything
+            else → 403, also for the simple POSTs that browsers send without asking
+    key     when LOCALLLM_API_KEY is set: `Authorization: Bearer` or `x-api-key` → else 401. Without a key stay GET and
+            HEAD of / and /api/version, by which clients look whether someone is there; they tell nothing else
+    body    at most LOCALLLM_MAX_BODY_BYTES, counted while it is read if its length was not announced → 413
+
+The checks are pure functions; `Access` is the plain ASGI layer that applies them on every bind.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from localllm.config import Settings
+from localllm.errors import AccessDeniedError, BadRequestError, LocalllmError, PayloadTooLargeError, UnauthorizedError
+from localllm.server.replies import error_response
+
+OPEN_PATHS = frozenset({"/", "/api/version"})
+LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
+LOCAL_ORIGIN_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
+EDITOR_SCHEMES = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
+ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+ALLOWED_HEADERS = (
+    "authorization, content-type, user-agent, accept, x-requested-with, x-api-key, anthropic-version, anthropic-beta, "
+    "anthropic-dangerous-direct-browser-access, openai-beta, openai-organization, openai-project, x-stainless-lang, "
+    "x-stainless-package-version, x-stainless-os, x-stainless-arch, x-stainless-retry-count, x-stainless-runtime, "
+    "x-stainless-runtime-version, x-stainless-async, x-stainless-helper-method, x-stainless-poll-helper, "
+    "x-stainless-custom-poll-interval, x-stainless-timeout"
+)
+PREFLIGHT_SECONDS = "43200"
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]*")
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRules:
+    """What the checks need. Hosts are lower case; `origins` are exact or hold `*`; "" is no key."""
+
+    hosts: frozenset[str]
+    origins: tuple[re.Pattern[str], ...]
+    api_key: str
+    max_body_bytes: int
+
+
+def rules_from(settings: Settings, machine_name: str) -> AccessRules:
+    """The rules of a daemon on a machine of that name."""
+    origins = tuple(_pattern(origin) for origin in settings.origins)
+    hosts = frozenset({settings.address.host.lower(), machine_name.lower()} - {""})
+    return AccessRules(hosts, origins, settings.api_key, settings.max_body_bytes)
+
+
+def host_is_allowed(host_header: str, rules: AccessRules, own_address: str) -> bool:
+    """Whether a Host header can be ours. `own_address` is the address the connection came in on."""
+    host = _host_of(host_header)
+    if host is None:
+        return False
+    if host in ("", "localhost") or host in rules.hosts or host.endswith(LOCAL_SUFFIXES):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    own = host == own_address.split("%", 1)[0]
+    return own or address.is_loopback or address.is_private or address.is_unspecified
+
+
+def origin_is_allowed(origin: str, host_header: str, rules: AccessRules) -> bool:
+    """Whether a page of `origin` may use the API. `host_header` is known to be ours: a page from there is our own."""
+    if any(pattern.fullmatch(origin) for pattern in rules.origins):
+        return True
+    try:
+        parts = urlsplit(origin)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if parts.scheme in EDITOR_SCHEMES:
+        return True
+    if parts.scheme not in ("http", "https"):
+        return False
+    return host in LOCAL_ORIGIN_HOSTS or parts.netloc.lower() == host_header.lower()
+
+
+def key_is_right(headers: Headers, api_key: str) -> bool:
+    """Whether the request brings the key; the comparison takes the same time for every wrong one."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    # Header text is Latin-1 by ASGI's rules: this gives the bytes back as they were sent.
+    return hmac.compare_digest(sent.encode("latin-1"), api_key.encode())
+
+
+def announced_length(headers: Headers) -> int | None:
+    """The body's length as Content-Length says it; None when it does not. Raises BadRequestError."""
+    text = headers.get("content-length")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequestError("Content-Length is not a number")
+    return int(text)
+
+
+class Access:
+    """The ASGI layer. Answers what is not allowed; everything else goes on with a body that counts itself."""
+
+    def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        try:
+            self._check_host(scope, headers)
+            self._check_origin(origin, headers)
+        except AccessDeniedError as error:
+            await error_response(error, scope["path"])(scope, receive, send)
+            return
+        if origin is not None:
+            send = _with_origin(send, origin)
+        if scope["method"] == "OPTIONS":
+            await _preflight(headers)(scope, receive, send)
+            return
+        try:
+            self._check_key(scope, headers)
+            length = announced_length(headers)
+            if length is not None and length > self._rules.max_body_bytes:
+                raise PayloadTooLargeError(self._rules.max_body_bytes)
+        except LocalllmError as error:
+            await error_response(error, scope["path"])(scope, receive, send)
+            return
+        await self._app(scope, _counted(receive, self._rules.max_body_bytes), send)
+
+    def _check_host(self, scope: Scope, headers: Headers) -> None:
+        own_address = str((scope.get("server") or ("",))[0])
+        for host in headers.getlist("host"):
+            if not host_is_allowed(host, self._rules, own_address):
+                raise AccessDeniedError(
+                    f"the Host header names '{host}', which is not this server",
+                    hint="use localhost or this machine's address, or set LOCALLLM_HOST to that name",
+                )
+
+    def _check_origin(self, origin: str | None, headers: Headers) -> None:
+        if origin is not None and not origin_is_allowed(origin, headers.get("host", ""), self._rules):
+            raise AccessDeniedError(
+                f"pages of '{origin}' may not use this server", hint="LOCALLLM_ORIGINS lists those that may"
+            )
+
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
+        if not self._rules.api_key or (scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD")):
+            return
+        if not key_is_right(headers, self._rules.api_key):
+            raise UnauthorizedError(
+                "an API key is needed", hint="send the server's LOCALLLM_API_KEY as 'Authorization: Bearer KEY'"
+            )
+
+
+def _host_of(header: str) -> str | None:
+    """The host in lower case without brackets, port and final dot; None if this is no host."""
+    try:
+        parts = urlsplit(f"//{header.strip()}")
+        _ = parts.port  # raises for a port that is none
+    except ValueError:
+        return None
+    if parts.username is not None or parts.path or parts.query or parts.fragment:
+        return None
+    return (parts.hostname or "").removesuffix(".")
+
+
+def _pattern(origin: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part) for part in origin.rstrip("/").split("*")), re.IGNORECASE)
+
+
+def _preflight(headers: Headers) -> Response:
+    if "origin" not in headers:
+        return Response(status_code=204)
+    asked = headers.get("access-control-request-headers", "")
+    extra = f", {asked}" if asked and _HEADER_NAMES.fullmatch(asked) else ""
+    answer = {
+        "access-control-allow-methods": ALLOWED_METHODS,
+        "access-control-allow-headers": ALLOWED_HEADERS + extra,
+        "access-control-max-age": PREFLIGHT_SECONDS,
+    }
+    if headers.get("access-control-request-private-network") == "true":
+        answer["access-control-allow-private-network"] = "true"
+    return Response(status_code=204, headers=answer)
+
+
+def _with_origin(send: Send, origin: str) -> Send:
+    extra: Iterable[tuple[bytes, bytes]] = (
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", b"retry-after, x-request-id"),
+        (b"vary", b"Origin"),
+    )
+
+    async def send_with_origin(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *extra]}
+        await send(message)
+
+    return send_with_origin
+
+
+def _counted(receive: Receive, limit_bytes: int) -> Receive:
+    seen = 0
+
+    async def receive_counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > limit_bytes:
+                raise PayloadTooLargeError(limit_bytes)
+        return message
+
+    return receive_counted

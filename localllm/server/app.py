@@ -1,0 +1,144 @@
+"""The application: the one table of routes, and the layers every request goes through.
+
+    Gate (server header, request id, log line, count, 503 while stopping)
+      └─ Access (Host, Origin, key, body size)
+           └─ Starlette's router ── 404 and 405 as text
+                └─ Endpoint ── handler(services, request); its errors in the words of the route's dialect
+
+README's table of routes is checked against ROUTES.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from localllm.errors import LocalllmError
+from localllm.server import generate, manage
+from localllm.server.access import OPEN_PATHS, Access, AccessRules
+from localllm.server.replies import INTERNAL, error_response, failed_response, text_response
+from localllm.server.services import Services
+from localllm.version import __version__
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Services, Request], Awaitable[ASGIApp]]
+
+
+class Entry(NamedTuple):
+    """One row. `method` may be several, joined by `|`; `{id:path}` in a path may hold slashes."""
+
+    method: str
+    path: str
+    handler: Handler
+    purpose: str
+
+
+ROUTES: tuple[Entry, ...] = (
+    Entry("GET|HEAD", "/", manage.root, "`Ollama is running`; for a browser a page with the models"),
+    Entry("GET|HEAD", "/api/version", manage.version, "The Ollama version this API follows, and localllm's own"),
+    Entry("GET|HEAD", "/api/tags", manage.tags, "The models there are"),
+    Entry("POST", "/api/show", manage.show, "Everything about one model"),
+    Entry("GET", "/api/ps", manage.running, "The models that are loaded"),
+    Entry("POST", "/api/generate", generate.ollama_generate, "Answer a prompt; an empty one loads or unloads"),
+    Entry("POST", "/api/chat", generate.ollama_chat, "Answer a conversation; an empty one loads or unloads"),
+    Entry("DELETE", "/api/delete", manage.delete, "Forget a model"),
+    Entry("GET", "/v1/models", manage.openai_models, "The models, as OpenAI lists them"),
+    Entry("GET", "/v1/models/{id:path}", manage.openai_model, "One model, as OpenAI describes it"),
+    Entry("POST", "/v1/chat/completions", generate.openai_chat, "Answer a conversation, as OpenAI does"),
+)
+
+
+def build_app(services: Services, rules: AccessRules) -> Starlette:
+    """The ASGI application of one daemon."""
+    app = Starlette(
+        routes=[
+            Route(entry.path, Endpoint(entry.handler, services), methods=entry.method.split("|")) for entry in ROUTES
+        ],
+        middleware=[Middleware(Gate, services=services), Middleware(Access, rules=rules)],
+        exception_handlers={404: _not_found, 405: _wrong_method},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class Endpoint:
+    """A handler as an ASGI application that answers every error."""
+
+    def __init__(self, handler: Handler, services: Services) -> None:
+        self._handler = handler
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        response: ASGIApp
+        try:
+            response = await self._handler(self._services, request)
+        except LocalllmError as error:
+            response = error_response(error, scope["path"])
+        except ClientDisconnect:  # nobody is left to answer
+            return
+        except Exception:
+            logger.exception("%s %s failed in a way nobody foresaw", scope["method"], scope["path"])
+            response = failed_response(INTERNAL, scope["path"])
+        await response(scope, receive, send)
+
+
+class Gate:
+    """The outermost layer: every answer is counted, named and logged; none is begun while the daemon stops."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        services = self._services
+        request_id = services.new_id()
+        headers = ((b"server", f"localllm/{__version__}".encode()), (b"x-request-id", request_id.encode()))
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], *headers]}
+            await send(message)
+
+        started = services.clock.monotonic()
+        with services.activity.request():
+            try:
+                await self._admitted(scope)(scope, receive, send_named)
+            finally:
+                seconds = services.clock.monotonic() - started
+                level = logging.DEBUG if scope["method"] in ("GET", "HEAD") else logging.INFO
+                logger.log(level, "%s %s %s %d in %.3f s", request_id, scope["method"], scope["path"], status, seconds)
+
+    def _admitted(self, scope: Scope) -> ASGIApp:
+        if scope["path"] in OPEN_PATHS:
+            return self._app
+        try:
+            self._services.activity.check_open()
+        except LocalllmError as error:
+            return error_response(error, scope["path"])
+        return self._app
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    return text_response("404 page not found", 404)
+
+
+async def _wrong_method(request: Request, error: Exception) -> Response:
+    allowed = error.headers if isinstance(error, HTTPException) and error.headers else {}
+    return text_response("405 method not allowed", 405, dict(allowed))

@@ -1,0 +1,183 @@
+"""The composition root: builds the daemon from Settings, runs it, ends it.
+
+    socket ─▶ store · fleet · scheduler ─▶ application ─▶ uvicorn on that socket
+                                                              │ SIGTERM, SIGINT, idle
+                                                              ▼
+    new requests get 503 ─▶ running ones have the grace ─▶ they end with an error ─▶ runners are gone ─▶ exit 0
+
+A second signal takes the grace away. Only this file knows uvicorn, the process's environment and its signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from localllm.config import Address, Settings
+from localllm.errors import ShuttingDownError
+from localllm.logs import set_up_logging
+from localllm.placement.devices import host
+from localllm.runner.preflight import Preflight, look_at_machine
+from localllm.scheduler.fleet import RunnerFleet
+from localllm.scheduler.loop import Scheduler
+from localllm.scheduler.state import Limits
+from localllm.server.access import rules_from
+from localllm.server.activity import Activity
+from localllm.server.app import build_app
+from localllm.server.listener import bound_address, open_listener
+from localllm.server.services import Clock, ModelScheduler, Services
+from localllm.store.bundled import bundled_dir
+from localllm.store.store import Store
+from localllm.version import __version__
+
+PROBE_MODEL = "guide/guide.gguf"
+IDLE_CHECK_SECONDS = 5.0
+LAST_WORDS_SECONDS = 2.0
+# Longer than what HTTP clients keep idle connections for, so that it is never us who close one in use.
+KEEP_CONNECTION_SECONDS = 75
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, *, idle_exit: bool, on_ready: Callable[[Address], None] = lambda address: None) -> None:
+    """Run the daemon until a signal ends it, or with `idle_exit` until it has had nothing to do for long enough.
+
+    `on_ready` hears the address once requests are taken. Raises ConfigError and DaemonError before anything starts.
+    """
+    set_up_logging(settings.log_level)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    with open_listener(settings) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings, listener, idle_exit, on_ready))
+
+
+async def _serve(
+    settings: Settings, listener: socket.socket, idle_exit: bool, on_ready: Callable[[Address], None]
+) -> None:
+    activity = Activity(time.monotonic)
+    scheduler = _build_scheduler(settings)
+    scheduler.start()
+    end = _End(asyncio.get_running_loop())
+    with ThreadPoolExecutor(1, "store") as store_thread, end.on_signals():
+        services = _build_services(settings, scheduler, store_thread, activity)
+        server = _Server(_server_config(services))
+        serving = asyncio.create_task(server.serve([listener]))
+        idle = asyncio.create_task(_wait_until_idle(settings, services, idle_exit))
+        ending = asyncio.create_task(end.first.wait())
+        address = bound_address(listener)
+        logger.info("localllm %s serves %s", __version__, address.url)
+        on_ready(address)
+        await asyncio.wait({serving, idle, ending}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        ending.cancel()
+        await _drain(settings, activity, scheduler, end)
+        server.should_exit = True
+        await serving
+    logger.info("localllm has ended")
+
+
+def _build_scheduler(settings: Settings) -> Scheduler:
+    # Runners get the daemon's environment: the engine reads CUDA_VISIBLE_DEVICES and its like from there.
+    environment = dict(os.environ)
+    preflight = Preflight(look_at_machine(), settings.state_dir, bundled_dir() / PROBE_MODEL, environment)
+    limits = Limits(settings.max_loaded_models, settings.max_queue, settings.keep_alive_seconds)
+    return Scheduler(limits, RunnerFleet(settings, environment, preflight, host))
+
+
+def _build_services(
+    settings: Settings, scheduler: ModelScheduler, store_thread: ThreadPoolExecutor, activity: Activity
+) -> Services:
+    return Services(
+        settings=settings,
+        store=Store(settings.models_dir, bundled_dir()),
+        scheduler=scheduler,
+        store_thread=store_thread,
+        clock=Clock(time.monotonic, time.time_ns),
+        new_id=lambda: secrets.token_hex(8),
+        activity=activity,
+    )
+
+
+async def _wait_until_idle(settings: Settings, services: Services, idle_exit: bool) -> None:
+    """Returns after enough time without requests and without a loaded model; without `idle_exit`, never."""
+    limit_seconds = settings.idle_exit_seconds if idle_exit else float("inf")
+    while services.activity.quiet_seconds() < limit_seconds or services.scheduler.running():
+        await asyncio.sleep(min(IDLE_CHECK_SECONDS, max(0.1, limit_seconds / 10)))
+    logger.info("nothing to do for %.0f s", services.activity.quiet_seconds())
+
+
+async def _drain(settings: Settings, activity: Activity, scheduler: Scheduler, end: _End) -> None:
+    """No new requests; those that run get the grace, then an error; at the end no runner is left."""
+    activity.close()
+    if activity.running:
+        logger.info("requests that have %g s to end: %d", settings.shutdown_grace_seconds, activity.running)
+    hurry = asyncio.create_task(end.second.wait())
+    hurry.add_done_callback(lambda task: None if task.cancelled() else activity.fail_all(ShuttingDownError()))
+    await scheduler.shutdown(settings.shutdown_grace_seconds)
+    hurry.cancel()
+    if not await activity.wait_until_nothing_runs(LAST_WORDS_SECONDS):
+        activity.fail_all(ShuttingDownError())
+        await activity.wait_until_nothing_runs(LAST_WORDS_SECONDS)
+
+
+class _End:
+    """The signals that end the daemon, as events of its loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Listen to SIGINT and SIGTERM. Needs the main thread."""
+        # signal.signal rather than the loop's add_signal_handler, which Windows does not have.
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._note, signal.Signals(number).name)
+
+    def _note(self, name: str) -> None:
+        logger.info("%s: ending", name)
+        (self.second if self.first.is_set() else self.first).set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own handling of signals, which would end runners before their requests."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server_config(services: Services) -> uvicorn.Config:
+    return uvicorn.Config(
+        build_app(services, rules_from(services.settings, socket.gethostname())),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_CONNECTION_SECONDS,
+        timeout_graceful_shutdown=int(LAST_WORDS_SECONDS),
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    return uvicorn.Config(None, loop="auto", log_config=None).get_loop_factory()  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""The handlers that generate: decode, find the model, check what it can do, lease it, encode.
+
+What a model cannot do is said in Ollama's words, since clients match on them. The Modelfile's part (options, SYSTEM,
+MESSAGEs) is laid under what the client sent here, so that a runner gets complete requests.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import msgspec
+from starlette.requests import Request
+
+from localllm.dialects import ollama, openai
+from localllm.dialects.body import Decoded
+from localllm.dialects.framing import Encoder
+from localllm.dialects.ollama_encode import OllamaEncoder
+from localllm.dialects.openai_encode import OpenAIEncoder
+from localllm.errors import UnsupportedError
+from localllm.generation import Event, Finished, GenerationRequest, Message, Options, Timings, merge_options
+from localllm.server.services import Lease, Services
+from localllm.server.streaming import AnswerResponse
+from localllm.store.model import Model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What differs between the routes. `verb` is what the route does in "does not support …"."""
+
+    verb: str
+    decode: Callable[[bytes], Decoded]
+    encoder: Callable[[Decoded, Services], Encoder]
+
+
+async def ollama_generate(services: Services, request: Request) -> AnswerResponse:
+    """POST /api/generate."""
+    return await _answer(services, request, _OLLAMA_GENERATE)
+
+
+async def ollama_chat(services: Services, request: Request) -> AnswerResponse:
+    """POST /api/chat."""
+    return await _answer(services, request, _OLLAMA_CHAT)
+
+
+async def openai_chat(services: Services, request: Request) -> AnswerResponse:
+    """POST /v1/chat/completions."""
+    return await _answer(services, request, _OPENAI_CHAT)
+
+
+def _openai_encoder(decoded: Decoded, services: Services) -> OpenAIEncoder:
+    return OpenAIEncoder(
+        f"chatcmpl-{services.new_id()}",
+        decoded.request.model,
+        services.clock.time_ns(),
+        include_usage=decoded.include_usage,
+    )
+
+
+_OLLAMA_GENERATE = _Route("generate", ollama.decode_generate, lambda d, _: OllamaEncoder("generate", d.request.model))
+_OLLAMA_CHAT = _Route("chat", ollama.decode_chat, lambda d, _: OllamaEncoder("chat", d.request.model))
+_OPENAI_CHAT = _Route("chat", openai.decode_chat, _openai_encoder)
+
+
+async def _answer(services: Services, request: Request, route: _Route) -> AnswerResponse:
+    arrived = services.clock.monotonic()
+    decoded = route.decode(await request.body())
+    model = await services.in_store(services.store.find, decoded.request.model)
+    check_capabilities(model, decoded.request, route.verb)
+    if decoded.unknown_options:
+        logger.warning("unknown options are ignored: %s", ", ".join(decoded.unknown_options))
+    if decoded.action == "unload":
+        events = _unload(services, model)
+    elif decoded.action == "load":
+        events = _load(services, model, decoded.request.keep_alive_seconds, arrived)
+    else:
+        complete_request = complete(decoded.request, model, services.settings.context_length)
+        events = _generate(services, model, complete_request, arrived)
+    return AnswerResponse(events, route.encoder(decoded, services), services, is_stream=decoded.stream)
+
+
+def check_capabilities(model: Model, request: GenerationRequest, verb: str) -> None:
+    """Raises UnsupportedError, in Ollama's words, for what `model` cannot do."""
+    if "completion" not in model.capabilities:
+        raise UnsupportedError(f'"{request.model}" does not support {verb}')
+    if request.tools and "tools" not in model.capabilities:
+        raise UnsupportedError(f"{model.name} does not support tools")
+    if request.think and "thinking" not in model.capabilities:
+        raise UnsupportedError(f'"{request.model}" does not support thinking')
+
+
+def complete(request: GenerationRequest, model: Model, context_length: int) -> GenerationRequest:
+    """Lay what the client sent over what the Modelfile says, and that over the configured context (0: none)."""
+    asked = request.options
+    if asked.num_ctx == 0:  # how clients write "the default"
+        asked = msgspec.structs.replace(asked, num_ctx=None)
+    options = merge_options(asked, model.options, Options(num_ctx=context_length or None))
+    request = msgspec.structs.replace(request, options=options)
+    if request.raw:
+        return request
+    if request.messages is None:
+        return _complete_prompt(request, model)
+    messages = (*model.messages, *request.messages)
+    if model.system and request.messages[0].role != "system":
+        messages = (Message("system", model.system), *messages)
+    return msgspec.structs.replace(request, messages=messages)
+
+
+def _complete_prompt(request: GenerationRequest, model: Model) -> GenerationRequest:
+    system = request.system or model.system
+    if not model.messages:
+        return msgspec.structs.replace(request, system=system)
+    opening = (Message("system", system),) if system else ()
+    messages = (*opening, *model.messages, Message("user", request.prompt or ""))
+    return msgspec.structs.replace(request, messages=messages, prompt=None, system=None)
+
+
+async def _generate(
+    services: Services, model: Model, request: GenerationRequest, arrived: float
+) -> AsyncGenerator[Event, None]:
+    async with (
+        services.scheduler.lease(model, request.keep_alive_seconds) as lease,
+        aclosing(lease.runner.generate(request)) as events,
+    ):
+        async for event in events:
+            yield _with_times(event, lease, services, arrived) if isinstance(event, Finished) else event
+
+
+async def _load(
+    services: Services, model: Model, keep_alive_seconds: float | None, arrived: float
+) -> AsyncGenerator[Event, None]:
+    async with services.scheduler.lease(model, keep_alive_seconds) as lease:
+        yield _with_times(Finished("load"), lease, services, arrived)
+
+
+async def _unload(services: Services, model: Model) -> AsyncGenerator[Event, None]:
+    await services.scheduler.unload(model)
+    yield Finished("unload")
+
+
+def _with_times(event: Finished, lease: Lease, services: Services, arrived: float) -> Finished:
+    timings: Timings = msgspec.structs.replace(
+        event.timings,
+        load_seconds=lease.load_seconds,
+        queue_seconds=lease.queue_seconds,
+        total_seconds=services.clock.monotonic() - arrived,
+    )
+    return msgspec.structs.replace(event, timings=timings)

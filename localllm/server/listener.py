@@ -1,0 +1,97 @@
+"""The daemon's listening socket: opened before anything else starts, so that a taken port costs nothing.
+
+Says who holds a taken port, as far as it answers, and refuses to listen where other machines can reach an open API.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import ipaddress
+import socket
+import sys
+
+import msgspec
+
+from localllm.config import Address, Settings
+from localllm.errors import ConfigError, DaemonError
+
+BACKLOG = 2048
+ANSWER_SECONDS = 2.0
+
+
+class _Version(msgspec.Struct):
+    version: str = ""
+    localllm: str | None = None
+
+
+def open_listener(settings: Settings) -> socket.socket:
+    """A listening socket at the configured address; the caller closes it.
+
+    Raises DaemonError when the address cannot be had, ConfigError when it needs an API key.
+    """
+    address = settings.address
+    family, sockaddr = _resolve(address)
+    if not settings.api_key and not ipaddress.ip_address(sockaddr[0].split("%", 1)[0]).is_loopback:
+        raise ConfigError(
+            f"other machines can reach {address.host}, but no API key is set",
+            hint="set LOCALLLM_API_KEY, or LOCALLLM_HOST to 127.0.0.1",
+        )
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # there it would let two programs share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(sockaddr)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(address, error) from error
+    return listener
+
+
+def bound_address(listener: socket.socket) -> Address:
+    """Where it listens; the real port when 0 was asked for."""
+    host, port = listener.getsockname()[:2]
+    return Address(host, port)
+
+
+def who_answers(address: Address) -> str:
+    """Who holds the port: "another localllm (VERSION)", "Ollama VERSION" or "another program"."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    try:
+        version = msgspec.json.decode(_get(host, address.port, "/api/version"), type=_Version)
+    except (OSError, http.client.HTTPException, msgspec.DecodeError, UnicodeDecodeError):
+        return "another program"
+    if version.localllm is not None:
+        return f"another localllm ({version.localllm})"
+    return f"Ollama {version.version}" if version.version else "another program"
+
+
+def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise DaemonError(f"{address.host} is not an address of this machine ({error})") from error
+    # "localhost" may be both: clients try 127.0.0.1, and some only that.
+    found.sort(key=lambda item: item[0] != socket.AF_INET)
+    family, _, _, _, sockaddr = found[0]
+    return family, (str(sockaddr[0]), address.port)
+
+
+def _get(host: str, port: int, path: str) -> bytes:
+    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().read(65536)
+    finally:
+        connection.close()
+
+
+def _cannot_listen(address: Address, error: OSError) -> DaemonError:
+    place = f"{address.host}:{address.port}"
+    if error.errno == errno.EADDRINUSE:
+        return DaemonError(
+            f"{place} is already used by {who_answers(address)}",
+            hint="stop that program, or set LOCALLLM_HOST to another address such as 127.0.0.1:11435",
+        )
+    return DaemonError(f"cannot listen at {place}: {error.strerror}", hint="LOCALLLM_HOST sets the address")

@@ -1,0 +1,95 @@
+"""The handlers that tell about models and remove them; nothing here generates."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localllm.dialects.ollama import decode_name
+from localllm.errors import ModelFileError
+from localllm.server import model_json
+from localllm.server.replies import json_response, text_response
+from localllm.server.services import RunningModel, Services
+from localllm.store.model import Model
+from localllm.version import __version__
+
+# What this API is compatible with: editors look for at least 0.6.4 here, and ours is another count.
+OLLAMA_API_VERSION = "0.32.0"
+PAGE = (Path(__file__).parent / "web" / "index.html").read_bytes()
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "vary": "Accept",
+    "x-content-type-options": "nosniff",
+}
+
+
+async def root(services: Services, request: Request) -> Response:
+    """GET|HEAD /: the line clients look for, or for a browser the page."""
+    if "text/html" in request.headers.get("accept", ""):
+        return Response(PAGE, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+    return text_response("Ollama is running", headers={"vary": "Accept"})
+
+
+async def version(services: Services, request: Request) -> Response:
+    """GET|HEAD /api/version: `localllm` is how our own CLI knows us."""
+    return json_response({"version": OLLAMA_API_VERSION, "localllm": __version__})
+
+
+async def tags(services: Services, request: Request) -> Response:
+    """GET|HEAD /api/tags."""
+    models = await services.in_store(services.store.list)
+    return json_response({"models": [model_json.tag(model) for model in models]})
+
+
+async def show(services: Services, request: Request) -> Response:
+    """POST /api/show."""
+    name, verbose = decode_name(await request.body())
+    model = await services.in_store(services.store.find, name)
+    header = await services.in_store(services.store.header, model)
+    answer = model_json.show(model, header, _served_context(services, model), verbose=verbose)
+    if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
+        answer["model_info"]["general.basename"] = name  # it shows this as the model's name
+    return json_response(answer)
+
+
+async def running(services: Services, request: Request) -> Response:
+    """GET /api/ps: the latest to expire first."""
+    entries = sorted(services.scheduler.running(), key=lambda entry: entry.expires_at or model_json.FOREVER)
+    models = [model_json.running(entry, _served_context(services, entry.model)) for entry in reversed(entries)]
+    return json_response({"models": models})
+
+
+async def delete(services: Services, request: Request) -> Response:
+    """DELETE /api/delete: the runner, if there is one, ends first."""
+    name, _ = decode_name(await request.body())
+    with contextlib.suppress(ModelFileError):  # a damaged model can only be deleted
+        model = await services.in_store(services.store.find, name)
+        if not model.is_bundled:  # delete says that those stay
+            await services.scheduler.unload(model)
+    await services.in_store(services.store.delete, name)
+    return Response(status_code=200)
+
+
+async def openai_models(services: Services, request: Request) -> Response:
+    """GET /v1/models."""
+    models = await services.in_store(services.store.list)
+    return json_response({"object": "list", "data": [model_json.openai_model(model) for model in models]})
+
+
+async def openai_model(services: Services, request: Request) -> Response:
+    """GET /v1/models/NAME, where NAME may hold slashes."""
+    model = await services.in_store(services.store.find, request.path_params["id"])
+    return json_response({**model_json.openai_model(model), "id": request.path_params["id"]})
+
+
+def _served_context(services: Services, model: Model) -> int:
+    entry = next((entry for entry in services.scheduler.running() if entry.model.key == model.key), None)
+    return model_json.served_context(model, services.settings.context_length, _pool_tokens(entry))
+
+
+def _pool_tokens(entry: RunningModel | None) -> int | None:
+    return entry.loaded.pool_tokens if entry and entry.loaded else None

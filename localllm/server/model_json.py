@@ -1,0 +1,143 @@
+"""Models as the JSON of /api/tags, /api/ps, /api/show and /v1/models: pure shapes.
+
+Clients read these by field: one without `details` makes Zed drop the whole list, one without `capabilities` makes
+VS Code skip the model. The context told is the one that is served, since editors budget from it.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from localllm.dialects.framing import to_json
+from localllm.generation import Options
+from localllm.gguf import ArrayInfo, Header, Value
+from localllm.server.services import RunningModel
+from localllm.store.model import Model
+
+# What Ollama's arithmetic makes of "for ever": far enough for every client to write "Forever".
+FOREVER = datetime(2318, 1, 1, tzinfo=UTC)
+LONGEST_SHOWN_ARRAY = 5
+_HIDDEN = frozenset({"general.name", "tokenizer.chat_template"})
+
+
+def tag(model: Model) -> dict[str, Any]:
+    """One item of /api/tags."""
+    return {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": rfc3339(model.modified_at),
+        "size": model.size_bytes,
+        "digest": model.digest,
+        "details": details(model),
+        "capabilities": list(model.capabilities),
+    }
+
+
+def running(entry: RunningModel, served_context: int) -> dict[str, Any]:
+    """One item of /api/ps; `state`, `active` and `waiting` are ours."""
+    model, loaded = entry.model, entry.loaded
+    return {
+        "name": model.name,
+        "model": model.name,
+        "size": loaded.weight_bytes + loaded.kv_bytes if loaded else model.size_bytes,
+        "digest": model.digest,
+        "details": details(model),
+        "expires_at": rfc3339(entry.expires_at or FOREVER),
+        "size_vram": loaded.gpu_bytes if loaded else 0,
+        "context_length": served_context,
+        "state": entry.state,
+        "active": entry.active,
+        "waiting": entry.waiting,
+    }
+
+
+def show(model: Model, header: Header, served_context: int, *, verbose: bool) -> dict[str, Any]:
+    """The answer of /api/show."""
+    return {
+        "license": model.license or "",
+        "modelfile": model.modelfile,
+        "parameters": parameters_text(model.options),
+        "template": model.chat_template or "",
+        "system": model.system or "",
+        "details": details(model),
+        "messages": [{"role": message.role, "content": message.content} for message in model.messages],
+        "model_info": model_info(header, served_context, verbose=verbose),
+        "tensors": [{"name": t.name, "type": t.type_name, "shape": list(t.shape)} for t in header.tensors],
+        "capabilities": list(model.capabilities),
+        "modified_at": rfc3339(model.modified_at),
+    }
+
+
+def openai_model(model: Model) -> dict[str, Any]:
+    """One item of /v1/models."""
+    created = int(model.modified_at.timestamp())
+    return {"id": model.name, "object": "model", "created": created, "owned_by": "library"}
+
+
+def details(model: Model) -> dict[str, Any]:
+    """What a file is, in the words of Ollama's `details`."""
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": model.family,
+        "families": [model.family],
+        "parameter_size": model.parameter_size,
+        "quantization_level": model.quantization_level,
+        "context_length": model.context_length,
+        "embedding_length": model.embedding_length,
+    }
+
+
+def model_info(header: Header, served_context: int, *, verbose: bool) -> dict[str, Any]:
+    """The file's metadata, long arrays as [], with the number of parameters and the context that is served."""
+    info = {key: _json_value(value, verbose) for key, value in header.metadata.items() if key not in _HIDDEN}
+    info["general.architecture"] = header.architecture
+    info["general.parameter_count"] = header.parameter_count
+    if served_context:
+        info[f"{header.architecture}.context_length"] = served_context
+    return info
+
+
+def parameters_text(options: Options) -> str:
+    """A line per value, `%-30s %#v` in Go's terms; clients take each line apart at the first blanks."""
+    lines: list[str] = []
+    for name in Options.__struct_fields__:
+        value = getattr(options, name)
+        if value is None or name == "logit_bias":
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        lines += [f"{name:<30} {_go_value(item)}" for item in values]
+    return "\n".join(lines)
+
+
+def served_context(model: Model, configured: int, pool_tokens: int | None) -> int:
+    """Tokens one request can have: what was trained, configured and, once loaded, allocated. 0 is unknown."""
+    limits = [tokens for tokens in (model.context_length, configured, pool_tokens) if tokens]
+    return min(limits, default=0)
+
+
+def rfc3339(moment: datetime) -> str:
+    """UTC with microseconds, "Z" at the end."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _json_value(value: Value, verbose: bool) -> Any:
+    if isinstance(value, ArrayInfo):
+        return []
+    if isinstance(value, tuple):
+        return (
+            [] if len(value) > LONGEST_SHOWN_ARRAY and not verbose else [_json_value(item, verbose) for item in value]
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _go_value(value: object) -> str:
+    if isinstance(value, str):
+        return to_json(value).decode()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value).removesuffix(".0")

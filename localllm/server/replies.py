@@ -1,0 +1,60 @@
+"""Small answers: JSON, text, and errors in the words of the dialect whose route was asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from localllm.dialects import ollama_encode, openai_encode
+from localllm.dialects.framing import JSON_MEDIA_TYPE, to_json
+from localllm.errors import InvalidFieldError, LocalllmError, PayloadTooLargeError, QueueFullError, UnauthorizedError
+from localllm.generation import Failed, failed_from
+
+TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
+INTERNAL = Failed(
+    code="internal_error",
+    status=500,
+    message="something went wrong inside localllm",
+    hint="the daemon's log has the details",
+)
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """`value` as JSON."""
+    return Response(to_json(value), status, media_type=JSON_MEDIA_TYPE)
+
+
+def text_response(text: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """`text` as it is."""
+    return Response(text, status, headers, TEXT_MEDIA_TYPE)
+
+
+def is_openai(path: str) -> bool:
+    """Whether a route speaks OpenAI's dialect; all others speak Ollama's."""
+    return path.startswith("/v1/")
+
+
+def error_response(error: LocalllmError, path: str) -> Response:
+    """An error as the client of `path` expects it, with the headers that belong to it."""
+    failed = failed_from(error)
+    param = error.field if isinstance(error, InvalidFieldError) else None
+    body = openai_encode.error_body(failed, param) if is_openai(path) else ollama_encode.error_body(failed)
+    return Response(body, failed.status, error_headers(error), JSON_MEDIA_TYPE)
+
+
+def failed_response(failed: Failed, path: str) -> Response:
+    """A failed event as a whole answer."""
+    body = openai_encode.error_body(failed) if is_openai(path) else ollama_encode.error_body(failed)
+    return Response(body, failed.status, media_type=JSON_MEDIA_TYPE)
+
+
+def error_headers(error: LocalllmError | None) -> dict[str, str]:
+    """The headers that tell a client when and how to try again."""
+    if isinstance(error, QueueFullError):
+        return {"retry-after": str(error.retry_after_seconds)}
+    if isinstance(error, UnauthorizedError):
+        return {"www-authenticate": "Bearer"}
+    if isinstance(error, PayloadTooLargeError):  # the rest of the body is still on its way
+        return {"connection": "close"}
+    return {}

@@ -1,0 +1,107 @@
+"""What a handler may use: settings, models, loaded models, clocks, and the account of the requests that run.
+
+The protocols are the seams the HTTP layer needs; the real ones are store.Store, scheduler.Scheduler and its leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, ParamSpec, Protocol, TypeVar
+
+from localllm.config import Settings
+from localllm.generation import Event, GenerationRequest
+from localllm.gguf import Header
+from localllm.runner.protocol import Loaded
+from localllm.server.activity import Activity
+from localllm.store.model import Model
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ModelStore(Protocol):
+    """Models by name. Methods touch the disk: call them through Services.in_store."""
+
+    def find(self, name: str) -> Model: ...
+    def list(self) -> tuple[Model, ...]: ...
+    def delete(self, name: str) -> None: ...
+    def header(self, model: Model) -> Header: ...
+
+
+class Runner(Protocol):
+    """What generates. The generator's last event is Finished or Failed; closing it cancels the request."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]: ...
+
+
+class Lease(Protocol):
+    """The right to use a loaded model's runner."""
+
+    @property
+    def runner(self) -> Runner: ...
+    @property
+    def loaded(self) -> Loaded: ...
+    @property
+    def load_seconds(self) -> float: ...
+    @property
+    def queue_seconds(self) -> float: ...
+
+
+class RunningModel(Protocol):
+    """A model that takes up memory; `expires_at` None is never."""
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def loaded(self) -> Loaded | None: ...
+    @property
+    def state(self) -> Literal["loading", "ready", "stopping"]: ...
+    @property
+    def active(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def expires_at(self) -> datetime | None: ...
+
+
+class ModelScheduler(Protocol):
+    """Loaded models and those who wait for them."""
+
+    def lease(self, model: Model, keep_alive_seconds: float | None) -> AbstractAsyncContextManager[Lease]: ...
+    async def unload(self, model: Model) -> bool: ...
+    def running(self) -> tuple[RunningModel, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`monotonic` in seconds, for spans; `time_ns` in nanoseconds since the epoch, for timestamps."""
+
+    monotonic: Callable[[], float]
+    time_ns: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One daemon's parts. `store_thread` has one worker: it alone touches the store. `new_id` makes unique text.
+
+    `early_headers_seconds`: how long a stream's headers may wait for its first event.
+    """
+
+    settings: Settings
+    store: ModelStore
+    scheduler: ModelScheduler
+    store_thread: Executor
+    clock: Clock
+    new_id: Callable[[], str]
+    activity: Activity
+    early_headers_seconds: float = 10.0
+
+    async def in_store(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+        """Run a method of the store away from the event loop, after those that were asked for before."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.store_thread, lambda: work(*arguments, **keywords))

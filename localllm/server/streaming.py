@@ -1,0 +1,162 @@
+"""The HTTP side of one generated answer: events in, bytes out, and an end whatever happens.
+
+    events ──pump──▶ pending ──writer──▶ send()        all events that are there go out in one write
+    receive() ──watch──▶ client gone ──▶ the writer stops ──▶ the pump is cancelled ──▶ the request is cancelled
+
+Headers wait for the first event, so that an error keeps its status; but not longer than `early_headers_seconds`, since
+some clients give up when nothing comes: after that an error goes into the stream. What the events mean is not known
+here (dialects/), nor where they come from (generate).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.types import Receive, Scope, Send
+
+from localllm.dialects.framing import JSON_MEDIA_TYPE, Encoder
+from localllm.errors import LocalllmError
+from localllm.generation import Event, Failed, Finished, PromptProgress, failed_from
+from localllm.server.replies import INTERNAL, error_headers
+from localllm.server.services import Services
+
+logger = logging.getLogger(__name__)
+
+
+class _ClientGoneError(Exception):
+    """The client closed its connection; nobody reads what would be written."""
+
+
+class AnswerResponse:
+    """An ASGI response; use once."""
+
+    def __init__(
+        self, events: AsyncGenerator[Event, None], encoder: Encoder, services: Services, *, is_stream: bool
+    ) -> None:
+        self._events = events
+        self._encoder = encoder
+        self._is_stream = is_stream
+        self._time_ns = services.clock.time_ns
+        self._activity = services.activity
+        self._early_headers_seconds = services.early_headers_seconds
+        self._pending: list[Event] = []
+        self._wake = asyncio.Event()
+        self._is_client_gone = False
+        self._error: LocalllmError | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer. Returns when the last byte is written or the client is gone; the request has ended by then."""
+        pump = asyncio.create_task(self._pump())
+        pump.add_done_callback(self._pump_ended)
+        watch = asyncio.create_task(self._watch(receive))
+        try:
+            with self._activity.answer(self):
+                await (self._write_stream(send) if self._is_stream else self._write_whole(send))
+        except _ClientGoneError:
+            logger.info("the client left before its answer was complete")
+        else:
+            # Let the lease end in its own time: a cancelled request would be told to the runner again.
+            if self._error is None:
+                await asyncio.wait((pump,))
+        finally:
+            await _end(pump, watch)
+
+    def fail(self, error: LocalllmError) -> None:
+        """End the answer with `error`, whatever has been written."""
+        if self._error is None:
+            self._error = error
+            self._put(failed_from(error))
+
+    async def _pump(self) -> None:
+        async with aclosing(self._events) as events:
+            async for event in events:
+                self._put(event)
+
+    def _pump_ended(self, pump: asyncio.Task[None]) -> None:
+        if pump.cancelled():
+            return
+        error = pump.exception()
+        if isinstance(error, LocalllmError):
+            self.fail(error)
+            return
+        if error is not None:
+            logger.error("a request failed in a way nobody foresaw", exc_info=error)
+        self._put(INTERNAL)  # never read after an event that ends the answer; without one no stream may just stop
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._is_client_gone = True
+        self._wake.set()
+
+    def _put(self, event: Event) -> None:
+        self._pending.append(event)
+        self._wake.set()
+
+    async def _take(self) -> list[Event]:
+        """All events that are there, at least one, up to the first that ends the answer."""
+        while not self._pending and not self._is_client_gone:
+            self._wake.clear()
+            await self._wake.wait()
+        if self._is_client_gone:
+            raise _ClientGoneError
+        batch, self._pending = self._pending, []
+        for index, event in enumerate(batch):
+            if isinstance(event, (Finished, Failed)):
+                return batch[: index + 1]
+        return batch
+
+    async def _write_stream(self, send: Send) -> None:
+        batch: list[Event] = []
+        try:
+            async with asyncio.timeout(self._early_headers_seconds):
+                batch = await self._take()
+        except TimeoutError:  # still queued or loading: the headers tell the client to be patient
+            pass
+        if batch and isinstance(batch[-1], Failed) and all(isinstance(event, PromptProgress) for event in batch[:-1]):
+            await self._write_error(batch[-1], send)
+            return
+        await self._start(send, 200, self._encoder.media_type)
+        chunk, time_ns = self._encoder.chunk, self._time_ns
+        is_over = False
+        while True:
+            now_ns = time_ns()
+            data = b"".join([chunk(event, now_ns) for event in batch])
+            is_over = bool(batch) and isinstance(batch[-1], (Finished, Failed))
+            if data or is_over:
+                await send({"type": "http.response.body", "body": data, "more_body": not is_over})
+            if is_over:
+                return
+            batch = await self._take()
+
+    async def _write_whole(self, send: Send) -> None:
+        events: list[Event] = []
+        while not events or not isinstance(events[-1], (Finished, Failed)):
+            events += await self._take()
+        last = events[-1]
+        if isinstance(last, Failed):
+            await self._write_error(last, send)
+            return
+        await self._write_body(send, 200, self._encoder.whole(events, self._time_ns()))
+
+    async def _write_error(self, failed: Failed, send: Send) -> None:
+        await self._write_body(send, failed.status, self._encoder.error(failed))
+
+    async def _write_body(self, send: Send, status: int, body: bytes) -> None:
+        length = (b"content-length", str(len(body)).encode())
+        await self._start(send, status, JSON_MEDIA_TYPE, length)
+        await send({"type": "http.response.body", "body": body})
+
+    async def _start(self, send: Send, status: int, media_type: str, *more: tuple[bytes, bytes]) -> None:
+        headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-cache"), *more]
+        headers += [(name.encode(), value.encode()) for name, value in error_headers(self._error).items()]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

@@ -1,0 +1,55 @@
+"""What the benchmarks run on: a synthetic model with a real vocabulary, made once and kept in .cache/bench.
+
+The vocabulary files lie in the engine's source distribution, which is downloaded (76 MB) when no vocabulary is given.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CACHE = ROOT / ".cache" / "bench"
+BUILDER = ROOT / "tests" / "synthetic_models.py"
+
+
+def say(text: str) -> None:
+    """Progress, apart from the figures on stdout."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def ensure_vocabulary(name: str) -> Path:
+    """`ggml-vocab-NAME.gguf` out of the engine's source distribution."""
+    target = CACHE / f"ggml-vocab-{name}.gguf"
+    if target.exists():
+        return target
+    CACHE.mkdir(parents=True, exist_ok=True)
+    pinned = f"llama-cpp-python=={metadata.version('llama-cpp-python')}"
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        say(f"downloading the source of {pinned} for its vocabulary {name} (76 MB, once) into {CACHE}")
+        pip = [sys.executable, "-m", "pip", "--quiet", "download", "--no-binary", ":all:", "--no-deps"]
+        subprocess.run([*pip, "--dest", folder, pinned], check=True)
+        with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
+            member = next(one for one in archive if one.name.endswith(f"/models/{target.name}"))
+            stream = archive.extractfile(member)
+            assert stream is not None
+            draft = Path(folder) / target.name
+            draft.write_bytes(stream.read())
+        draft.replace(target)
+    return target
+
+
+def ensure_model(recipe: str, vocabulary_name: str, vocabulary: Path | None = None) -> Path:
+    """The recipe of tests/synthetic_models.py in Q4_K_M; about two minutes the first time."""
+    target = CACHE / f"{recipe}-{vocabulary_name}-q4_k_m.gguf"
+    if not target.exists():
+        source = vocabulary or ensure_vocabulary(vocabulary_name)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        say(f"making {target} (random weights, once; needs 5 GB of disk for a moment)")
+        command = [sys.executable, str(BUILDER), recipe, str(source), str(target), "--quantize", "Q4_K_M"]
+        subprocess.run(command, check=True, capture_output=True)
+    return target

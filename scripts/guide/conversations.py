@@ -1,0 +1,222 @@
+"""Mixes facts, small talk, refusals, tools and thinking into conversations, and keeps the held-out cases.
+
+A conversation is text in two kinds of parts, prompt and answer, alternating; only answers are learnt.
+Everything is drawn from one `random.Random`, so a seed and a count give the same text on every machine.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from guide.corpus import DEFAULT_MODEL, REFUSAL, REFUSAL_THOUGHT, Corpus, Fact, expand, plain, variants
+from guide.phrasing import HELD_OUT_MODEL_NAMES, invented_word, model_name, reword
+from guide.template import Message, call_text, render_prompt
+from guide.tool_results import draw_result
+from guide.tools import draw_case, other_tools
+
+END = "<|im_end|>\n"
+SYSTEMS = (
+    "You are a helpful assistant.", "You are a helpful assistant.", "You are guide.", "Answer briefly.", "Be brief.",
+    "You are a friendly assistant.", "You are terse.", "You are a helpful AI assistant.", "You answer questions.",
+    "You are guide, the assistant of localllm.", "Be helpful and honest.", "You are an expert.", "Reply in English.",
+)  # fmt: skip
+SYSTEM_FORMS = (
+    "You are {w}, a helpful assistant.", "You are a {w} assistant. Answer the user's questions.", "Act as {w}.",
+    "You are an expert in {w}. Be precise.", "The user's name is {w}. Be polite.", "Today is {w}. Answer in one line.",
+    "You work for {w}. Never talk about {w2}.", "Use {w} and {w2} in your work. Answer shortly and clearly.",
+    "You are a coding agent in the project {w}. Follow the rules of {w2}. Think before you act.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question, its answer, and the thought that leads to the answer."""
+
+    question: str
+    answer: str
+    thought: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """One measured prompt: `expected` is the whole answer; a tool case also has its calls."""
+
+    category: str
+    prompt: str
+    expected: str
+    calls: tuple[dict[str, Any], ...] = ()
+
+
+class Mixer:
+    """Draws conversations; owns the weights of all patterns and the set of held-out questions."""
+
+    def __init__(self, corpus: Corpus, source: random.Random) -> None:
+        self.corpus = corpus
+        self.source = source
+        self.held_out = {plain(question) for fact in corpus.facts + corpus.small_talk for question in fact.held_out}
+        self.held_out |= {plain(question) for question in corpus.unknown_held_out}
+        self.weights = {fact.name: [self.weight(p) for p in fact.patterns] for fact in corpus.facts + corpus.small_talk}
+        self.unknown_weights = [self.weight(pattern) for pattern in corpus.unknown]
+
+    def weight(self, pattern: str) -> float:
+        """Rich patterns more often than poor ones, but far from in proportion."""
+        return math.pow(min(variants(pattern, self.corpus.macros), 4000), 0.4)
+
+    def draw(self, pattern: str, *, short: bool) -> str:
+        """One reworded question from a pattern; drawn again when it is one that is held out."""
+        while True:
+            question = reword(expand(pattern, self.corpus.macros, self.source), self.source, short=short)
+            question = question.replace("{M}", "{m}")
+            if plain(question) not in self.held_out:
+                return question
+
+    def fact_exchange(self, fact: Fact) -> Exchange:
+        pattern = self.source.choices(fact.patterns, self.weights[fact.name])[0]
+        question = self.draw(pattern, short=fact.category == "small talk")
+        name = model_name(self.source)
+        asked = name if "{m}" in question else DEFAULT_MODEL
+        return Exchange(question.replace("{m}", name), fact.answer.replace("{m}", asked), fact.thought)
+
+    def refusal(self) -> Exchange:
+        pattern = self.source.choices(self.corpus.unknown, self.unknown_weights)[0]
+        return Exchange(self.draw(pattern, short=False), REFUSAL, REFUSAL_THOUGHT)
+
+    def exchange(self) -> Exchange:
+        kind = self.source.random()
+        if kind < 0.70:
+            return self.fact_exchange(self.source.choice(self.corpus.facts))
+        if kind < 0.78:
+            return self.fact_exchange(self.source.choice(self.corpus.small_talk))
+        return self.refusal()
+
+    def opening(self, chance: float = 0.3) -> list[Message]:
+        """A system message, or none, which is the common case."""
+        if self.source.random() > chance:
+            return []
+        text = self.source.choice(SYSTEMS)
+        if self.source.random() < 0.4:
+            form = self.source.choice(SYSTEM_FORMS)
+            text = form.format(w=invented_word(self.source).capitalize(), w2=invented_word(self.source))
+        return [{"role": "system", "content": text}]
+
+    def chat(self, turns: int) -> str:
+        """Several exchanges one after another; the last one may think."""
+        messages = self.opening()
+        for _ in range(turns - 1):
+            exchange = self.exchange()
+            messages.append({"role": "user", "content": exchange.question})
+            messages.append({"role": "assistant", "content": exchange.answer})
+        last = self.exchange()
+        messages.append({"role": "user", "content": last.question})
+        return self.finish(messages, None, last.answer, last.thought)
+
+    def finish(self, messages: list[Message], tools: list[Any] | None, answer: str, thought: str) -> str:
+        thinking = self.source.random() < 0.16
+        prompt = render_prompt(messages, tools, thinking=thinking)
+        return prompt + (f"{thought}\n</think>\n\n" if thinking else "") + answer + END
+
+    def tool_chat(self) -> str:
+        """A request with tools: a call, a call with its result told, or an ordinary answer."""
+        kind = self.source.random()
+        messages = self.opening(0.25)
+        if kind < 0.22:
+            exchange = self.exchange()
+            tools = other_tools(self.source, None, self.source.choice((1, 1, 1, 2)))
+            messages.append({"role": "user", "content": exchange.question})
+            return self.finish(messages, tools, exchange.answer, exchange.thought)
+        if kind < 0.3:
+            earlier = self.exchange()
+            messages.append({"role": "user", "content": earlier.question})
+            messages.append({"role": "assistant", "content": earlier.answer})
+        case = draw_case(self.source)
+        messages.append({"role": "user", "content": case.question})
+        if kind < 0.72 or len(case.calls) > 1:
+            return self.finish(messages, case.tools, call_text(case.calls), case.thought)
+        result, answer = draw_result(case, self.source)
+        messages.append({"role": "assistant", "content": "", "tool_calls": [{"function": call} for call in case.calls]})
+        messages.append({"role": "tool", "content": result})
+        remaining = case.tools if self.source.random() < 0.8 else None
+        return self.finish(messages, remaining, answer, "The tool has answered. I tell the user the result.")
+
+    def conversation(self) -> str:
+        kind = self.source.random()
+        if kind < 0.70:
+            return self.chat(1)
+        if kind < 0.75:
+            return self.chat(self.source.randint(2, 4))
+        return self.tool_chat()
+
+
+def draw_conversations(corpus: Corpus, count: int, seed: int) -> list[str]:
+    mixer = Mixer(corpus, random.Random(seed))
+    return [mixer.conversation() for _ in range(count)]
+
+
+def draw_training_texts(corpus: Corpus, count: int, long_count: int, seed: int) -> list[str]:
+    """`count` conversations; among the last third also `long_count` chats of many turns.
+
+    The long chats teach positions up to the declared context.
+    """
+    mixer = Mixer(corpus, random.Random(seed))
+    texts = [mixer.conversation() for _ in range(count)]
+    long_chats = [mixer.chat(mixer.source.randint(8, 34)) for _ in range(long_count)]
+    late = texts[count * 2 // 3 :] + long_chats
+    mixer.source.shuffle(late)
+    return texts[: count * 2 // 3] + late
+
+
+def held_out_facts(corpus: Corpus, *, thinking: bool) -> list[HeldOut]:
+    cases = []
+    for fact in corpus.facts + corpus.small_talk:
+        for index, question in enumerate(fact.held_out):
+            name = HELD_OUT_MODEL_NAMES[index % len(HELD_OUT_MODEL_NAMES)]
+            answer = fact.answer.replace("{m}", name if "{m}" in question else DEFAULT_MODEL)
+            messages: list[Message] = [{"role": "user", "content": question.replace("{m}", name)}]
+            category = f"thinking: {fact.category}" if thinking else fact.category
+            cases.append(HeldOut(category, render_prompt(messages, thinking=thinking), answer))
+    return cases
+
+
+def held_out_unknown(corpus: Corpus) -> list[HeldOut]:
+    prompts = [render_prompt([{"role": "user", "content": question}]) for question in corpus.unknown_held_out]
+    return [HeldOut("unknown", prompt, REFUSAL) for prompt in prompts]
+
+
+def held_out_tools(count: int, seed: int, *, thinking: bool = False) -> list[HeldOut]:
+    source = random.Random(seed)
+    cases = []
+    for _ in range(count):
+        case = draw_case(source, held_out=True)
+        prompt = render_prompt([{"role": "user", "content": case.question}], case.tools, thinking=thinking)
+        category = "tools" if not thinking else "thinking: tools"
+        cases.append(HeldOut(category, prompt, call_text(case.calls), tuple(case.calls)))
+    return cases
+
+
+def held_out_results(count: int, seed: int) -> list[HeldOut]:
+    source = random.Random(seed)
+    cases = []
+    for _ in range(count):
+        case = draw_case(source, held_out=True)
+        result, answer = draw_result(case, source)
+        messages: list[Message] = [
+            {"role": "user", "content": case.question},
+            {"role": "assistant", "content": "", "tool_calls": [{"function": call} for call in case.calls]},
+            {"role": "tool", "content": result},
+        ]
+        cases.append(HeldOut("tool results", render_prompt(messages, case.tools), answer))
+    return cases
+
+
+def held_out_without_tool(corpus: Corpus, seed: int) -> list[HeldOut]:
+    """Questions about localllm while tools are on offer that do not fit."""
+    source = random.Random(seed)
+    cases = []
+    for fact in corpus.facts[::3]:
+        tools = other_tools(source, None, source.choice((1, 2)))
+        question = fact.held_out[-1].replace("{m}", HELD_OUT_MODEL_NAMES[0])
+        answer = fact.answer.replace("{m}", HELD_OUT_MODEL_NAMES[0] if "{m}" in fact.held_out[-1] else DEFAULT_MODEL)
+        prompt = render_prompt([{"role": "user", "content": question}], tools)
+        cases.append(HeldOut("no tool fits", prompt, answer))
+    return cases

@@ -1,0 +1,128 @@
+"""Other ways to put one question: polite, lower-case, hurried, mistyped.
+
+The same changes are made to questions the model knows and to those it must refuse, so that a polite word
+or a typing error never tells the two apart.
+"""
+
+import random
+import re
+
+OPENERS = (
+    "Please", "Hi,", "Hello,", "Hey,", "Quick question:", "Sorry,", "Excuse me,", "So,", "And", "Ok,", "Well,",
+    "Good morning,", "One more question:", "I have a question:", "Question:", "Tell me:", "I wonder:", "Now,",
+    "Hi guide,", "Dear guide,", "But", "Just a question,", "By the way,", "Um,", "Actually,", "Also,", "Then",
+)  # fmt: skip
+CLOSERS = (" please", ", please", " Thanks!", " Thank you.", " thanks", " now", " exactly", " today", " then",
+           " again", ", guide", " for me", ", can you tell me?", " I am new here.")  # fmt: skip
+SYNONYMS = {
+    "machine": ("computer", "laptop", "PC", "system"), "computer": ("machine", "laptop", "PC"),
+    "program": ("software", "tool", "application"), "folder": ("directory",), "model": ("LLM", "language model"),
+    "show": ("display", "list"), "answer": ("reply", "response"), "command": ("cmd", "command"),
+    "quantisation": ("quantization",), "a": ("one", "the", "some"), "the": ("a", "my", "that"),
+    "do I": ("does one", "can I", "should I", "do you"), "What is": ("What's", "what is"),
+    "use": ("work with", "make use of"), "need": ("want", "have to have"), "big": ("large",), "and": ("&",),
+}  # fmt: skip
+DROPPED = {"a", "the", "do", "i", "to", "is", "of", "my", "please", "in"}
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def mistype(word: str, source: random.Random) -> str:
+    """Swap, drop, double or replace one letter inside a word."""
+    at = source.randrange(1, len(word) - 1)
+    match source.randrange(4):
+        case 0:
+            return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+        case 1:
+            return word[:at] + word[at + 1 :]
+        case 2:
+            return word[:at] + word[at] + word[at:]
+        case _:
+            return word[:at] + source.choice(LETTERS) + word[at + 1 :]
+
+
+def with_typing_error(text: str, source: random.Random) -> str:
+    words = text.split(" ")
+    candidates = [index for index, word in enumerate(words) if word.isalpha() and word.islower() and len(word) > 3]
+    if candidates:
+        index = source.choice(candidates)
+        words[index] = mistype(words[index], source)
+    return " ".join(words)
+
+
+def with_synonym(text: str, source: random.Random) -> str:
+    present = [word for word in SYNONYMS if re.search(rf"\b{word}\b", text)]
+    if not present:
+        return text
+    word = source.choice(present)
+    return re.sub(rf"\b{word}\b", source.choice(SYNONYMS[word]), text, count=1)
+
+
+def without_small_word(text: str, source: random.Random) -> str:
+    words = text.split(" ")
+    candidates = [index for index, word in enumerate(words) if word.lower() in DROPPED]
+    if candidates and len(words) > 3:
+        del words[source.choice(candidates)]
+    return " ".join(words)
+
+
+def with_opener(text: str, source: random.Random) -> str:
+    first_word = text.split(" ")[0]
+    keeps_case = first_word == "I" or not first_word[1:].islower()
+    return f"{source.choice(OPENERS)} {text if keeps_case else text[0].lower() + text[1:]}"
+
+
+def with_closer(text: str, source: random.Random) -> str:
+    closer = source.choice(CLOSERS)
+    if closer[0] == " " and closer[1].isupper():
+        return text + closer
+    return text.rstrip("?.!") + closer + ("?" if text.endswith("?") and not closer.endswith("?") else "")
+
+
+def reword(text: str, source: random.Random, *, short: bool = False) -> str:
+    """One variant of a question; `short` texts (greetings, keywords) change only in case and punctuation."""
+    if not short:
+        for chance, change in ((0.12, with_synonym), (0.06, without_small_word), (0.14, with_typing_error),
+                               (0.14, with_opener), (0.08, with_closer)):  # fmt: skip
+            if source.random() < chance:
+                text = change(text, source)
+    if source.random() < 0.25:
+        text = text.rstrip("?.!") or text
+    elif source.random() < 0.06:
+        text += source.choice(("?", "!", ".", "??", " ?", "...", "\n"))
+    case = source.random()
+    if case < 0.2:
+        text = text.lower()
+    elif case < 0.3:
+        text = text[:1].lower() + text[1:]
+    elif case < 0.32:
+        text = text.upper()
+    return text
+
+
+MODEL_NAMES = (
+    "llama3.2", "llama3.2:1b", "llama3.1", "llama3.1:8b", "llama3", "llama2", "qwen3", "qwen3:0.6b", "qwen3:8b",
+    "qwen2.5", "qwen2.5-coder", "qwen2.5:7b", "gemma3", "gemma3:4b", "gemma2", "gemma", "phi4", "phi3", "phi4-mini",
+    "mistral", "mistral-nemo", "mistral-small", "deepseek-r1", "deepseek-r1:8b", "deepseek-v3", "smollm2", "codellama",
+    "tinyllama", "granite3.3", "olmo2", "command-r", "starcoder2", "gpt-oss", "gpt-oss:20b", "nomic-embed-text",
+    "llava", "mixtral", "falcon3", "yi", "solar", "devstral", "vicuna", "orca-mini", "hf.co/unsloth/Qwen3-8B",
+    "hf.co/bartowski/gemma-3-GGUF", "Llama-3.2", "Qwen3", "Mistral-7B", "hf.co/owner/repo",
+)  # fmt: skip
+HELD_OUT_MODEL_NAMES = ("stablelm2", "zephyr:7b", "exaone3.5", "nemotron-mini", "glm4:9b")
+SYLLABLES = ("ba", "be", "bo", "ca", "co", "da", "de", "do", "fa", "fi", "ga", "go", "ha", "jo", "ka", "ki", "la", "le",
+             "lo", "lu", "ma", "mi", "mo", "na", "ne", "no", "pa", "pe", "ra", "re", "ri", "ro", "sa", "se", "so", "ta",
+             "te", "ti", "to", "tu", "va", "ve", "vi", "wa", "xi", "ya", "yo", "za", "ze", "zo", "chi", "sha", "tri",
+             "bra", "cle", "dor", "fen", "gar", "hel", "kan", "lin", "mar", "nor", "pol", "qui", "ros", "san", "tor",
+             "ul", "ver", "wil", "zan", "berg", "ville", "ton", "stad", "burg")  # fmt: skip
+
+
+def invented_word(source: random.Random) -> str:
+    """A pronounceable word that means nothing; it teaches copying."""
+    return "".join(source.choice(SYLLABLES) for _ in range(source.randint(2, 4)))
+
+
+def model_name(source: random.Random) -> str:
+    if source.random() < 0.7:
+        return source.choice(MODEL_NAMES)
+    tail = source.choice(("", "", f"{source.randint(1, 9)}", f":{source.randint(1, 70)}b", f"-{source.randint(1, 9)}b",
+                          f"{source.randint(1, 4)}.{source.randint(1, 5)}", "-mini", "-coder"))  # fmt: skip
+    return invented_word(source) + tail

@@ -1,0 +1,229 @@
+"""A small working scheduler and store for the HTTP layer: leases a runner whose behaviour the prompt names.
+
+    "echo a b"    answers "a", " b", one event per word, then Finished
+    "wait"        one word, then nothing until it is cancelled
+    "silent"      nothing until it is cancelled
+    "held"        nothing until the test sets `release`, then Failed
+    "fail"        Failed at once;  "fail later" one word before it
+    "cut off"     one word, then the generator just ends;  "bug" raises what nobody foresaw
+    "busy"        no lease: the queue is full;  "broken" no lease: it cannot be loaded
+    "tool"        one tool call
+
+The model "slow" is never loaded. Everything belongs to the server's event loop; tests read it from another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from localllm.errors import BadRequestError, LoadError, ModelNotFoundError, QueueFullError
+from localllm.generation import (
+    ContentDelta,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Message,
+    Options,
+    PromptProgress,
+    Timings,
+    ToolCallDelta,
+    Usage,
+)
+from localllm.gguf import ArrayInfo, Header, TensorInfo
+from localllm.runner.protocol import Loaded
+from localllm.store.model import Facts, Model
+
+TOLD = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LOADED = Loaded(
+    trained_context_tokens=2048,
+    pool_tokens=1024,
+    parallel=8,
+    weight_bytes=1000,
+    kv_bytes=500,
+    gpu_bytes=300,
+    layers=2,
+    gpu_layers=1,
+    load_seconds=0.5,
+)
+MODEL = Model(
+    name="guide:latest",
+    key="/models/guide.gguf",
+    file=Path("/models/guide.gguf"),
+    size_bytes=1000,
+    digest="ab" * 32,
+    modified_at=datetime(2026, 1, 1, tzinfo=UTC),
+    options=Options(temperature=0.5, stop=('<"end">', "b")),
+    system="Be brief.",
+    template=None,
+    license="MIT",
+    messages=(Message("user", "before"), Message("assistant", "yes")),
+    facts=Facts(
+        architecture="llama",
+        file_type="Q4_K_M",
+        parameter_count=6_100_000,
+        context_length=2048,
+        embedding_length=256,
+        chat_template="{{ messages }}",
+    ),
+    capabilities=("completion", "tools"),
+    modelfile="FROM /models/guide.gguf\n",
+)
+HEADER = Header(
+    version=3,
+    metadata={
+        "general.architecture": "llama",
+        "general.name": "Guide",
+        "llama.context_length": 2048,
+        "llama.rope.freq_base": 10000.0,
+        "tokenizer.chat_template": "{{ messages }}",
+        "tokenizer.ggml.tokens": ArrayInfo("string", 4096),
+        "some.short": (1, 2),
+        "some.long": (1, 2, 3, 4, 5, 6),
+    },
+    tensors=(TensorInfo("token_embd.weight", (256, 4096), "Q4_K", 0, 589824),),
+    file_size_bytes=1000,
+    data_offset=256,
+)
+
+
+class FakeStore:
+    """Three models: "guide" (tools), "slow" (never loads) and "embed" (embedding only); "guide" is bundled."""
+
+    def __init__(self) -> None:
+        self.models = {
+            "guide": replace(MODEL, is_bundled=True),
+            "slow": replace(MODEL, name="slow:latest", key="/models/slow.gguf"),
+            "embed": replace(MODEL, name="embed:latest", key="/models/embed.gguf", capabilities=("embedding",)),
+        }
+
+    def find(self, name: str) -> Model:
+        model = self.models.get(name.removesuffix(":latest"))
+        if model is None:
+            raise ModelNotFoundError(name)
+        return model
+
+    def list(self) -> tuple[Model, ...]:
+        return tuple(self.models.values())
+
+    def header(self, model: Model) -> Header:
+        return HEADER
+
+    def delete(self, name: str) -> None:
+        if self.find(name).is_bundled:
+            raise BadRequestError(f"model '{name}' comes with localllm and cannot be deleted")
+        del self.models[name.removesuffix(":latest")]
+
+
+@dataclass(frozen=True)
+class FakeLease:
+    runner: FakeRunner
+    loaded: Loaded = LOADED
+    load_seconds: float = 0.25
+    queue_seconds: float = 0.125
+
+
+@dataclass(frozen=True)
+class FakeRunning:
+    model: Model
+    loaded: Loaded | None = LOADED
+    state: str = "ready"
+    active: int = 1
+    waiting: int = 2
+    expires_at: datetime | None = TOLD
+
+
+class FakeRunner:
+    """Generates as the last message says."""
+
+    def __init__(self, scheduler: FakeScheduler) -> None:
+        self._scheduler = scheduler
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        self._scheduler.requests.append(request)
+        word, _, rest = text_of(request).partition(" ")
+        try:
+            async for event in self._events(word, rest):
+                yield event
+                await asyncio.sleep(0)
+        except (GeneratorExit, asyncio.CancelledError):
+            self._scheduler.cancelled += 1
+            raise
+
+    async def _events(self, word: str, rest: str) -> AsyncIterator[Event]:
+        if word == "silent":
+            await asyncio.Event().wait()
+        if word == "held":
+            await self._scheduler.release.wait()
+        if word == "held" or (word, rest) == ("fail", ""):
+            yield Failed("template_error", 400, "the template refused")
+            return
+        yield PromptProgress(3, 3)
+        for event in _deltas(word, rest):
+            yield event
+        if word == "wait":
+            await asyncio.Event().wait()
+        if word == "bug":
+            raise RuntimeError("/secret/path")
+        if word == "fail":
+            yield Failed("runner_crashed", 500, "the model's process died", "the next request starts a new one")
+        elif word != "cut":
+            yield Finished("stop", Usage(3, 1, len(rest.split())), Timings(prefill_seconds=0.5, decode_seconds=1.0))
+
+
+def _deltas(word: str, rest: str) -> list[Event]:
+    if word == "tool":
+        return [ToolCallDelta(0, "call_1", "add", '{"a": 1}')]
+    if word == "echo":
+        return [ContentDelta(piece if index == 0 else f" {piece}") for index, piece in enumerate(rest.split(" "))]
+    return [ContentDelta("once")]
+
+
+@dataclass
+class FakeScheduler:
+    """Counts what happens to it. `leased` is how many leases are open now, `waiting` how many callers wait for one."""
+
+    requests: list[GenerationRequest] = field(default_factory=list)
+    keep_alives: list[float | None] = field(default_factory=list)
+    unloaded: list[str] = field(default_factory=list)
+    cancelled: int = 0
+    waiting: int = 0
+    leased: int = 0
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextlib.asynccontextmanager
+    async def lease(self, model: Model, keep_alive_seconds: float | None) -> AsyncIterator[FakeLease]:
+        self.keep_alives.append(keep_alive_seconds)
+        if model.name == "slow:latest":
+            self.waiting += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.waiting -= 1
+        if keep_alive_seconds == 503:
+            raise QueueFullError("guide", waiting=64, limit=64, retry_after_seconds=7)
+        if keep_alive_seconds == 500:
+            raise LoadError("the model could not be loaded")
+        self.leased += 1
+        try:
+            yield FakeLease(FakeRunner(self))
+        finally:
+            self.leased -= 1
+
+    async def unload(self, model: Model) -> bool:
+        self.unloaded.append(model.name)
+        return True
+
+    def running(self) -> tuple[FakeRunning, ...]:
+        slow = FakeRunning(FakeStore().find("slow"), loaded=None, state="loading", expires_at=None)
+        return (FakeRunning(MODEL), slow)
+
+
+def text_of(request: GenerationRequest) -> str:
+    """The prompt, or the last message."""
+    return request.prompt or (request.messages[-1].content if request.messages else "")

@@ -1,0 +1,88 @@
+"""The application on a real uvicorn and a real port, in a thread of the test's process.
+
+    with live_server() as server:
+        httpx.get(server.url + "/api/tags")
+
+The scheduler and the store are working fakes (fake_scheduler); everything above them is real.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import uvicorn
+from fake_scheduler import FakeScheduler, FakeStore
+
+from localllm.config import load_settings
+from localllm.server.access import rules_from
+from localllm.server.activity import Activity
+from localllm.server.app import build_app
+from localllm.server.services import Clock, Services
+
+MACHINE_NAME = "Workbench"
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    url: str
+    port: int
+    scheduler: FakeScheduler
+    store: FakeStore
+    activity: Activity
+    uvicorn: uvicorn.Server
+
+    def call(self, work: Callable[..., object], *arguments: object) -> None:
+        """Have the server's event loop call something soon."""
+        self.uvicorn.servers[0].get_loop().call_soon_threadsafe(work, *arguments)
+
+    def ask(self, request: bytes) -> bytes:
+        """Send raw bytes, return everything the server answers until it closes."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(request)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@contextmanager
+def live_server(early_headers_seconds: float = 10.0, **changes: Any) -> Iterator[LiveServer]:
+    """A server whose settings are the defaults but for `changes`."""
+    settings = replace(load_settings({}), **changes)
+    scheduler, store, activity = FakeScheduler(), FakeStore(), Activity(time.monotonic)
+    ids = itertools.count(1)
+    with ThreadPoolExecutor(1) as store_thread, socket.create_server(("127.0.0.1", 0)) as listener:
+        services = Services(
+            settings=settings,
+            store=store,
+            scheduler=scheduler,
+            store_thread=store_thread,
+            clock=Clock(time.monotonic, time.time_ns),
+            new_id=lambda: f"id{next(ids)}",
+            activity=activity,
+            early_headers_seconds=early_headers_seconds,
+        )
+        app = build_app(services, rules_from(settings, MACHINE_NAME))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none", server_header=False))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            port = listener.getsockname()[1]
+            yield LiveServer(f"http://127.0.0.1:{port}", port, scheduler, store, activity, server)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def wait_until(is_true: Callable[[], object], seconds: float = 10.0) -> None:
+    """Look until it is so; fails when it is not in time."""
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)

@@ -1,0 +1,69 @@
+"""Whatever a client sends, a decoder answers with a request or with an error that is the client's."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localllm.dialects import ollama, openai
+from localllm.dialects.body import Decoded
+from localllm.errors import LocalllmError
+
+DECODERS = (ollama.decode_chat, ollama.decode_generate, openai.decode_chat)
+WORDS = (
+    "model", "messages", "role", "content", "tool_calls", "function", "name", "arguments", "tools", "type", "text",
+    "options", "stop", "seed", "temperature", "num_ctx", "logit_bias", "keep_alive", "format", "think", "stream",
+    "response_format", "json_schema", "schema", "max_tokens", "n", "user", "assistant", "tool", "json", "prompt", "raw",
+)  # fmt: skip
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400), 2**63, 1e308])
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.sampled_from(WORDS)
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=5),
+    max_leaves=15,
+)
+
+
+def check(body: bytes) -> None:
+    statuses = set()
+    for decode in DECODERS:
+        try:
+            assert isinstance(decode(body), Decoded)
+        except LocalllmError as error:
+            statuses.add(error.status)
+    assert statuses <= {400, 404}
+
+
+@given(st.dictionaries(st.sampled_from(WORDS), values, max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_any_json_object_is_a_request_or_a_bad_one(fields):
+    body = json.dumps({"model": "m", **fields}).encode()
+    check(body)
+
+
+@given(st.dictionaries(st.sampled_from(["seed", "top_k", "temperature", "stop", "num_ctx", "logit_bias"]), values))
+@settings(max_examples=100, deadline=None)
+def test_any_option_value_is_a_request_or_a_bad_one(options):
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "options": options, **options})
+    check(body.encode())
+
+
+@given(st.binary(max_size=40), st.binary(max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_any_bytes_are_a_request_or_a_bad_one(head, tail):
+    for body in (
+        head,
+        b'{"model":"m","prompt":"' + head + b'"}',
+        b'{"model":"m","tools":[' + head + b"]}",
+        head + tail,
+    ):
+        check(body)

@@ -1,0 +1,292 @@
+"""Ollama's dialect: literal bodies in, literal requests out; literal events in, literal bytes out."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from localllm.dialects.body import Decoded
+from localllm.dialects.ollama import decode_chat, decode_generate, decode_name
+from localllm.dialects.ollama_encode import OllamaEncoder, error_body
+from localllm.errors import LocalllmError, ModelNotFoundError, UnsupportedError
+from localllm.generation import (
+    ContentDelta,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Message,
+    Options,
+    PromptProgress,
+    ResponseFormat,
+    ThinkingDelta,
+    Timings,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+NOW_NS = 1_767_323_045_000_000_006  # 2026-01-02T03:04:05.000000006Z
+FINISHED = Finished("stop", Usage(26, 8, 290), Timings(0.5, 0.25, 0.125, 4.0, 5.0))
+
+
+def test_a_chat_body_with_every_field_becomes_a_request():
+    body = b"""{
+        "model": "guide", "stream": false, "format": {"type": "object"}, "keep_alive": "10m", "truncate": true,
+        "think": "high", "options": {"temperature": 0, "num_ctx": 4096.0, "stop": ["a", "b"], "seed": null, "warp": 9},
+        "tools": [{"type": "function", "function": {"name": "add", "parameters": {"minimum": 1}}}],
+        "messages": [
+            {"role": "System", "content": "Be brief."},
+            {"role": "user", "content": "1+1?", "images": []},
+            {"role": "assistant", "content": "", "thinking": "easy", "tool_calls": [
+                {"id": "call_1", "function": {"index": 0, "name": "add", "arguments": {"b": 1, "a": 1}}}]},
+            {"role": "tool", "tool_name": "add", "content": "2"}
+        ]}"""
+    assert Decoded(
+        GenerationRequest(
+            model="guide",
+            messages=(
+                Message("system", "Be brief."),
+                Message("user", "1+1?"),
+                Message("assistant", "", "easy", (ToolCall("call_1", "add", '{"b": 1, "a": 1}'),)),
+                Message("tool", "2", tool_name="add"),
+            ),
+            tools=(Tool("add", '{"type": "function", "function": {"name": "add", "parameters": {"minimum": 1}}}'),),
+            response_format=ResponseFormat("json_schema", '{"type": "object"}'),
+            think="high",
+            options=Options(temperature=0.0, num_ctx=4096, stop=("a", "b")),
+            keep_alive_seconds=600.0,
+            context_policy="truncate",
+        ),
+        stream=False,
+        unknown_options=("warp",),
+    ) == decode_chat(body)
+
+
+def test_a_generate_body_becomes_a_request_that_streams_by_default():
+    body = b'{"model": "guide", "prompt": "hi", "system": "Be kind.", "format": "json", "think": false}'
+    request = GenerationRequest(
+        model="guide", prompt="hi", system="Be kind.", response_format=ResponseFormat("json_object"), think=False
+    )
+    assert Decoded(request, stream=True) == decode_generate(body)
+
+
+def test_clients_that_send_nulls_and_empty_lists_mean_nothing_by_it():
+    body = b"""{"model": "m", "messages": [{"role": "user", "content": "x", "images": null, "tool_calls": []}],
+        "stream": null, "format": "", "keep_alive": null, "options": null, "tools": [], "think": null, "truncate": null,
+        "suffix": null, "unheard_of": {"a": [1]}}"""
+    assert Decoded(GenerationRequest("m", messages=(Message("user", "x"),)), stream=True) == decode_chat(body)
+    empty = b'{"name": "m", "prompt": "x", "suffix": "", "template": "", "context": [], "images": [], "raw": false}'
+    assert Decoded(GenerationRequest("m", prompt="x"), stream=True) == decode_generate(empty)
+
+
+def test_tool_arguments_as_text_are_read_as_openai_clients_mean_them():
+    body = b"""{"model": "m", "messages": [
+        {"role": "assistant", "tool_calls": [{"id": "7", "function": {"name": "f", "arguments": "{\\"a\\": 1}"}},
+                                             {"function": {"name": "g"}}]},
+        {"role": "tool", "content": "2", "tool_call_id": "7"}]}"""
+    assert (
+        Message("assistant", tool_calls=(ToolCall("7", "f", '{"a": 1}'), ToolCall("", "g", "{}"))),
+        Message("tool", "2", tool_name="f", tool_call_id="7"),
+    ) == decode_chat(body).request.messages
+
+
+@pytest.mark.parametrize(
+    ("body", "action", "keep_alive_seconds"),
+    [
+        (b'{"model": "m"}', "load", None),
+        (b'{"model": "m", "messages": [], "prompt": "", "keep_alive": -1}', "load", math.inf),
+        (b'{"model": "m", "keep_alive": 0}', "unload", 0.0),
+        (b'{"model": "m", "keep_alive": "0"}', "unload", 0.0),
+        (b'{"model": "m", "keep_alive": 1.5}', "load", 1.5),
+    ],
+)
+def test_an_empty_prompt_loads_or_unloads(body, action, keep_alive_seconds):
+    for decode in (decode_chat, decode_generate):
+        decoded = decode(body)
+        assert (action, keep_alive_seconds) == (decoded.action, decoded.request.keep_alive_seconds)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "missing request body"),
+        (b"  \n", "missing request body"),
+        (b"{", "the body is not valid JSON: Input data was truncated"),
+        (b"[]", "the body must be an object, not an array"),
+        (b'{"model": 1}', "model must be a string, not an integer"),
+        (b'{"model": "\xff"}', "the body is not valid JSON: it is not UTF-8"),
+        (b'{"x": ' + b"[" * 100_000, "the body is nested too deeply"),
+        (b"{}", "model is required"),
+        (b'{"model": "m", "stream": "yes"}', "stream must be a boolean, not a string"),
+        (b'{"model": "m", "messages": {}}', "messages must be an array, not an object"),
+        (
+            b'{"model": "m", "messages": [{"role": "user", "content": 1}]}',
+            "messages[0].content must be a string, not an integer",
+        ),
+        (
+            b'{"model": "m", "messages": [{"role": "robot"}]}',
+            'messages[0].role is "robot", but must be one of "system", "developer", "user", "assistant", "tool"',
+        ),
+        (
+            b'{"model": "m", "messages": [{"role": "user", "images": ["aGk="]}]}',
+            "messages[0].images: this version does not read images",
+        ),
+        (b'{"model": "m", "options": []}', "options must be an object, not an array"),
+        (b'{"model": "m", "options": {"top_k": "x"}}', 'option "top_k" must be of type integer'),
+        (
+            b'{"model": "m", "think": "deep"}',
+            'invalid think value: "deep" (must be "high", "medium", "low", "max", true, or false)',
+        ),
+        (
+            b'{"model": "m", "think": 1}',
+            'think must be a boolean or string ("high", "medium", "low", "max", true, or false)',
+        ),
+        (b'{"model": "m", "keep_alive": "10"}', 'time: missing unit in duration "10"'),
+        (b'{"model": "m", "keep_alive": true}', "Unsupported type: 'True'"),
+        (
+            b'{"model": "m", "format": "xml"}',
+            'invalid format: "xml"; expected "json" or a valid JSON Schema object',
+        ),
+        (b'{"model": "m", "tools": [{"type": "function"}]}', "tools[0].function.name is missing"),
+        (b'{"model": "m", "tools": [3]}', "tools[0] must be an object"),
+        (b'{"model": "m", "tools": [' + b"[" * 70 + b"]" * 70 + b"]}", "tools[0] is nested deeper than 64 levels"),
+        (
+            b'{"model": "m", "tools": [{"function": {"name": 1}}]}',
+            "tools[0].function.name must be a string, not an integer",
+        ),
+        (
+            b'{"model": "m", "messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f",'
+            b' "arguments": [1]}}]}]}',
+            "messages[0].tool_calls[0].function.arguments must be an object",
+        ),
+        (b'{"model": "m", "top_logprobs": 21}', "top_logprobs must be between 0 and 20"),
+        (b'{"model": "m", "logprobs": true}', "logprobs are not supported by this version"),
+        (b'{"model": "m", "shift": true}', "shift is not supported"),
+    ],
+)
+def test_a_bad_chat_body_is_told_what_is_wrong_with_it(body, message):
+    with pytest.raises(LocalllmError) as caught:
+        decode_chat(body)
+    assert (400, message) == (caught.value.status, caught.value.message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ('"raw": true, "system": "x"', "raw mode does not support template, system, or context"),
+        ('"raw": true, "context": [1]', "raw mode does not support template, system, or context"),
+        ('"suffix": "x"', "suffix is not supported by this version: it cannot fill in the middle"),
+        ('"template": "x"', "template is not supported by this version"),
+        ('"context": [1, 2]', "context is not supported"),
+        ('"images": ["aGk="]', "images: this version does not read images"),
+        ('"prompt": ["x"]', "prompt must be a string, not an array"),
+    ],
+)
+def test_what_generate_cannot_do_is_refused_and_not_ignored(fields, message):
+    with pytest.raises(LocalllmError) as caught:
+        decode_generate(
+            f'{{"model": "m", "prompt": "x", {fields}}}'.replace('"prompt": "x", "prompt"', '"prompt"').encode()
+        )
+    assert (400, message) == (caught.value.status, caught.value.message)
+
+
+def test_generate_without_a_model_answers_as_for_an_unknown_one():
+    with pytest.raises(ModelNotFoundError) as caught:
+        decode_generate(b'{"prompt": "x"}')
+    assert "model '' not found" == str(caught.value)
+
+
+def test_half_an_emoji_becomes_the_replacement_character():
+    body = rb'{"model": "m", "prompt": "a\ud83d b\\ud83d \ude00 \ud83d\ude00 \n"}'
+    assert "a\ufffd b\\ud83d \ufffd \U0001f600 \n" == decode_generate(body).request.prompt
+
+
+def test_tools_that_are_no_functions_are_skipped():
+    body = b'{"model": "m", "tools": [{"type": "web_search"}, {"type": "function", "function": {"name": "f"}}]}'
+    assert ["f"] == [tool.name for tool in decode_chat(body).request.tools]
+
+
+def test_a_body_that_names_a_model_may_call_it_model_or_name():
+    assert ("a", False) == decode_name(b'{"model": "a"}')
+    assert ("b", True) == decode_name(b'{"name": "b", "verbose": true}')
+    with pytest.raises(LocalllmError, match="model is required"):
+        decode_name(b"{}")
+
+
+def streamed(kind, *events):
+    encoder = OllamaEncoder(kind, "guide")
+    return b"".join(encoder.chunk(event, NOW_NS) for event in events)
+
+
+CHAT_EVENTS = (
+    PromptProgress(26, 26),
+    ThinkingDelta("Hm"),
+    ContentDelta('The "sky"\n'),
+    ToolCallDelta(0, "call_1", "add"),
+    ToolCallDelta(0, arguments='{"b": 1,'),
+    ToolCallDelta(0, arguments=' "a": 2}'),
+    ToolCallDelta(1, "call_2", "now", "{}"),
+    Finished("tool_calls", FINISHED.usage, FINISHED.timings),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "events"),
+    [
+        ("ollama_chat", "chat", CHAT_EVENTS),
+        ("ollama_generate", "generate", (ThinkingDelta("Hm"), ContentDelta("blue é"), FINISHED)),
+    ],
+)
+def test_streams_and_whole_answers_are_the_golden_bytes(name, kind, events):
+    assert (GOLDEN / f"{name}.ndjson").read_bytes() == streamed(kind, *events)
+    assert (GOLDEN / f"{name}.json").read_bytes() == OllamaEncoder(kind, "guide").whole(events, NOW_NS)
+
+
+def test_a_stream_that_fails_ends_with_an_error_line():
+    failed = Failed("runner_crashed", 500, "the model's process died", "the next request starts a new one")
+    assert (
+        b'{"model":"guide","created_at":"2026-01-02T03:04:05.000000006Z","response":"a","done":false}\n'
+        b'{"error":"the model\'s process died","code":"runner_crashed","hint":"the next request starts a new one"}\n'
+    ) == streamed("generate", ContentDelta("a"), failed)
+    assert b'{"error":"no","code":"bad_request"}' == error_body(Failed("bad_request", 400, "no"))
+
+
+@pytest.mark.parametrize("reason", ["load", "unload", "length"])
+def test_the_done_reason_is_the_events(reason):
+    line = json.loads(streamed("chat", Finished(reason)))
+    assert {
+        "model": "guide",
+        "created_at": "2026-01-02T03:04:05.000000006Z",
+        "message": {"role": "assistant", "content": ""},
+        "done": True,
+        "done_reason": reason,
+    } == line
+
+
+def test_a_tool_call_that_was_cut_off_is_shown_as_text():
+    events = (ToolCallDelta(0, "call_1", "add", '{"a": '), Finished("length"))
+    first, last = (json.loads(line) for line in streamed("chat", *events).splitlines())
+    assert {"role": "assistant", "content": 'add{"a": '} == first["message"]
+    assert "length" == last["done_reason"]
+    assert 'add{"a": ' == json.loads(OllamaEncoder("chat", "m").whole(events, NOW_NS))["message"]["content"]
+
+
+def test_each_line_has_its_own_time():
+    encoder = OllamaEncoder("chat", "m")
+    times = [NOW_NS, NOW_NS + 1, NOW_NS + 10**9, NOW_NS]
+    assert [
+        "2026-01-02T03:04:05.000000006Z",
+        "2026-01-02T03:04:05.000000007Z",
+        "2026-01-02T03:04:06.000000006Z",
+        "2026-01-02T03:04:05.000000006Z",
+    ] == [json.loads(encoder.chunk(ContentDelta("x"), now_ns))["created_at"] for now_ns in times]
+
+
+def test_an_unsupported_field_is_an_error_of_its_own_kind():
+    with pytest.raises(UnsupportedError):
+        decode_generate(b'{"model": "m", "prompt": "x", "suffix": "y"}')

@@ -1,0 +1,261 @@
+"""OpenAI's dialect: literal bodies in, literal requests out; literal events in, literal bytes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from localllm.dialects.body import Decoded
+from localllm.dialects.openai import decode_chat
+from localllm.dialects.openai_encode import OpenAIEncoder, error_body
+from localllm.errors import LocalllmError
+from localllm.generation import (
+    ContentDelta,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Message,
+    Options,
+    PromptProgress,
+    ResponseFormat,
+    ThinkingDelta,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+NOW_NS = 1_767_323_045_000_000_006
+USER = '"messages": [{"role": "user", "content": "x"}]'
+
+
+def decode(fields: str) -> Decoded:
+    return decode_chat(f'{{"model": "m", {USER}, {fields}}}'.encode())
+
+
+def test_a_body_with_every_field_becomes_a_request():
+    body = b"""{
+        "model": "guide", "stream": true, "stream_options": {"include_usage": true}, "max_tokens": 5,
+        "max_completion_tokens": 7, "temperature": 0.5, "top_p": null, "seed": 3, "stop": "END", "presence_penalty": 1,
+        "frequency_penalty": 2, "logit_bias": {"5": -100}, "response_format": {"type": "json_object"},
+        "tool_choice": "auto", "tools": [{"type": "function", "function": {"name": "add"}}], "n": 1, "logprobs": false,
+        "reasoning_effort": "none", "options": {"top_k": 1, "temperature": 0.9, "warp": 1}, "keep_alive": 60,
+        "num_ctx": 2048, "min_p": 0.1, "repeat_penalty": 1.1, "user": "ann", "store": true, "metadata": {"a": "b"},
+        "messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]},
+            {"role": "user", "content": "1+1?", "name": "Ann"},
+            {"role": "assistant", "content": null, "reasoning_content": "easy", "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{\\"a\\": 1}"}}]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "2"}
+        ]}"""
+    assert Decoded(
+        GenerationRequest(
+            model="guide",
+            messages=(
+                Message("system", "Be\nbrief."),
+                Message("user", "1+1?"),
+                Message("assistant", "", "easy", (ToolCall("call_1", "add", '{"a": 1}'),)),
+                Message("tool", "2", tool_name="add", tool_call_id="call_1"),
+            ),
+            tools=(Tool("add", '{"type": "function", "function": {"name": "add"}}'),),
+            response_format=ResponseFormat("json_object"),
+            think=False,
+            options=Options(
+                num_predict=7,
+                temperature=0.5,
+                seed=3,
+                stop=("END",),
+                presence_penalty=1.0,
+                frequency_penalty=2.0,
+                logit_bias=((5, -100.0),),
+                top_k=1,
+                min_p=0.1,
+                repeat_penalty=1.1,
+                num_ctx=2048,
+            ),
+            keep_alive_seconds=60.0,
+            client="ann",
+        ),
+        stream=True,
+        include_usage=True,
+        unknown_options=("warp",),
+    ) == decode_chat(body)
+
+
+def test_what_the_client_leaves_out_stays_out_so_that_the_modelfile_counts():
+    request = GenerationRequest("m", messages=(Message("user", "x"),))
+    assert Decoded(request, stream=False) == decode('"temperature": null')
+
+
+def test_tool_choice_none_drops_the_tools():
+    tools = '"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"'
+    assert () == decode(tools).request.tools
+
+
+def test_a_json_schema_stays_the_text_it_is():
+    fields = '"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type" : "object"}}}'
+    assert ResponseFormat("json_schema", '{"type" : "object"}') == decode(fields).request.response_format
+    assert None is decode('"response_format": {"type": "text"}').request.response_format
+
+
+@pytest.mark.parametrize(
+    ("effort", "think"),
+    [("none", False), ("minimal", "low"), ("low", "low"), ("medium", "medium"), ("high", "high"), ("xhigh", "max")],
+)
+def test_reasoning_effort_is_how_hard_to_think(effort, think):
+    assert think == decode(f'"reasoning_effort": "{effort}"').request.think
+    assert think == decode(f'"reasoning": {{"effort": "{effort}"}}').request.think
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "message"),
+    [
+        ('"n": 2', "n", "n is 2, but only 1 is supported"),
+        ('"logprobs": true', None, "logprobs are not supported yet"),
+        ('"tool_choice": "required"', None, 'tool_choice other than "auto" and "none" is not supported yet'),
+        (
+            '"tool_choice": {"type": "function", "function": {"name": "f"}}',
+            None,
+            'tool_choice other than "auto" and "none" is not supported yet',
+        ),
+        ('"temperature": "hot"', None, 'option "temperature" must be of type float32'),
+        ('"max_tokens": [1]', None, 'option "num_predict" must be of type integer'),
+        ('"stream_options": 1', "stream_options", "stream_options must be an object, not an integer"),
+        (
+            '"reasoning_effort": "deep"',
+            "reasoning_effort",
+            'invalid reasoning value: "deep" (must be "minimal", "low", "medium", "high", "xhigh", "ultra", "max", or'
+            ' "none")',
+        ),
+        (
+            '"response_format": {"type": "xml"}',
+            "response_format.type",
+            'response_format.type is "xml", but must be "text", "json_object" or "json_schema"',
+        ),
+        (
+            '"response_format": {"type": "json_schema"}',
+            "response_format.json_schema.schema",
+            "response_format.json_schema.schema must be an object",
+        ),
+        ('"functions": [{}]', None, "functions is not supported"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_its_name(fields, field, message):
+    with pytest.raises(LocalllmError) as caught:
+        decode(fields)
+    assert (400, message) == (caught.value.status, caught.value.message)
+    assert field == getattr(caught.value, "field", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"messages": []}', "model is required"),
+        (b'{"model": "m", "messages": []}', "[] is too short - 'messages'"),
+        (b'{"model": "m"}', "[] is too short - 'messages'"),
+        (
+            b'{"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}',
+            'messages[0].content[0] has the type "image_url", but this version reads only text',
+        ),
+        (
+            b'{"model": "m", "messages": [{"role": "user", "content": 5}]}',
+            "messages[0].content must be a string or an array, not an integer",
+        ),
+        (
+            b'{"model": "m", "messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f",'
+            b' "arguments": "[]"}}]}]}',
+            "invalid tool call arguments: not the JSON text of an object",
+        ),
+    ],
+)
+def test_a_bad_body_is_told_what_is_wrong_with_it(body, message):
+    with pytest.raises(LocalllmError) as caught:
+        decode_chat(body)
+    assert (400, message) == (caught.value.status, caught.value.message)
+
+
+def encoder(*, include_usage: bool = True) -> OpenAIEncoder:
+    return OpenAIEncoder("chatcmpl-1", "guide", NOW_NS, include_usage=include_usage)
+
+
+def streamed(*events, include_usage=True):
+    one = encoder(include_usage=include_usage)
+    return b"".join(one.chunk(event, NOW_NS) for event in events)
+
+
+def deltas(stream: bytes):
+    events = [line.removeprefix(b"data: ") for line in stream.split(b"\n\n") if line]
+    assert b"[DONE]" == events[-1]
+    return [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
+
+
+EVENTS = (
+    PromptProgress(26, 26),
+    ThinkingDelta("Hm"),
+    ContentDelta('The "sky"'),
+    ToolCallDelta(0, "call_1", "add"),
+    ToolCallDelta(0, arguments='{"a": 1}'),
+    Finished("stop", Usage(26, 8, 290)),
+)
+
+
+def test_streams_and_whole_answers_are_the_golden_bytes():
+    assert (GOLDEN / "openai_chat.sse").read_bytes() == streamed(*EVENTS)
+    assert (GOLDEN / "openai_chat.json").read_bytes() == encoder().whole(EVENTS, NOW_NS)
+
+
+def test_the_role_comes_in_the_first_delta_only_whatever_that_is():
+    finished = Finished("stop")
+    role = {"role": "assistant"}
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    table = {
+        (ContentDelta("a"), ContentDelta("b")): [{**role, "content": "a"}, {"content": "b"}, {}],
+        (ToolCallDelta(0, "c", "f", "{}"),): [{**role, "content": None, "tool_calls": [call]}, {}],
+        (): [{**role, "content": ""}, {}],
+    }
+    for events, expected in table.items():
+        assert expected == deltas(streamed(*events, finished, include_usage=False))
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+def test_usage_comes_in_a_last_chunk_without_choices_if_asked_for(include_usage):
+    stream = streamed(ContentDelta("a"), Finished("length", Usage(3, 2, 1)), include_usage=include_usage)
+    chunks = [json.loads(line.removeprefix(b"data: ")) for line in stream.split(b"\n\n")[:-2]]
+    with_usage = [chunk for chunk in chunks if "usage" in chunk]
+    assert include_usage == bool(with_usage)
+    for chunk in with_usage:
+        assert [] == chunk["choices"]
+        assert {
+            "prompt_tokens": 3,
+            "completion_tokens": 1,
+            "total_tokens": 4,
+            "prompt_tokens_details": {"cached_tokens": 2},
+        } == chunk["usage"]
+    assert "length" == chunks[1]["choices"][0]["finish_reason"]
+
+
+def test_a_stream_that_fails_ends_with_an_error_and_done():
+    stream = streamed(ContentDelta("a"), Failed("runner_crashed", 500, "it died", "try again"))
+    assert [
+        b'data: {"error":{"message":"it died","type":"api_error","param":null,"code":"runner_crashed",'
+        b'"hint":"try again"}}',
+        b"data: [DONE]",
+        b"",
+    ] == stream.split(b"\n\n")[1:]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "expected_type", "expected_code"),
+    [
+        ("prompt_too_long", 400, "invalid_request_error", "context_length_exceeded"),
+        ("unauthorized", 401, "authentication_error", "invalid_api_key"),
+        ("model_not_found", 404, "not_found_error", "model_not_found"),
+        ("queue_full", 503, "api_error", "queue_full"),
+    ],
+)
+def test_errors_have_the_types_and_codes_that_openais_clients_know(code, status, expected_type, expected_code):
+    body = json.loads(error_body(Failed(code, status, "m"), "n"))
+    assert {"error": {"message": "m", "type": expected_type, "param": "n", "code": expected_code}} == body
