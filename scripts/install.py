@@ -199,7 +199,7 @@ class Installation:
         for requirement in project["dependencies"]:
             name, _, version = requirement.partition("==")
             if name.strip() == ENGINE:
-                return version.strip()
+                return str(version).strip()
         raise SetupError(f"pyproject.toml does not pin {ENGINE} with ==")
 
     def installed_engine(self) -> str | None:

@@ -80,7 +80,9 @@ def write_tokenizer(folder: Folder, options: argparse.Namespace) -> None:
 def write_weights(folder: Folder, options: argparse.Namespace) -> None:
     tokenizer = load_vocabulary(folder.file("tokenizer.json"))
     samples = encode(folder.read("conversations.json"), tokenizer, CONTEXT_TOKENS)
-    plan = Plan(seed=options.seed, threads=options.threads, context_tokens=CONTEXT_TOKENS)
+    plan = Plan(
+        seed=options.seed, threads=options.threads, context_tokens=CONTEXT_TOKENS, drills=options.drills
+    )
     start = load_state(options.start_from) if options.start_from else None
     _, report = train(Shape(tokenizer.get_vocab_size()), samples, plan, folder.file("weights.pt"), start)
     lengths = [len(sample.ids) for sample in samples]
@@ -163,8 +165,9 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for everything in between")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, metavar="PHASE", help=" ".join(PHASES))
-    parser.add_argument("--conversations", type=int, default=46_000, help="how many to train on (one pass)")
-    parser.add_argument("--long-chats", type=int, default=150, help="how many of up to 2,048 tokens besides")
+    parser.add_argument("--conversations", type=int, default=120_000, help="how many to train on (one pass)")
+    parser.add_argument("--long-chats", type=int, default=300, help="how many of up to 2,048 tokens besides")
+    parser.add_argument("--drills", type=int, default=9_000, help="how many exercises in copying")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--start-from", type=Path, help="go on from these weights instead of random ones")

@@ -35,6 +35,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("pull", "models", "pull", "Download a model (not in this version yet)"),
     Command("ps", "running", "ps", "List the models that are loaded"),
     Command("stop", "running", "stop", "Unload a model"),
+    Command("doctor", "doctor", "doctor", "Check this machine, the engine on it and the daemon"),
     Command("serve", "serve", "serve", "Run the daemon in the foreground", ("start",)),
 )
 

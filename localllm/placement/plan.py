@@ -17,6 +17,10 @@ BATCH_TOKENS = 512
 ALL_LAYERS = -1
 # Of the memory that is free now: the rest is for the weights, for the next model, and for what else the machine runs.
 POOL_SHARE = 0.25
+# llama.cpp writes the whole pool at load: 5.5 GB took 14 to 19 s on a virtual machine of two cores. Sequences that need
+# more than the pool wait for each other, so a smaller one costs time only then.
+POOL_BYTES_MOST = 2 * 2**30
+MOST_THREADS = 512  # GGML_MAX_N_THREADS; llama.cpp aborts above it
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,10 @@ def plan(settings: Settings, options: Options, host: Host) -> Plan:
     return Plan(
         parallel=settings.num_parallel,
         pool_tokens=0,
-        pool_bytes_limit=int(host.available_bytes * POOL_SHARE),
+        pool_bytes_limit=min(int(host.available_bytes * POOL_SHARE), POOL_BYTES_MOST),
         # A step must have room for one row of every sequence.
         batch_tokens=max(options.num_batch or BATCH_TOKENS, settings.num_parallel),
-        threads=options.num_thread or settings.num_threads or host.physical_cores,
+        threads=min(options.num_thread or settings.num_threads or host.physical_cores, MOST_THREADS),
         gpu_layers=ALL_LAYERS if options.num_gpu is None else options.num_gpu,
         use_mmap=options.use_mmap is not False,
     )

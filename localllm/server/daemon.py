@@ -37,11 +37,10 @@ from localllm.server.activity import Activity
 from localllm.server.app import build_app
 from localllm.server.listener import bound_address, open_listener
 from localllm.server.services import Clock, ModelScheduler, Services
-from localllm.store.bundled import bundled_dir
+from localllm.store.bundled import bundled_dir, probe_model
 from localllm.store.store import Store
 from localllm.version import __version__
 
-PROBE_MODEL = "guide/guide.gguf"
 IDLE_CHECK_SECONDS = 5.0
 LAST_WORDS_SECONDS = 2.0
 # Longer than what HTTP clients keep idle connections for, so that it is never us who close one in use.
@@ -89,7 +88,7 @@ async def _serve(
 def _build_scheduler(settings: Settings) -> Scheduler:
     # Runners get the daemon's environment: the engine reads CUDA_VISIBLE_DEVICES and its like from there.
     environment = dict(os.environ)
-    preflight = Preflight(look_at_machine(), settings.state_dir, bundled_dir() / PROBE_MODEL, environment)
+    preflight = Preflight(look_at_machine(), settings.state_dir, probe_model(), environment)
     limits = Limits(settings.max_loaded_models, settings.max_queue, settings.keep_alive_seconds)
     return Scheduler(limits, RunnerFleet(settings, environment, preflight, host))
 

@@ -29,6 +29,11 @@ def bundled_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "modelfiles"
 
 
+def probe_model() -> Path:
+    """The smallest model that comes with localllm: what the engine is tried with. It may be missing in a checkout."""
+    return bundled_dir() / "guide" / "guide.gguf"
+
+
 def bundled_names(folder: Path) -> Iterator[Name]:
     """The names of all bundled models; none when there is no such folder."""
     if folder.is_dir():

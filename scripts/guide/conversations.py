@@ -160,7 +160,7 @@ def draw_training_texts(corpus: Corpus, count: int, long_count: int, seed: int) 
     """
     mixer = Mixer(corpus, random.Random(seed))
     texts = [mixer.conversation() for _ in range(count)]
-    long_chats = [mixer.chat(mixer.source.randint(8, 34)) for _ in range(long_count)]
+    long_chats = [mixer.chat(mixer.source.randint(8, 42)) for _ in range(long_count)]
     late = texts[count * 2 // 3 :] + long_chats
     mixer.source.shuffle(late)
     return texts[: count * 2 // 3] + late

@@ -238,7 +238,7 @@ def bare_case(source: random.Random) -> Case:
     noun = source.choice(NOUNS)
     name = source.choice(("get_{}", "get_current_{}", "read_{}", "current_{}", "list_{}s")).format(noun)
     spoken = noun + ("s" if name.endswith("s") else "")
-    forms = ("What is the {}?", "Get the {}", "Tell me the {}", "Show me the {}", "what's the current {}", "Read the {}",
+    forms = ("What is the {}?", "Get the {}", "Tell me the {}", "Show me the {}", "what's the current {}",
              "Please get the {}.")  # fmt: skip
     question = source.choice(forms).format(spoken)
     hint = source.choice((f"Get the {spoken}", f"Returns the current {spoken}", ""))

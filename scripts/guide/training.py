@@ -1,8 +1,9 @@
 """Trains the network on conversations: batches by length, Muon and AdamW, one pass over the data.
 
-Only what the assistant says is learnt in full; a part of the prompt counts a little, which helps
-copying to appear early. Every conversation starts at position 0, as at run time, and is never cut. The
-last part of the run is mixed with long chats of up to the declared context.
+Only what the assistant says is learnt in full; a part of the prompt counts a little. Every conversation
+starts at position 0, as at run time, and is never cut. The last part of the run is mixed with long chats of
+up to the declared context. The first part is mixed with drills: random tokens, said again. A tool call has to
+repeat names and values from the prompt, and without drills so small a model takes very long to learn that.
 
 Deterministic up to what torch promises: the same seed, thread count, machine and versions give the same
 batches in the same order; sums over threads may round differently elsewhere.
@@ -22,10 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from guide.network import Network, Shape
+from guide.vocabulary import CONTROL_TOKENS, VISIBLE_TOKENS
 
 PROMPT_WEIGHT = 0.2
 PROMPT_SHARE = 6
 POOL_CONVERSATIONS = 12_000
+DRILL_SHARE_OF_RUN = 0.5
+SPECIAL_TOKENS = len(CONTROL_TOKENS) + len(VISIBLE_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Plan:
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup_share: float = 0.03
+    drills: int = 9000
     report_every: int = 50
 
 
@@ -88,6 +93,31 @@ def encode(texts: list[str], tokenizer: Tokenizer, context_tokens: int) -> list[
     return samples
 
 
+def drill(tokens: int, source: np.random.Generator) -> Sample:
+    """A few random tokens, said two or three times among others; only the repetitions count.
+
+    `tokens` is how many there are to choose from.
+    """
+    phrase = source.integers(0, tokens, source.integers(2, 33))
+    parts, weights = [phrase], [np.zeros(len(phrase), dtype=np.float32)]
+    for _ in range(source.integers(1, 4)):
+        between = source.integers(0, tokens, source.integers(0, 40))
+        parts += [between, phrase]
+        # Nobody can know where a phrase begins again; from its second token on it is known.
+        repeated = np.ones(len(phrase), dtype=np.float32)
+        repeated[0] = 0.0
+        weights += [np.zeros(len(between), dtype=np.float32), repeated]
+    return Sample(np.concatenate(parts), np.concatenate(weights))
+
+
+def with_drills(samples: list[Sample], plan: Plan, tokens: int) -> list[Sample]:
+    """The samples with `plan.drills` drills spread over the first part of the run."""
+    source = np.random.default_rng(plan.seed)
+    early = samples[: int(len(samples) * DRILL_SHARE_OF_RUN)]
+    mixed = early + [drill(tokens, source) for _ in range(plan.drills)]
+    return [mixed[index] for index in source.permutation(len(mixed))] + samples[len(early) :]
+
+
 def pack(samples: list[Sample], tokens_per_batch: int) -> list[list[Sample]]:
     """Batches of samples of like length, so that little of a batch is padding."""
     batches: list[list[Sample]] = []
@@ -112,8 +142,11 @@ def plan_batches(samples: list[Sample], plan: Plan) -> list[list[Sample]]:
 
 
 def to_tensors(batch: list[Sample]) -> tuple[Tensor, Tensor]:
-    """Ids and weights of shape (B, T), padded with token 0 of weight 0."""
-    longest = max(len(sample.ids) for sample in batch)
+    """Ids and weights of shape (B, T), padded with token 0 of weight 0.
+
+    T - 1 is a multiple of 16: few different shapes keep torch from preparing its kernels over and over.
+    """
+    longest = math.ceil((max(len(sample.ids) for sample in batch) - 1) / 16) * 16 + 1
     ids = np.zeros((len(batch), longest), dtype=np.int64)
     weights = np.zeros((len(batch), longest), dtype=np.float32)
     for row, sample in enumerate(batch):
@@ -187,7 +220,7 @@ def train(
     network, report = Network(shape, plan.context_tokens), Report()
     if start is not None:
         network.load_state_dict(start)
-    batches = plan_batches(samples, plan)
+    batches = plan_batches(with_drills(samples, plan, shape.vocabulary_size - SPECIAL_TOKENS), plan)
     started, recent = time.monotonic(), []
     for index, answer_loss, rate in steps(network, batches, plan, report):
         recent.append(answer_loss)
