@@ -35,8 +35,8 @@ class Model:
         return list(ids[:count])
 
     def logits_after(self, ids: list[int]) -> list[float]:
-        batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(ids))(*ids), len(ids))
-        if status := llama_cpp.llama_decode(self.context, batch):
+        array = (llama_cpp.llama_token * len(ids))(*ids)  # the batch only points to it
+        if status := llama_cpp.llama_decode(self.context, llama_cpp.llama_batch_get_one(array, len(ids))):
             raise RuntimeError(f"llama_decode returned {status}")
         return list(llama_cpp.llama_get_logits_ith(self.context, -1)[: self.vocabulary_size])
 
