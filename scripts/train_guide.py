@@ -81,7 +81,11 @@ def write_weights(folder: Folder, options: argparse.Namespace) -> None:
     tokenizer = load_vocabulary(folder.file("tokenizer.json"))
     samples = encode(folder.read("conversations.json"), tokenizer, CONTEXT_TOKENS)
     plan = Plan(
-        seed=options.seed, threads=options.threads, context_tokens=CONTEXT_TOKENS, drills=options.drills
+        seed=options.seed,
+        threads=options.threads,
+        context_tokens=CONTEXT_TOKENS,
+        learning_rate=options.learning_rate,
+        drills=options.drills,
     )
     start = load_state(options.start_from) if options.start_from else None
     _, report = train(Shape(tokenizer.get_vocab_size()), samples, plan, folder.file("weights.pt"), start)
@@ -170,6 +174,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--drills", type=int, default=9_000, help="how many exercises in copying")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="the highest; 1e-3 when going on")
     parser.add_argument("--start-from", type=Path, help="go on from these weights instead of random ones")
     parser.add_argument("--engine-python", default=str(ROOT / ".venv/bin/python"), help="has llama-cpp-python")
     parser.add_argument("--install", type=Path, default=ROOT / "modelfiles/guide", help="where the model goes")

@@ -11,6 +11,8 @@ OPENERS = (
     "Please", "Hi,", "Hello,", "Hey,", "Quick question:", "Sorry,", "Excuse me,", "So,", "And", "Ok,", "Well,",
     "Good morning,", "One more question:", "I have a question:", "Question:", "Tell me:", "I wonder:", "Now,",
     "Hi guide,", "Dear guide,", "But", "Just a question,", "By the way,", "Um,", "Actually,", "Also,", "Then",
+    "I use Linux.", "I am a beginner.", "My colleague asks:", "Short question.", "I read the manual, but", "Right,",
+    "I have looked everywhere.", "One thing is not clear to me:", "Let me ask:", "Could you help me?", "Right now",
 )  # fmt: skip
 CLOSERS = (" please", ", please", " Thanks!", " Thank you.", " thanks", " now", " exactly", " today", " then",
            " again", ", guide", " for me", ", can you tell me?", " I am new here.")  # fmt: skip

@@ -42,7 +42,8 @@ class Model:
 
     def piece(self, token: int) -> bytes:
         buffer = ctypes.create_string_buffer(256)
-        return buffer.raw[: llama_cpp.llama_token_to_piece(self.vocabulary, token, buffer, 256, 0, False)]
+        length = llama_cpp.llama_token_to_piece(self.vocabulary, token, buffer, 256, 0, False)
+        return buffer.raw[:length]
 
     def answer(self, prompt: str, answer_tokens: int) -> dict[str, object]:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)

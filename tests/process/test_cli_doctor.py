@@ -13,7 +13,6 @@ def test_it_tries_the_engine_and_says_what_it_found_without_starting_a_daemon(tm
     assert (tmp_path / "state" / "engine-verdict.json").is_file()
 
 
-
 def test_it_names_a_program_that_is_no_localllm(tmp_path):
     with ScriptedServer(replies={}) as server:
         done = run_cli("doctor", environment=cli_environment(tmp_path, server.address), seconds=60)
