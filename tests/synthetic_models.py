@@ -24,24 +24,29 @@ from pathlib import Path
 CHILD_SECONDS = 600
 _LIBRARIES = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
 _QUANTIZATIONS = {"Q4_0": 2, "Q8_0": 7, "Q4_K_M": 15}  # llama_ftype of llama.h
+_GGUF_INT32 = 5  # gguf_type of gguf.h
+_SCALES = (".scale", ".input_scale")
+_HEADS = ("cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias")
+Value = bool | int | float | tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters, under GGUF's names without the architecture in front; an int is a uint32, a float a float32.
+    """Hyper-parameters, under GGUF's names without the architecture in front (a `tokenizer.…` name is whole).
 
-    llama.cpp makes every tensor that the architecture may have. Those in `left_out` (whole names, or endings that begin
-    with a dot) are optional, absent from real files, and would only cost time: they are dropped.
+    An int is a uint32, a float a float32, a tuple an array of int32. llama.cpp makes every tensor that the architecture
+    may have. Those in `left_out` (whole names, or endings that begin with a dot) are optional, absent from real files,
+    and would only cost time: they are dropped.
     """
 
     architecture: str
-    values: Mapping[str, int | float]
-    left_out: tuple[str, ...] = (".scale", ".input_scale", ".bias", "rope_freqs.weight", "cls.output.weight")
+    values: Mapping[str, Value]
+    left_out: tuple[str, ...] = (*_SCALES, *_HEADS, ".bias", "rope_freqs.weight")
 
 
 def _transformer(
     layers: int, width: int, heads: int, kv_heads: int, head_size: int, feed_forward: int, context_tokens: int
-) -> dict[str, int | float]:
+) -> dict[str, Value]:
     return {
         "context_length": context_tokens,
         "embedding_length": width,
@@ -57,14 +62,71 @@ def _transformer(
     }
 
 
+def _encoder(pooling: int) -> dict[str, Value]:
+    return {
+        **_transformer(2, 256, 4, 4, 64, 512, 512),
+        "attention.layer_norm_epsilon": 1e-12,
+        "attention.causal": False,
+        "pooling_type": pooling,
+        "tokenizer.ggml.token_type_count": 2,
+    }
+
+
+_EXPERTS: dict[str, Value] = {"expert_count": 8, "expert_used_count": 2, "expert_feed_forward_length": 256}
+_DELTA_NET: dict[str, Value] = {
+    "rope.dimension_sections": (8, 12, 12, 0),
+    "full_attention_interval": 2,
+    "ssm.conv_kernel": 4,
+    "ssm.inner_size": 256,
+    "ssm.state_size": 64,
+    "ssm.time_step_rank": 4,
+    "ssm.group_count": 2,
+}
+_MAMBA: dict[str, Value] = {
+    "context_length": 4096,
+    "embedding_length": 256,
+    "block_count": 2,
+    "feed_forward_length": 0,
+    "attention.head_count": 0,
+    "attention.layer_norm_rms_epsilon": 1e-6,
+    "ssm.conv_kernel": 4,
+    "ssm.inner_size": 512,
+    "ssm.state_size": 16,
+    "ssm.time_step_rank": 16,
+}
 # The output matrix is the embedding, as in the small Qwen3 models.
 _TIED = (*Recipe.left_out, "output.weight")
+_MEAN, _LAST, _RANK = 1, 3, 4  # llama_pooling_type of llama.h
 RECIPES = {
     # Qwen3-0.6B's shape: with a vocabulary of 152k it has 0.6 B parameters.
     "qwen3-0.6b": Recipe("qwen3", _transformer(28, 1024, 16, 8, 128, 3072, 40960), _TIED),
     # Tiny ones load in milliseconds. Rows are multiples of 256, so that K-quants apply.
     "qwen3-tiny": Recipe("qwen3", _transformer(2, 256, 4, 2, 64, 512, 4096), _TIED),
     "llama-tiny": Recipe("llama", _transformer(2, 256, 4, 2, 64, 512, 4096)),
+    "qwen3moe-tiny": Recipe("qwen3moe", {**_transformer(2, 256, 4, 2, 64, 512, 4096), **_EXPERTS}),
+    # Local and global attention take turns; a local layer sees 64 tokens.
+    "gemma3-tiny": Recipe(
+        "gemma3",
+        {
+            **_transformer(4, 256, 4, 2, 64, 512, 4096),
+            "attention.sliding_window": 64,
+            "attention.sliding_window_pattern": 2,
+        },
+        _TIED,
+    ),
+    # Recurrent and attention layers take turns.
+    "qwen35-tiny": Recipe(
+        "qwen35",
+        {**_transformer(4, 256, 4, 2, 64, 512, 4096), **_DELTA_NET},
+        (*_SCALES, "output.weight", ".attn_q.bias", ".attn_k.bias", ".attn_v.bias"),
+    ),
+    "mamba-tiny": Recipe("mamba", _MAMBA, (*_SCALES, "output.weight")),
+    # These make vectors instead of text: of a bidirectional encoder, of a decoder's last token, and a score.
+    "bert-tiny": Recipe("bert", _encoder(_MEAN), (*_SCALES, *_HEADS)),
+    "qwen3-embedding-tiny": Recipe(
+        "qwen3", {**_transformer(2, 256, 4, 2, 64, 512, 4096), "pooling_type": _LAST}, _TIED
+    ),
+    "bert-reranker-tiny": Recipe("bert", _encoder(_RANK), _SCALES),
 }
 
 
@@ -92,16 +154,16 @@ def _ggml() -> ctypes.CDLL:
         ("gguf_free", None, [pointer]),
         ("gguf_set_kv", None, [pointer, pointer]),
         ("gguf_add_tensor", None, [pointer, pointer]),
-        ("gguf_get_n_tensors", ctypes.c_int64, [pointer]),
-        ("gguf_get_tensor_name", text, [pointer, ctypes.c_int64]),
+        ("gguf_get_n_kv", ctypes.c_int64, [pointer]),
+        ("gguf_get_key", text, [pointer, ctypes.c_int64]),
         ("gguf_write_to_file", ctypes.c_bool, [pointer, text, ctypes.c_bool]),
         ("gguf_remove_key", ctypes.c_int64, [pointer, text]),
         ("gguf_set_val_u32", None, [pointer, text, ctypes.c_uint32]),
         ("gguf_set_val_f32", None, [pointer, text, ctypes.c_float]),
+        ("gguf_set_val_bool", None, [pointer, text, ctypes.c_bool]),
         ("gguf_set_val_str", None, [pointer, text, text]),
+        ("gguf_set_arr_data", None, [pointer, text, ctypes.c_int, pointer, ctypes.c_size_t]),
         ("ggml_get_name", text, [pointer]),
-        ("ggml_get_tensor", pointer, [pointer, text]),
-        ("ggml_free", None, [pointer]),
         ("ggml_nelements", ctypes.c_int64, [pointer]),
         ("ggml_backend_tensor_set", None, [pointer, pointer, ctypes.c_size_t, ctypes.c_size_t]),
     ):
@@ -124,32 +186,51 @@ def _metadata(base: ctypes.CDLL, recipe: Recipe, vocabulary: Path) -> int:
     metadata = base.gguf_init_empty()
     base.gguf_set_kv(metadata, source)
     base.gguf_free(source)
-    base.gguf_remove_key(metadata, b"general.file_type")
+    for key in [base.gguf_get_key(metadata, index) for index in range(base.gguf_get_n_kv(metadata))]:
+        if not key.startswith(b"tokenizer."):
+            base.gguf_remove_key(metadata, key)
     base.gguf_set_val_str(metadata, b"general.architecture", recipe.architecture.encode())
     base.gguf_set_val_str(metadata, b"general.name", f"synthetic {recipe.architecture}".encode())
     for name, value in recipe.values.items():
-        key = f"{recipe.architecture}.{name}".encode()
-        if isinstance(value, float):
-            base.gguf_set_val_f32(metadata, key, value)
-        else:
-            base.gguf_set_val_u32(metadata, key, value)
+        key = name if name.startswith("tokenizer.") else f"{recipe.architecture}.{name}"
+        _set_value(base, metadata, key.encode(), value)
     return int(metadata)
 
 
+def _set_value(base: ctypes.CDLL, metadata: int, key: bytes, value: Value) -> None:
+    if isinstance(value, tuple):
+        base.gguf_set_arr_data(metadata, key, _GGUF_INT32, (ctypes.c_int32 * len(value))(*value), len(value))
+    elif isinstance(value, bool):
+        base.gguf_set_val_bool(metadata, key, value)
+    elif isinstance(value, float):
+        base.gguf_set_val_f32(metadata, key, value)
+    else:
+        base.gguf_set_val_u32(metadata, key, value)
+
+
 def _write(base: ctypes.CDLL, recipe: Recipe, vocabulary: Path, target: Path, seed: int) -> None:
-    """In the child: let llama.cpp make the model in memory and save it, weights in F32."""
+    """In the child: let llama.cpp make the model in memory and write it, weights in F32.
+
+    llama_model_save_to_file would not do: it forgets the embedding of a model that has no output matrix.
+    """
     import llama_cpp.llama_cpp as native
     import numpy as np
 
     random = np.random.default_rng(seed)
+    tensors: list[int] = []
 
     def fill(tensor: int, _user_data: object) -> None:
         size = base.ggml_nelements(tensor)
+        name = base.ggml_get_name(tensor).decode()
         values = np.ones(size, dtype=np.float32)
-        if "norm" not in base.ggml_get_name(tensor).decode():
+        if name.endswith(".ssm_a"):
+            values = -random.uniform(0.1, 1.0, size).astype(np.float32)  # a state must fade, or it grows without bound
+        elif "norm" not in name or name.endswith(".bias"):
             # The scale keeps activations near one at any depth: logits stay finite, and ties are rare.
             values = random.standard_normal(size, dtype=np.float32) * np.float32(0.02)
         base.ggml_backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)
+        if not _is_listed(name, recipe.left_out):
+            tensors.append(tensor)
 
     callback = native.llama_model_set_tensor_data_t(fill)
     native.llama_backend_init()
@@ -157,31 +238,16 @@ def _write(base: ctypes.CDLL, recipe: Recipe, vocabulary: Path, target: Path, se
     model = native.llama_model_init_from_user(metadata, callback, None, native.llama_model_default_params())
     if not model:
         raise SystemExit(f"llama.cpp could not make a {recipe.architecture} of this recipe")
-    native.llama_model_save_to_file(model, str(target).encode())
+    for tensor in tensors:
+        base.gguf_add_tensor(metadata, tensor)
+    if not base.gguf_write_to_file(metadata, str(target).encode(), False):
+        raise SystemExit(f"{target} could not be written")
     native.llama_model_free(model)
     base.gguf_free(metadata)
 
 
 def _is_listed(name: str, patterns: tuple[str, ...]) -> bool:
     return any(name == pattern or (pattern[0] == "." and name.endswith(pattern)) for pattern in patterns)
-
-
-def _leave_out(base: ctypes.CDLL, left_out: tuple[str, ...], source: Path, target: Path) -> None:
-    """In the child: copy a GGUF without some tensors."""
-    tensors = ctypes.c_void_p()
-    parameters = _GgufParameters(no_alloc=False, ctx=ctypes.addressof(tensors))
-    read = base.gguf_init_from_file(str(source).encode(), parameters)
-    kept = base.gguf_init_empty()
-    base.gguf_set_kv(kept, read)
-    for index in range(base.gguf_get_n_tensors(read)):
-        name = base.gguf_get_tensor_name(read, index)
-        if not _is_listed(name.decode(), left_out):
-            base.gguf_add_tensor(kept, base.ggml_get_tensor(tensors, name))
-    if not base.gguf_write_to_file(kept, str(target).encode(), False):
-        raise SystemExit(f"{target} could not be written")
-    base.gguf_free(kept)
-    base.gguf_free(read)
-    base.ggml_free(tensors)
 
 
 def _quantize(source: Path, target: Path, quantization: str) -> None:
@@ -206,13 +272,11 @@ def main(arguments: list[str]) -> None:
     recipe = RECIPES[chosen.recipe]
     base = _ggml()
     with tempfile.TemporaryDirectory(dir=chosen.target.parent, prefix="synthetic-") as folder:
-        made, lean, small = (Path(folder) / f"{name}.gguf" for name in ("made", "lean", "small"))
+        made, small = (Path(folder) / f"{name}.gguf" for name in ("made", "small"))
         _write(base, recipe, chosen.vocabulary, made, chosen.seed)
-        _leave_out(base, recipe.left_out, made, lean)
-        made.unlink()
         if chosen.quantize:
-            _quantize(lean, small, chosen.quantize)
-        (small if chosen.quantize else lean).replace(chosen.target)
+            _quantize(made, small, chosen.quantize)
+        (small if chosen.quantize else made).replace(chosen.target)
 
 
 if __name__ == "__main__":
