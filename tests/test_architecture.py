@@ -44,7 +44,7 @@ RANKS = {group: rank for rank, row in enumerate(LAYERS) for group in row}
 
 # A third-party package and the only modules that may import it; a name ending in "." is a whole package.
 IMPORTERS = {
-    "llama_cpp": ("engine.llama",),
+    "llama_cpp": ("engine.llama", "engine.llama_samplers"),
     "jinja2": ("chat.template",),
     "starlette": ("server.",),
     "uvicorn": ("server.daemon",),

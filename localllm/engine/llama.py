@@ -18,7 +18,6 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.llamacpp import lltokenizer_from_vocab
 
-from localllm.engine import sampling as plans
 from localllm.engine.backend import (
     BackendFacts,
     Batch,
@@ -30,6 +29,7 @@ from localllm.engine.backend import (
 )
 from localllm.engine.grammar import ConstrainedSampler, new_matcher
 from localllm.engine.llama_log import LogReader
+from localllm.engine.llama_samplers import new_sampler
 from localllm.errors import InvalidOptionError
 from localllm.generation import Options, ResponseFormat, Sampling, merge_options, parse_options
 
@@ -74,9 +74,9 @@ class LlamaBackend:
         native.llama_backend_init()
         self._model = self._load_model(config, on_progress)
         self._vocab = native.llama_model_get_vocab(self._model)
-        self._vocabulary_size = native.llama_vocab_n_tokens(self._vocab)
-        self._context = self._open_context(config)
-        self._memory = native.llama_get_memory(self._context)
+        self.vocabulary_size = native.llama_vocab_n_tokens(self._vocab)
+        self.context = self._open_context(config)
+        self._memory = native.llama_get_memory(self.context)
         self.facts = self._facts(config)
         self._rows = _Rows(self.facts.batch_tokens)
         self._output_rows: frozenset[int] = frozenset()
@@ -151,10 +151,10 @@ class LlamaBackend:
         template = native.llama_model_chat_template(self._model, None)
         sizes = self._log.sizes
         return BackendFacts(
-            vocabulary_size=self._vocabulary_size,
+            vocabulary_size=self.vocabulary_size,
             trained_context_tokens=native.llama_model_n_ctx_train(self._model),
-            pool_tokens=native.llama_n_ctx(self._context),
-            batch_tokens=native.llama_n_batch(self._context),
+            pool_tokens=native.llama_n_ctx(self.context),
+            batch_tokens=native.llama_n_batch(self.context),
             max_sequences=config.max_sequences,
             weight_bytes=native.llama_model_size(self._model),
             kv_bytes=sizes.kv_bytes,
@@ -209,7 +209,7 @@ class LlamaBackend:
     def new_constraint(self, response_format: ResponseFormat) -> LLMatcher:
         """A matcher for one answer; the vocabulary's tables are built at the first one (about 1 s for 150k tokens)."""
         if self._grammar_tokenizer is None:
-            ends = [token for token in range(self._vocabulary_size) if self.is_end_of_generation(token)]
+            ends = [token for token in range(self.vocabulary_size) if self.is_end_of_generation(token)]
             self._grammar_tokenizer = lltokenizer_from_vocab(self._vocab, eos_token=ends)
         return new_matcher(self._grammar_tokenizer, response_format)
 
@@ -217,24 +217,14 @@ class LlamaBackend:
         self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], constraint: Constraint | None
     ) -> Sampler:
         """The chain of `sampling`, built once per request, within the constraint if there is one."""
-        sampler = self._unconstrained(sampling, seed, recent_tokens)
+        sampler = new_sampler(self, sampling, seed, recent_tokens, self.facts.trained_context_tokens)
         return ConstrainedSampler(sampler, constraint, self.logits) if isinstance(constraint, LLMatcher) else sampler
-
-    def _unconstrained(self, sampling: Sampling, seed: int, recent_tokens: Sequence[int]) -> Sampler:
-        """Greedy needs no chain: the largest of the logits is found without building a candidate per token."""
-        bias = [(token, value) for token, value in sampling.logit_bias if token < self._vocabulary_size]
-        if plans.is_plain_greedy(sampling):
-            return GreedySampler(self, bias)
-        steps = plans.chain(sampling, seed, self.facts.trained_context_tokens)
-        window = plans.penalty_window(sampling, self.facts.trained_context_tokens)
-        recent = recent_tokens[-window:] if window and plans.uses_penalties(sampling) else ()
-        return ChainSampler(self, steps, bias, recent)
 
     def decode(self, batch: Batch) -> DecodeStatus:
         """Compute the batch. Raises EngineError for what llama.cpp would abort on, and for its own failures."""
         self._check(batch)
         self._output_rows = frozenset(np.flatnonzero(batch.outputs).tolist())
-        code = native.llama_decode(self._context, self._rows.fill(batch))
+        code = native.llama_decode(self.context, self._rows.fill(batch))
         if code == 0:
             return "done"
         if code == 1:
@@ -245,8 +235,8 @@ class LlamaBackend:
         size = len(batch.tokens)
         if not 0 < size <= self.facts.batch_tokens:
             raise EngineError(f"a batch of {size} rows; 1 to {self.facts.batch_tokens} can be computed")
-        if batch.tokens.min() < 0 or batch.tokens.max() >= self._vocabulary_size:
-            raise EngineError(f"a token id outside 0..{self._vocabulary_size - 1}")
+        if batch.tokens.min() < 0 or batch.tokens.max() >= self.vocabulary_size:
+            raise EngineError(f"a token id outside 0..{self.vocabulary_size - 1}")
         if batch.slots.min() < 0 or batch.slots.max() >= self.facts.max_sequences:
             raise EngineError(f"a sequence slot outside 0..{self.facts.max_sequences - 1}")
         if int(batch.outputs.sum()) > self.facts.max_sequences:
@@ -256,8 +246,8 @@ class LlamaBackend:
         """The logits of a row of the last batch, shape (vocabulary_size,): a view that the next decode overwrites."""
         if row not in self._output_rows:
             raise EngineError(f"row {row} has no logits")
-        pointer = native.llama_get_logits_ith(self._context, row)
-        view: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self._vocabulary_size,))
+        pointer = native.llama_get_logits_ith(self.context, row)
+        view: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
         return view
 
     def forget(self, slot: int) -> None:
@@ -268,7 +258,7 @@ class LlamaBackend:
 
     def close(self) -> None:
         """Free context and model."""
-        native.llama_free(self._context)
+        native.llama_free(self.context)
         native.llama_model_free(self._model)
 
 
@@ -301,85 +291,6 @@ class _Rows:
             seq_id=ctypes.cast(self._slot_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(native.llama_seq_id))),
             logits=_pointer(self._outputs, ctypes.c_int8),
         )
-
-
-class GreedySampler:
-    """The likeliest token."""
-
-    def __init__(self, backend: LlamaBackend, bias: Sequence[tuple[int, float]]) -> None:
-        self._backend = backend
-        self._bias = bias
-
-    def sample(self, row: int) -> int:
-        """Argmax of the logits after the biases."""
-        logits = self._backend.logits(row)
-        for token, value in self._bias:
-            logits[token] += value
-        return _finite(logits, int(logits.argmax()))
-
-    def close(self) -> None:
-        """Nothing to free."""
-
-
-class ChainSampler:
-    """A llama.cpp sampler chain, built once per request."""
-
-    def __init__(
-        self,
-        backend: LlamaBackend,
-        steps: Sequence[plans.Step],
-        bias: Sequence[tuple[int, float]],
-        recent_tokens: Sequence[int],
-    ) -> None:
-        self._backend = backend
-        self._chain = native.llama_sampler_chain_init(native.llama_sampler_chain_default_params())
-        for step in steps:
-            native.llama_sampler_chain_add(self._chain, _sampler(step, backend.facts.vocabulary_size, bias))
-        for token in recent_tokens:
-            native.llama_sampler_accept(self._chain, token)
-
-    def sample(self, row: int) -> int:
-        """Draw from the logits of a row and remember the token for the penalties."""
-        logits = self._backend.logits(row)
-        token = native.llama_sampler_sample(self._chain, self._backend._context, row)
-        return _finite(logits, token)
-
-    def close(self) -> None:
-        """Free the chain and the samplers in it."""
-        if self._chain:
-            native.llama_sampler_free(self._chain)
-            self._chain = None
-
-
-def _sampler(step: plans.Step, vocabulary_size: int, bias: Sequence[tuple[int, float]]) -> object:
-    numbers = step.arguments
-    match step.kind:
-        case "logit_bias":
-            biases = (native.llama_logit_bias * len(bias))(*bias)
-            return native.llama_sampler_init_logit_bias(vocabulary_size, len(bias), biases)
-        case "penalties":
-            return native.llama_sampler_init_penalties(vocabulary_size, int(numbers[0]), *numbers[1:])
-        case "top_k":
-            return native.llama_sampler_init_top_k(int(numbers[0]))
-        case "typical":
-            return native.llama_sampler_init_typical(numbers[0], int(numbers[1]))
-        case "top_p":
-            return native.llama_sampler_init_top_p(numbers[0], int(numbers[1]))
-        case "min_p":
-            return native.llama_sampler_init_min_p(numbers[0], int(numbers[1]))
-        case "temperature":
-            return native.llama_sampler_init_temp(numbers[0])
-        case "draw":
-            return native.llama_sampler_init_dist(int(numbers[0]))
-        case "greedy":
-            return native.llama_sampler_init_greedy()
-
-
-def _finite(logits: npt.NDArray[np.float32], token: int) -> int:
-    """`token`, unless its logit shows that the computation went wrong."""
-    if not 0 <= token < len(logits) or not np.isfinite(logits[token]):
-        raise EngineError("the model computed non-finite logits; the file may be damaged")
-    return token
 
 
 def _pointer(array: npt.NDArray[np.generic], kind: type) -> object:
