@@ -94,14 +94,17 @@ _MAMBA: dict[str, Value] = {
     "ssm.state_size": 16,
     "ssm.time_step_rank": 16,
 }
+# With the usual scale a short convolution would all but silence what comes after it, and only the last token count.
+_SPREADS = {".ssm_conv1d.weight": 0.5, ".ssm_x.weight": 0.1, ".ssm_out.weight": 0.1}
 # The output matrix is the embedding, as in the small Qwen3 models.
 _TIED = (*Recipe.left_out, "output.weight")
 _MEAN, _LAST, _RANK = 1, 3, 4  # llama_pooling_type of llama.h
 RECIPES = {
     # Qwen3-0.6B's shape: with a vocabulary of 152k it has 0.6 B parameters.
     "qwen3-0.6b": Recipe("qwen3", _transformer(28, 1024, 16, 8, 128, 3072, 40960), _TIED),
-    # Tiny ones load in milliseconds. Rows are multiples of 256, so that K-quants apply.
-    "qwen3-tiny": Recipe("qwen3", _transformer(2, 256, 4, 2, 64, 512, 4096), _TIED),
+    # Tiny ones load in milliseconds. Rows are multiples of 256, so that K-quants apply. They have an output matrix of
+    # their own: a tied one of random weights likes the token that it was given best, and repeats it for ever.
+    "qwen3-tiny": Recipe("qwen3", _transformer(2, 256, 4, 2, 64, 512, 4096)),
     "llama-tiny": Recipe("llama", _transformer(2, 256, 4, 2, 64, 512, 4096)),
     "qwen3moe-tiny": Recipe("qwen3moe", {**_transformer(2, 256, 4, 2, 64, 512, 4096), **_EXPERTS}),
     # Local and global attention take turns; a local layer sees 64 tokens.
@@ -112,15 +115,14 @@ RECIPES = {
             "attention.sliding_window": 64,
             "attention.sliding_window_pattern": 2,
         },
-        _TIED,
     ),
     # Recurrent and attention layers take turns.
     "qwen35-tiny": Recipe(
         "qwen35",
         {**_transformer(4, 256, 4, 2, 64, 512, 4096), **_DELTA_NET},
-        (*_SCALES, "output.weight", ".attn_q.bias", ".attn_k.bias", ".attn_v.bias"),
+        (*_SCALES, ".attn_q.bias", ".attn_k.bias", ".attn_v.bias"),
     ),
-    "mamba-tiny": Recipe("mamba", _MAMBA, (*_SCALES, "output.weight")),
+    "mamba-tiny": Recipe("mamba", _MAMBA, _SCALES),
     # These make vectors instead of text: of a bidirectional encoder, of a decoder's last token, and a score.
     "bert-tiny": Recipe("bert", _encoder(_MEAN), (*_SCALES, *_HEADS)),
     "qwen3-embedding-tiny": Recipe(
@@ -227,7 +229,8 @@ def _write(base: ctypes.CDLL, recipe: Recipe, vocabulary: Path, target: Path, se
             values = -random.uniform(0.1, 1.0, size).astype(np.float32)  # a state must fade, or it grows without bound
         elif "norm" not in name or name.endswith(".bias"):
             # The scale keeps activations near one at any depth: logits stay finite, and ties are rare.
-            values = random.standard_normal(size, dtype=np.float32) * np.float32(0.02)
+            spread = next((spread for ending, spread in _SPREADS.items() if name.endswith(ending)), 0.02)
+            values = random.standard_normal(size, dtype=np.float32) * np.float32(spread)
         base.ggml_backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)
         if not _is_listed(name, recipe.left_out):
             tensors.append(tensor)

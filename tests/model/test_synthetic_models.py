@@ -45,7 +45,7 @@ def test_every_tiny_recipe_is_tried_here() -> None:
 
 
 def test_a_synthetic_model_has_the_tokenizer_it_was_given_and_only_the_tensors_of_its_kind(tmp_path: Path) -> None:
-    header = read_header(build("qwen3-tiny", VOCABULARY, tmp_path / "model.gguf"))
+    header = read_header(build("qwen3-embedding-tiny", VOCABULARY, tmp_path / "model.gguf"))
     tensors = [tensor.name for tensor in header.tensors]
     assert "qwen3" == header.architecture
     assert read_header(VOCABULARY).metadata["tokenizer.ggml.tokens"] == header.metadata["tokenizer.ggml.tokens"]
