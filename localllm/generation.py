@@ -49,7 +49,7 @@ class Tool(msgspec.Struct, frozen=True):
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Everything a client or a Modelfile may set under a name of Ollama's; None is "not said"."""
+    """Everything a client or a Modelfile may set, by Ollama's name, or else llama.cpp's; None is "not said"."""
 
     # while generating
     num_keep: int | None = None
@@ -64,6 +64,17 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: tuple[str, ...] | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    top_n_sigma: float | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
     stop: tuple[str, ...] | None = None
     logit_bias: tuple[tuple[int, float], ...] | None = None
     num_ctx: int | None = None
@@ -76,7 +87,11 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the next token is chosen; the defaults are Ollama's. `seed` None means a fresh random seed."""
+    """How the next token is chosen; the defaults are Ollama's, and llama.cpp's where Ollama has none.
+
+    `seed` None means a fresh random seed. DRY, XTC, top_n_sigma and mirostat are off unless their multiplier,
+    probability, number of deviations or version says otherwise.
+    """
 
     temperature: float = 0.8
     top_k: int = 40
@@ -87,6 +102,17 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     repeat_last_n: int = 64
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    top_n_sigma: float = -1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
 
@@ -126,6 +152,20 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+
+
+class CacheMiss(msgspec.Struct, frozen=True):
+    """Where a prompt parted from the earlier one that it agreed with longest.
+
+    `position` tokens are equal and `shared_text` is the last of them; then the earlier request `request_id` went on
+    with `cached_text` and this one with `prompt_text` (one token each).
+    """
+
+    position: int
+    shared_text: str
+    cached_text: str
+    prompt_text: str
+    request_id: int
 
 
 class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -217,6 +257,16 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "repeat_penalty": (0.0, 100.0),
     "presence_penalty": (-100.0, 100.0),
     "frequency_penalty": (-100.0, 100.0),
+    "dry_multiplier": (0.0, 100.0),
+    "dry_base": (1.0, 100.0),
+    "dry_allowed_length": (0, 2**31 - 1),
+    "dry_penalty_last_n": (-1, 2**31 - 1),
+    "xtc_probability": (0.0, 1.0),
+    "xtc_threshold": (0.0, 1.0),
+    "top_n_sigma": (-1.0, 100.0),
+    "mirostat": (0, 2),
+    "mirostat_tau": (0.0, 100.0),
+    "mirostat_eta": (0.0, 100.0),
     "num_ctx": (0, 2**31 - 1),
     "num_batch": (0, 2**31 - 1),
     "num_gpu": (-1, 2**31 - 1),
@@ -224,19 +274,13 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "num_thread": (0, 2**31 - 1),
 }
 _INTEGERS = frozenset(
-    [
-        "num_keep",
-        "seed",
-        "num_predict",
-        "top_k",
-        "repeat_last_n",
-        "num_ctx",
-        "num_batch",
-        "num_gpu",
-        "main_gpu",
-        "num_thread",
-    ]
-)
+    (
+        "num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "dry_allowed_length", "dry_penalty_last_n",
+        "mirostat", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread",
+    )
+)  # fmt: skip
+# llama.cpp looks for each breaker in the whole vocabulary, about 7 ms for 150k tokens, and cuts longer ones.
+_MOST_BREAKERS, _BREAKER_BYTES = 16, 40
 _SEED_MODULUS = 2**32
 
 
@@ -259,6 +303,8 @@ def parse_options(values: Mapping[str, object]) -> tuple[Options, tuple[str, ...
 def _parse_option(name: str, value: object) -> object:
     if name == "stop":
         return _strings(name, value)
+    if name == "dry_sequence_breakers":
+        return _breakers(_strings(name, value))
     if name == "logit_bias":
         return _biases(value)
     if name == "use_mmap":
@@ -290,6 +336,14 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(item for item in value if item)
     raise InvalidOptionError(f'option "{name}" must be of type an array of strings')
+
+
+def _breakers(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if len(texts) > _MOST_BREAKERS or any(len(text.encode("utf-8", "replace")) > _BREAKER_BYTES for text in texts):
+        raise InvalidOptionError(
+            f'option "dry_sequence_breakers" holds at most {_MOST_BREAKERS} texts of at most {_BREAKER_BYTES} bytes'
+        )
+    return texts
 
 
 def _biases(value: object) -> tuple[tuple[int, float], ...]:

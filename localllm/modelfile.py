@@ -43,8 +43,7 @@ _IGNORED = {
 }
 _DEPRECATED = frozenset(
     (
-        "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "numa", "mirostat",
-        "mirostat_tau", "mirostat_eta", "draft_num_predict",
+        "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "numa", "draft_num_predict",
     )
 )  # fmt: skip
 
@@ -83,6 +82,10 @@ def _scalar_type(hint: object) -> type[object]:
 PARAMETER_TYPES: dict[str, type[object]] = {
     name: _scalar_type(hint) for name, hint in typing.get_type_hints(Options).items()
 }
+
+
+# The parameters whose text is JSON; all other lists are given one item per line.
+_JSON_KINDS = {"logit_bias": "object", "dry_sequence_breakers": "array"}
 
 
 def decode(data: bytes) -> str:
@@ -191,7 +194,7 @@ class _Builder:
             self.stops.append(value)
             self.parameters[name] = self.stops
             return
-        kind = "object" if PARAMETER_TYPES[name] is tuple else PARAMETER_TYPES[name].__name__
+        kind = _JSON_KINDS.get(name) or PARAMETER_TYPES[name].__name__
         try:
             read = _read(name, value)
             parse_options({name: read})
@@ -235,7 +238,7 @@ def _read(name: str, text: str) -> object:
         if text.lower() not in ("true", "false", "1", "0", "t", "f"):
             raise ValueError(text)
         return text.lower() in ("true", "1", "t")
-    if kind is tuple:
+    if name in _JSON_KINDS:
         return json.loads(text)
     if "_" in text:  # Python's int() reads 1_000; nobody else does
         raise ValueError(text)
@@ -271,8 +274,10 @@ def parameters(options: Options) -> tuple[tuple[str, str], ...]:
             continue
         if name == "stop":
             pairs += [(name, text) for text in value]
-        elif kind is tuple:
+        elif name == "logit_bias":
             pairs.append((name, json.dumps({str(token): bias for token, bias in value})))
+        elif name == "dry_sequence_breakers":
+            pairs.append((name, json.dumps(value, ensure_ascii=False)))
         else:
             pairs.append((name, str(value).lower() if kind is bool else repr(value)))
     return tuple(pairs)

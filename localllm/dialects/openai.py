@@ -3,7 +3,7 @@
 Not here: the answers (openai_encode), the names and capabilities of models (server/).
 
 Values the client leaves out stay out, so that the Modelfile's temperature and top_p count. Besides OpenAI's own fields:
-`options`, `keep_alive`, `num_ctx`, `top_k`, `min_p`, `repeat_penalty`. A field nobody knows is ignored, one whose
+`options`, `keep_alive`, `num_ctx` and the sampling options of _SAME_NAME. A field nobody knows is ignored, one whose
 absence would change the answer's shape (n, logprobs, tool_choice "required") is refused.
 """
 
@@ -38,7 +38,9 @@ _EFFORTS: dict[str, bool | str] = {
 # The fields that are options under the same name.
 _SAME_NAME = (
     "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "logit_bias", "num_ctx", "top_k",
-    "min_p", "repeat_penalty",
+    "min_p", "repeat_penalty", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
+    "dry_sequence_breakers", "xtc_probability", "xtc_threshold", "top_n_sigma", "mirostat", "mirostat_tau",
+    "mirostat_eta",
 )  # fmt: skip
 
 
@@ -102,6 +104,17 @@ class _ChatBody(msgspec.Struct):
     top_k: Any = None
     min_p: Any = None
     repeat_penalty: Any = None
+    dry_multiplier: Any = None
+    dry_base: Any = None
+    dry_allowed_length: Any = None
+    dry_penalty_last_n: Any = None
+    dry_sequence_breakers: Any = None
+    xtc_probability: Any = None
+    xtc_threshold: Any = None
+    top_n_sigma: Any = None
+    mirostat: Any = None
+    mirostat_tau: Any = None
+    mirostat_eta: Any = None
     options: dict[str, Any] | None = None
     keep_alive: Any = None
     response_format: _ResponseFormat | None = None

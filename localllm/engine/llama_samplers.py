@@ -1,11 +1,17 @@
 """llama.cpp's samplers: the objects that `sampling` describes, one chain per request.
 
-Only `engine.llama` makes them; they read that backend's logits and live no longer than it.
+Only `engine.llama` makes them; they read that backend's logits and live no longer than it. Three kinds, each as cheap
+as its parameters allow:
+
+    GreedySampler      the likeliest token: numpy alone
+    ShortlistSampler   top_k comes first: numpy finds those tokens, llama.cpp filters and draws among them
+    ChainSampler       everything else: llama.cpp makes a candidate of every token
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import llama_cpp.llama_cpp as native
@@ -13,8 +19,26 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.engine import sampling as plans
+from localllm.engine import shortlist
 from localllm.engine.backend import EngineError, Sampler
 from localllm.generation import Sampling
+
+_MIROSTAT_CANDIDATES = 100  # of which version 1 estimates its exponent, as in llama.cpp and in the paper
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("probability", np.float32)])  # llama_token_data
+# The samplers that are made of a step's numbers alone, and the types of these.
+_CONSTRUCTORS: dict[plans.Kind, tuple[Callable[..., object], tuple[type[float] | type[int], ...]]] = {
+    "top_n_sigma": (native.llama_sampler_init_top_n_sigma, (float,)),
+    "top_k": (native.llama_sampler_init_top_k, (int,)),
+    "typical": (native.llama_sampler_init_typical, (float, int)),
+    "top_p": (native.llama_sampler_init_top_p, (float, int)),
+    "min_p": (native.llama_sampler_init_min_p, (float, int)),
+    "xtc": (native.llama_sampler_init_xtc, (float, float, int, int)),
+    "temperature": (native.llama_sampler_init_temp, (float,)),
+    "draw": (native.llama_sampler_init_dist, (int,)),
+    "mirostat_v2": (native.llama_sampler_init_mirostat_v2, (int, float, float)),
+    "greedy": (native.llama_sampler_init_greedy, ()),
+}
+_BROKEN = "the model computed non-finite logits; the file may be damaged"
 
 
 class LogitsSource(Protocol):
@@ -35,13 +59,16 @@ class LogitsSource(Protocol):
 def new_sampler(
     source: LogitsSource, sampling: Sampling, seed: int, recent_tokens: Sequence[int], context_tokens: int
 ) -> Sampler:
-    """Greedy needs no chain: the largest of the logits is found without building a candidate per token."""
+    """The cheapest sampler that does what `sampling` says; its penalties already know `recent_tokens`."""
     bias = [(token, value) for token, value in sampling.logit_bias if token < source.vocabulary_size]
     if plans.is_plain_greedy(sampling):
         return GreedySampler(source, bias)
-    window = plans.penalty_window(sampling, context_tokens)
-    recent = recent_tokens[-window:] if window and plans.uses_penalties(sampling) else ()
-    return ChainSampler(source, plans.chain(sampling, seed, context_tokens), bias, recent)
+    steps = plans.chain(sampling, seed, context_tokens)
+    if steps[0].kind == "top_k" and shortlist.is_worthwhile(source.vocabulary_size, sampling.top_k):
+        return ShortlistSampler(source, sampling.top_k, _new_chain(source, steps[1:], sampling))
+    window = plans.history_window(sampling, context_tokens)
+    recent = recent_tokens[-window:] if window else ()
+    return ChainSampler(source, _new_chain(source, steps, sampling), recent)
 
 
 class GreedySampler:
@@ -63,19 +90,11 @@ class GreedySampler:
 
 
 class ChainSampler:
-    """A llama.cpp sampler chain, built once per request."""
+    """A llama.cpp sampler chain, which it owns, over all tokens."""
 
-    def __init__(
-        self,
-        source: LogitsSource,
-        steps: Sequence[plans.Step],
-        bias: Sequence[tuple[int, float]],
-        recent_tokens: Sequence[int],
-    ) -> None:
+    def __init__(self, source: LogitsSource, chain: object, recent_tokens: Sequence[int]) -> None:
         self._source = source
-        self._chain = native.llama_sampler_chain_init(native.llama_sampler_chain_default_params())
-        for step in steps:
-            native.llama_sampler_chain_add(self._chain, _sampler(step, source.vocabulary_size, bias))
+        self._chain = chain
         for token in recent_tokens:
             native.llama_sampler_accept(self._chain, token)
 
@@ -92,34 +111,86 @@ class ChainSampler:
             self._chain = None
 
 
-def _sampler(step: plans.Step, vocabulary_size: int, bias: Sequence[tuple[int, float]]) -> object:
+class ShortlistSampler:
+    """A chain, which it owns, over the `count` likeliest tokens only. For chains that remember no tokens."""
+
+    def __init__(self, source: LogitsSource, count: int, chain: object) -> None:
+        self._source = source
+        self._count = count
+        self._chain = chain
+        self._candidates = np.zeros(count, dtype=_CANDIDATE)
+        self._data = ctypes.cast(self._candidates.ctypes.data, native.llama_token_data_p)
+        self._array = native.llama_token_data_array()
+
+    def sample(self, row: int) -> int:
+        """Draw among the likeliest tokens of a row."""
+        logits = self._source.logits(row)
+        tokens = shortlist.largest(logits, self._count)
+        if not len(tokens):
+            raise EngineError(_BROKEN)
+        candidates = self._candidates[: len(tokens)]
+        candidates["id"] = tokens
+        candidates["logit"] = logits[tokens]
+        array = self._array
+        # Set anew each time: samplers move the pointer and shrink the size.
+        array.data, array.size, array.selected, array.sorted = self._data, len(tokens), -1, True
+        native.llama_sampler_apply(self._chain, ctypes.byref(array))
+        if not 0 <= array.selected < array.size:
+            raise EngineError(_BROKEN)
+        return _finite(logits, array.data[array.selected].id)
+
+    def close(self) -> None:
+        """Free the chain and the samplers in it."""
+        if self._chain:
+            native.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def _new_chain(source: LogitsSource, steps: Sequence[plans.Step], sampling: Sampling) -> object:
+    chain = native.llama_sampler_chain_init(native.llama_sampler_chain_default_params())
+    for step in steps:
+        sampler = _sampler(source, step, sampling)
+        if not sampler:
+            native.llama_sampler_free(chain)
+            raise EngineError(f"llama.cpp refused the sampler {step.kind} with {step.arguments}")
+        native.llama_sampler_chain_add(chain, sampler)
+    return chain
+
+
+def _sampler(source: LogitsSource, step: plans.Step, sampling: Sampling) -> object:
     numbers = step.arguments
     match step.kind:
         case "logit_bias":
-            biases = (native.llama_logit_bias * len(bias))(*bias)
-            return native.llama_sampler_init_logit_bias(vocabulary_size, len(bias), biases)
+            return _bias_sampler(source, sampling)
+        case "dry":
+            return _dry_sampler(source, numbers, sampling.dry_sequence_breakers)
         case "penalties":
-            return native.llama_sampler_init_penalties(vocabulary_size, int(numbers[0]), *numbers[1:])
-        case "top_k":
-            return native.llama_sampler_init_top_k(int(numbers[0]))
-        case "typical":
-            return native.llama_sampler_init_typical(numbers[0], int(numbers[1]))
-        case "top_p":
-            return native.llama_sampler_init_top_p(numbers[0], int(numbers[1]))
-        case "min_p":
-            return native.llama_sampler_init_min_p(numbers[0], int(numbers[1]))
-        case "temperature":
-            return native.llama_sampler_init_temp(numbers[0])
-        case "draw":
-            return native.llama_sampler_init_dist(int(numbers[0]))
-        case "greedy":
-            return native.llama_sampler_init_greedy()
+            return native.llama_sampler_init_penalties(source.vocabulary_size, int(numbers[0]), *numbers[1:])
+        case "mirostat":
+            seed, tau, eta = int(numbers[0]), numbers[1], numbers[2]
+            return native.llama_sampler_init_mirostat(source.vocabulary_size, seed, tau, eta, _MIROSTAT_CANDIDATES)
+    constructor, types = _CONSTRUCTORS[step.kind]
+    return constructor(*(kind(number) for kind, number in zip(types, numbers, strict=True)))
+
+
+def _bias_sampler(source: LogitsSource, sampling: Sampling) -> object:
+    bias = [(token, value) for token, value in sampling.logit_bias if token < source.vocabulary_size]
+    biases = (native.llama_logit_bias * len(bias))(*bias)
+    return native.llama_sampler_init_logit_bias(source.vocabulary_size, len(bias), biases)
+
+
+def _dry_sampler(source: LogitsSource, numbers: tuple[float, ...], breakers: Sequence[str]) -> object:
+    multiplier, base, allowed_length, window = numbers
+    texts = [text.encode("utf-8", "replace") for text in breakers]
+    pointers = (ctypes.c_char_p * len(texts))(*texts)
+    vocabulary = native.llama_model_get_vocab(native.llama_get_model(source.context))
+    return native.llama_sampler_init_dry(
+        vocabulary, multiplier, base, int(allowed_length), int(window), pointers, len(texts)
+    )
 
 
 def _finite(logits: npt.NDArray[np.float32], token: int) -> int:
     """`token`, unless its logit shows that the computation went wrong."""
     if not 0 <= token < len(logits) or not np.isfinite(logits[token]):
-        raise EngineError("the model computed non-finite logits; the file may be damaged")
+        raise EngineError(_BROKEN)
     return token
-
-

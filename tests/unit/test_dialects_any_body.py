@@ -50,7 +50,24 @@ def test_any_json_object_is_a_request_or_a_bad_one(fields):
     check(body)
 
 
-@given(st.dictionaries(st.sampled_from(["seed", "top_k", "temperature", "stop", "num_ctx", "logit_bias"]), values))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "seed",
+                "top_k",
+                "temperature",
+                "stop",
+                "num_ctx",
+                "logit_bias",
+                "mirostat",
+                "dry_sequence_breakers",
+                "top_n_sigma",
+            ]
+        ),
+        values,
+    )
+)
 @settings(max_examples=100, deadline=None)
 def test_any_option_value_is_a_request_or_a_bad_one(options):
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "options": options, **options})

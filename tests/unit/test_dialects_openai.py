@@ -90,6 +90,28 @@ def test_what_the_client_leaves_out_stays_out_so_that_the_modelfile_counts():
     assert Decoded(request, stream=False) == decode('"temperature": null')
 
 
+def test_llama_cpps_sampling_options_are_fields_too():
+    fields = """"dry_multiplier": 0.8, "dry_base": 2, "dry_allowed_length": 3, "dry_penalty_last_n": -1,
+        "dry_sequence_breakers": ["\\n", "", "*"], "xtc_probability": 0.5, "xtc_threshold": 0.2, "top_n_sigma": 1,
+        "mirostat": 2.0, "mirostat_tau": 4, "mirostat_eta": 0.2"""
+    assert (
+        Options(
+            dry_multiplier=0.8,
+            dry_base=2.0,
+            dry_allowed_length=3,
+            dry_penalty_last_n=-1,
+            dry_sequence_breakers=("\n", "*"),
+            xtc_probability=0.5,
+            xtc_threshold=0.2,
+            top_n_sigma=1.0,
+            mirostat=2,
+            mirostat_tau=4.0,
+            mirostat_eta=0.2,
+        )
+        == decode(fields).request.options
+    )
+
+
 def test_tool_choice_none_drops_the_tools():
     tools = '"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"'
     assert () == decode(tools).request.tools
@@ -122,6 +144,12 @@ def test_reasoning_effort_is_how_hard_to_think(effort, think):
             'tool_choice other than "auto" and "none" is not supported yet',
         ),
         ('"temperature": "hot"', None, 'option "temperature" must be of type float32'),
+        ('"mirostat": 3', None, 'option "mirostat" must be between 0 and 2, not 3'),
+        (
+            '"dry_sequence_breakers": ["' + 41 * "x" + '"]',
+            None,
+            'option "dry_sequence_breakers" holds at most 16 texts of at most 40 bytes',
+        ),
         ('"max_tokens": [1]', None, 'option "num_predict" must be of type integer'),
         ('"stream_options": 1', "stream_options", "stream_options must be an object, not an integer"),
         (

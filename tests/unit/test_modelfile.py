@@ -101,6 +101,11 @@ def test_values_end_where_their_line_or_their_quote_ends(written, value):
         ("FROM x\nPARAMETER top_p high", "(line 2): invalid float value [high] for parameter 'top_p'"),
         ("FROM x\nPARAMETER use_mmap yes", "(line 2): invalid bool value [yes] for parameter 'use_mmap'"),
         ("FROM x\nPARAMETER logit_bias [", "(line 2): invalid object value [[] for parameter 'logit_bias'"),
+        (
+            'FROM x\nPARAMETER dry_sequence_breakers ","',
+            "(line 2): invalid array value [,] for parameter 'dry_sequence_breakers'",
+        ),
+        ("FROM x\nPARAMETER mirostat 3", '(line 2): option "mirostat" must be between 0 and 2, not 3'),
         ("FROM x\nPARAMETER top_p 1e999", '(line 2): option "top_p" must be a finite number'),
         ("FROM x\nPARAMETER top_p 2", '(line 2): option "top_p" must be between 0 and 1, not 2.0'),
         ('FROM x\nPARAMETER stop ""', "(line 2): a stop text must not be empty"),
@@ -116,10 +121,10 @@ def test_a_mistake_is_told_with_its_line(text, message):
 
 
 def test_what_has_no_effect_is_a_warning():
-    said = parse("FROM x\nPARAMETER mirostat 2\nRENDERER qwen3\nDRAFT ./small.gguf\n")
+    said = parse("FROM x\nPARAMETER numa 1\nRENDERER qwen3\nDRAFT ./small.gguf\n")
     assert Modelfile(bases=("x",)) == said
     assert (
-        "(line 2): parameter mirostat is deprecated and has no effect",
+        "(line 2): parameter numa is deprecated and has no effect",
         "(line 3): RENDERER has no effect: the chat template is used",
         "(line 4): DRAFT has no effect: no draft model is used",
     ) == said.warnings
@@ -156,6 +161,9 @@ OPTIONS = st.builds(
     seed=st.none() | st.integers(-1, 2**32 - 1),
     num_predict=st.none() | st.integers(-2, 100),
     use_mmap=st.none() | st.booleans(),
+    mirostat=st.none() | st.integers(0, 2),
+    dry_sequence_breakers=st.none()
+    | st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9), max_size=3).map(tuple),
     stop=st.none() | st.lists(TEXTS.filter(bool), min_size=1, max_size=3).map(tuple),
     logit_bias=st.none()
     | st.dictionaries(st.integers(0, 2**31 - 1), NUMBERS, max_size=3).map(lambda d: tuple(d.items())),
