@@ -11,6 +11,7 @@ fills what nobody said with Ollama's defaults.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ import msgspec
 from localllm.errors import BadRequestError, InvalidOptionError, LocalllmError, RunnerError
 
 Role = Literal["system", "user", "assistant", "tool"]
+MOST_LOGPROBS = 20  # the most that any dialect may ask for
 FinishReason = Literal["stop", "length", "tool_calls", "load", "unload"]
 
 
@@ -130,6 +132,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     `raw` sends `prompt` to the tokenizer as it is. `think` None leaves thinking to the template's own default.
     `keep_alive_seconds` None leaves the model's keep-alive as it is; infinity is for ever.
     `context_policy` says what happens to a prompt that does not fit: refused with the numbers, or cut.
+    `logprobs` asks for each token's log-probability and that many of the likeliest in its place, up to MOST_LOGPROBS.
     """
 
     model: str
@@ -143,6 +146,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     options: Options = Options()
     keep_alive_seconds: float | None = None
     context_policy: Literal["refuse", "truncate"] = "refuse"
+    logprobs: int | None = None
     client: str = ""
 
 
@@ -185,10 +189,28 @@ class PromptProgress(msgspec.Struct, frozen=True, tag="progress"):
     prompt_tokens: int
 
 
-class ContentDelta(msgspec.Struct, frozen=True, tag="content"):
-    """More of the answer."""
+class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A token's bytes, which may be part of a character, and the natural logarithm of its probability.
+
+    `top` are the likeliest tokens in its place, likeliest first; those have no `top`. Probabilities are the model's
+    own, before any sampling option.
+    """
+
+    data: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The bytes as text; what is no UTF-8 becomes U+FFFD."""
+        return self.data.decode("utf-8", "replace")
+
+
+class ContentDelta(msgspec.Struct, frozen=True, tag="content", omit_defaults=True):
+    """More of the answer, and the logprobs of its tokens if they were asked for; a token may come without text."""
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ThinkingDelta(msgspec.Struct, frozen=True, tag="thinking"):
@@ -244,35 +266,17 @@ def sampling_from(options: Options) -> Sampling:
 
 
 # Bounds keep numbers that llama.cpp stores as int32 or feeds to exp() inside what it can hold (demand.md: engines have
-# been crashed by negative counts). None is "no bound on that side".
-_BOUNDS: dict[str, tuple[float | None, float | None]] = {
-    "num_keep": (-1, 2**31 - 1),
-    "num_predict": (-2, 2**31 - 1),
-    "top_k": (0, 2**31 - 1),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "typical_p": (0.0, 1.0),
-    "repeat_last_n": (-1, 2**31 - 1),
-    "temperature": (0.0, 100.0),
-    "repeat_penalty": (0.0, 100.0),
-    "presence_penalty": (-100.0, 100.0),
-    "frequency_penalty": (-100.0, 100.0),
-    "dry_multiplier": (0.0, 100.0),
-    "dry_base": (1.0, 100.0),
-    "dry_allowed_length": (0, 2**31 - 1),
-    "dry_penalty_last_n": (-1, 2**31 - 1),
-    "xtc_probability": (0.0, 1.0),
-    "xtc_threshold": (0.0, 1.0),
-    "top_n_sigma": (-1.0, 100.0),
-    "mirostat": (0, 2),
-    "mirostat_tau": (0.0, 100.0),
-    "mirostat_eta": (0.0, 100.0),
-    "num_ctx": (0, 2**31 - 1),
-    "num_batch": (0, 2**31 - 1),
-    "num_gpu": (-1, 2**31 - 1),
-    "main_gpu": (0, 2**31 - 1),
-    "num_thread": (0, 2**31 - 1),
-}
+# been crashed by negative counts).
+_MOST = 2**31 - 1
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "num_keep": (-1, _MOST), "num_predict": (-2, _MOST), "top_k": (0, _MOST), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0), "repeat_last_n": (-1, _MOST), "temperature": (0.0, 100.0), "repeat_penalty": (0.0, 100.0),
+    "presence_penalty": (-100.0, 100.0), "frequency_penalty": (-100.0, 100.0), "dry_multiplier": (0.0, 100.0),
+    "dry_base": (1.0, 100.0), "dry_allowed_length": (0, _MOST), "dry_penalty_last_n": (-1, _MOST),
+    "xtc_probability": (0.0, 1.0), "xtc_threshold": (0.0, 1.0), "top_n_sigma": (-1.0, 100.0), "mirostat": (0, 2),
+    "mirostat_tau": (0.0, 100.0), "mirostat_eta": (0.0, 100.0), "num_ctx": (0, _MOST), "num_batch": (0, _MOST),
+    "num_gpu": (-1, _MOST), "main_gpu": (0, _MOST), "num_thread": (0, _MOST),
+}  # fmt: skip
 _INTEGERS = frozenset(
     (
         "num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "dry_allowed_length", "dry_penalty_last_n",
@@ -318,14 +322,14 @@ def _number(name: str, value: object) -> int | float:
     kind = "integer" if name in _INTEGERS else "float32"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidOptionError(f'option "{name}" must be of type {kind}')
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:  # NaN neither; math.isfinite() raises for integers beyond all floats
         raise InvalidOptionError(f'option "{name}" must be a finite number')
     number: int | float = int(value) if name in _INTEGERS else float(value)
     if name == "seed":
         # -1 is "random" in every dialect; other values wrap to the 32 bits llama.cpp's generators take.
         return number if number == -1 else int(number) % _SEED_MODULUS
     low, high = _BOUNDS[name]
-    if (low is not None and number < low) or (high is not None and number > high):
+    if not low <= number <= high:
         raise InvalidOptionError(f'option "{name}" must be between {low:g} and {high:g}, not {number}')
     return number
 
@@ -351,7 +355,7 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
         raise InvalidOptionError('option "logit_bias" must be an object of token id to number')
     try:
         pairs = tuple((int(token), float(bias)) for token, bias in value.items())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidOptionError('option "logit_bias" must be an object of token id to number') from None
     if any(token < 0 or token >= 2**31 or not math.isfinite(bias) for token, bias in pairs):
         raise InvalidOptionError('option "logit_bias" has an impossible token id or value')

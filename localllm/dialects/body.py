@@ -15,7 +15,7 @@ import msgspec
 
 from localllm.durations import parse_keep_alive
 from localllm.errors import InvalidFieldError
-from localllm.generation import GenerationRequest, Message, Role, Tool
+from localllm.generation import MOST_LOGPROBS, GenerationRequest, Message, Role, Tool
 
 T = TypeVar("T")
 
@@ -92,6 +92,15 @@ def read_keep_alive(value: object) -> float | None:
         return parse_keep_alive(value)
     except ValueError as error:
         raise InvalidFieldError(str(error), field="keep_alive") from None
+
+
+def read_logprobs(logprobs: bool | None, top_logprobs: int | None) -> int | None:
+    """How many likeliest tokens to tell beside each token; None without logprobs. Raises InvalidFieldError."""
+    if top_logprobs is not None and not 0 <= top_logprobs <= MOST_LOGPROBS:
+        raise InvalidFieldError(f"top_logprobs must be between 0 and {MOST_LOGPROBS}", field="top_logprobs")
+    if top_logprobs and not logprobs:
+        raise InvalidFieldError("top_logprobs needs logprobs to be true", field="top_logprobs")
+    return (top_logprobs or 0) if logprobs else None
 
 
 def read_role(text: str | None, field: str) -> Role:

@@ -15,7 +15,16 @@ from typing import Any, Protocol
 
 import msgspec
 
-from localllm.generation import ContentDelta, Event, Failed, Finished, ThinkingDelta, ToolCall, ToolCallDelta
+from localllm.generation import (
+    ContentDelta,
+    Event,
+    Failed,
+    Finished,
+    ThinkingDelta,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+)
 
 JSON_MEDIA_TYPE = "application/json; charset=utf-8"
 NDJSON_MEDIA_TYPE = "application/x-ndjson"
@@ -53,6 +62,7 @@ class Answer:
     content: str = ""
     thinking: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     finished: Finished | None = None
 
 
@@ -65,6 +75,7 @@ def collect(events: Iterable[Event]) -> Answer:
     for event in events:
         if isinstance(event, ContentDelta):
             content.append(event.text)
+            answer.logprobs += event.logprobs
         elif isinstance(event, ThinkingDelta):
             thinking.append(event.text)
         elif isinstance(event, ToolCallDelta):
@@ -85,6 +96,15 @@ def extend_call(call: ToolCall | None, delta: ToolCallDelta) -> ToolCall:
     if call is None:
         return ToolCall(delta.id or "", delta.name or "", delta.arguments)
     return ToolCall(delta.id or call.id, delta.name or call.name, call.arguments + delta.arguments)
+
+
+def token_logprobs(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """[{"token", "logprob", "bytes": [0..255, …], "top_logprobs": [the same without its top]}], as all dialects do."""
+    return [{**_token(one), "top_logprobs": [_token(other) for other in one.top]} for one in logprobs]
+
+
+def _token(one: TokenLogprob) -> dict[str, Any]:
+    return {"token": one.text, "logprob": one.logprob, "bytes": list(one.data)}
 
 
 def is_object(text: str) -> bool:

@@ -1,8 +1,8 @@
 """Events as Ollama's answers: one JSON object per line, or one object for all of it.
 
-    {"model", "created_at", "message" | "response", "done": false}            per piece of text
-    {… "done": true, "done_reason", total_duration, …, eval_duration}          last; nanoseconds, left out when 0
-    {"error", "code", "hint"?}                                                 instead of the last, when it failed
+    {"model", "created_at", "message" | "response", "logprobs"?, "done": false}    per piece of text
+    {… "done": true, "done_reason", total_duration, …, eval_duration}              last; nanoseconds, left out when 0
+    {"error", "code", "hint"?}                                                     instead of the last, when it failed
 
 `code`, `hint`, `queue_duration` and `prompt_cached_count` are ours; Ollama's clients ignore what they do not know.
 """
@@ -22,6 +22,7 @@ from localllm.dialects.framing import (
     is_object,
     timestamp,
     to_json,
+    token_logprobs,
 )
 from localllm.generation import (
     ContentDelta,
@@ -31,14 +32,13 @@ from localllm.generation import (
     FinishReason,
     PromptProgress,
     ThinkingDelta,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
 )
 
-_NOT_DONE = {
-    "chat": b'},"done":false}\n',
-    "generate": b',"done":false}\n',
-}
+_AFTER_CONTENT = {"chat": b"}", "generate": b""}
+_NOT_DONE = b',"done":false}\n'
 _CONTENT_KEY = {
     "chat": b'","message":{"role":"assistant","content":',
     "generate": b'","response":',
@@ -55,7 +55,7 @@ class OllamaEncoder:
         self._model = model
         self._head = b'{"model":' + to_json(model) + b',"created_at":"'
         self._content_key = _CONTENT_KEY[kind]
-        self._tail = _NOT_DONE[kind]
+        self._after_content = _AFTER_CONTENT[kind]
         self._second = -1
         self._second_text = ""
         self._open_calls: dict[int, ToolCall] = {}
@@ -63,7 +63,7 @@ class OllamaEncoder:
     def chunk(self, event: Event, now_ns: int) -> bytes:
         """The line of `event`, and before it the tool calls that it shows to be complete."""
         if isinstance(event, ContentDelta):
-            return self._complete_calls(now_ns) + self._line(to_json(event.text), now_ns)
+            return self._complete_calls(now_ns) + self._line(to_json(event.text), now_ns, event.logprobs)
         if isinstance(event, ThinkingDelta):
             return self._complete_calls(now_ns) + self._line(b'"","thinking":' + to_json(event.text), now_ns)
         if isinstance(event, ToolCallDelta):
@@ -81,18 +81,20 @@ class OllamaEncoder:
         answer = collect(events)
         finished = answer.finished or Finished("stop")
         calls = [_call(call, index) for index, call in enumerate(answer.tool_calls)]
-        return to_json(self._last(finished, now_ns, answer.content, answer.thinking, calls))
+        last = self._last(finished, now_ns, answer.content, answer.thinking, calls)
+        return to_json(last | ({"logprobs": _logprobs(answer.logprobs)} if answer.logprobs else {}))
 
     def error(self, failed: Failed) -> bytes:
         """Ollama's error object with our code and hint."""
         return error_body(failed)
 
-    def _line(self, content: bytes, now_ns: int) -> bytes:
+    def _line(self, content: bytes, now_ns: int, logprobs: tuple[TokenLogprob, ...] = ()) -> bytes:
         second, nanosecond = divmod(now_ns, NANOSECONDS)
         if second != self._second:
             self._second, self._second_text = second, timestamp(second * NANOSECONDS)[:-10]
         time = f"{self._second_text}{nanosecond:09d}Z".encode()
-        return self._head + time + self._content_key + content + self._tail
+        more = b',"logprobs":' + to_json(_logprobs(logprobs)) if logprobs else b""
+        return self._head + time + self._content_key + content + self._after_content + more + _NOT_DONE
 
     def _complete_calls(self, now_ns: int) -> bytes:
         if not self._open_calls:
@@ -132,6 +134,11 @@ def error_body(failed: Failed) -> bytes:
     if failed.hint:
         body["hint"] = failed.hint
     return to_json(body)
+
+
+def _logprobs(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """Ollama leaves out a `top_logprobs` that was not asked for."""
+    return [{name: value for name, value in one.items() if value != []} for one in token_logprobs(logprobs)]
 
 
 def _done_reason(reason: FinishReason) -> str:

@@ -1,6 +1,6 @@
 """Events as OpenAI's chat completions: server-sent events, or one object for all of it.
 
-    data: {"id", "object", "created", "model", "choices": [{"index", "delta", "finish_reason": null}]}
+    data: {"id", "object", "created", "model", "choices": [{"index", "delta", "logprobs"?, "finish_reason": null}]}
     data: {…, "choices": [{"delta": {}, "finish_reason": "stop" | "length" | "tool_calls"}]}
     data: {…, "choices": [], "usage"}                       only with stream_options.include_usage
     data: {"error": {"message", "type", "param", "code"}}   instead of the last two, when it failed
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from localllm.dialects.framing import NANOSECONDS, SSE_MEDIA_TYPE, collect, sse, to_json
+from localllm.dialects.framing import NANOSECONDS, SSE_MEDIA_TYPE, collect, sse, to_json, token_logprobs
 from localllm.generation import (
     ContentDelta,
     Event,
@@ -23,6 +23,7 @@ from localllm.generation import (
     Finished,
     PromptProgress,
     ThinkingDelta,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     Usage,
@@ -57,7 +58,7 @@ class OpenAIEncoder:
     def chunk(self, event: Event, now_ns: int) -> bytes:
         """The events that `event` becomes; Finished and Failed end with [DONE]."""
         if isinstance(event, ContentDelta):
-            return self._delta(b'"content":' + to_json(event.text))
+            return self._delta(b'"content":' + to_json(event.text), event.logprobs)
         if isinstance(event, ThinkingDelta):
             text = to_json(event.text)
             content = b'"content":"",' if self._role else b""
@@ -83,6 +84,7 @@ class OpenAIEncoder:
             message["content"] = answer.content or None
             message["tool_calls"] = [_call(call, index) for index, call in enumerate(answer.tool_calls)]
         reason = _finish_reason(finished, has_calls=bool(answer.tool_calls))
+        logprobs = _logprobs(answer.logprobs) if answer.logprobs else None
         return to_json(
             {
                 "id": self._common["id"],
@@ -90,7 +92,7 @@ class OpenAIEncoder:
                 "created": self._common["created"],
                 "model": self._common["model"],
                 "system_fingerprint": "fp_localllm",
-                "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+                "choices": [{"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}],
                 "usage": _usage(finished.usage),
             }
         )
@@ -99,9 +101,10 @@ class OpenAIEncoder:
         """OpenAI's error object."""
         return error_body(failed)
 
-    def _delta(self, inner: bytes) -> bytes:
+    def _delta(self, inner: bytes, logprobs: tuple[TokenLogprob, ...] = ()) -> bytes:
         role, self._role = self._role, b""
-        return self._before_delta + role + inner + b'},"finish_reason":null}]}\n\n'
+        more = b',"logprobs":' + to_json(_logprobs(logprobs)) if logprobs else b""
+        return self._before_delta + role + inner + b"}" + more + b',"finish_reason":null}]}\n\n'
 
     def _end(self, event: Finished) -> bytes:
         before = self._delta(b'"content":""') if self._role else b""
@@ -124,6 +127,10 @@ def error_body(failed: Failed, param: str | None = None) -> bytes:
     if failed.hint:
         error["hint"] = failed.hint
     return to_json({"error": error})
+
+
+def _logprobs(logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
+    return {"content": token_logprobs(logprobs), "refusal": None}
 
 
 def _finish_reason(event: Finished, *, has_calls: bool) -> str:

@@ -20,13 +20,14 @@ class Piece:
 
 
 class Detokenizer:
-    """Turn a sequence's token bytes into text, piece by piece."""
+    """Turn a sequence's token bytes into text, piece by piece. `characters` counts all of it, held back or not."""
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stop = tuple(text for text in stop if text)
         self._longest = max((len(text) for text in self._stop), default=0)
         self._held = ""
+        self.characters = 0
 
     def feed(self, data: bytes) -> Piece:
         """Add a token's bytes. After a piece with `stop` nothing more may be fed."""
@@ -37,6 +38,7 @@ class Detokenizer:
         return self._advance(self._decoder.decode(b"", final=True), is_last=True)
 
     def _advance(self, text: str, *, is_last: bool) -> Piece:
+        self.characters += len(text)
         if not self._stop:
             return Piece(text)
         text = self._held + text
