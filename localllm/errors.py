@@ -7,6 +7,7 @@
     │   ├── InvalidOptionError  400  an option has the wrong type or an impossible value
     │   ├── InvalidFieldError   400  a field of the request has the wrong type or an impossible value
     │   ├── PromptTooLongError  400  the prompt does not fit the context
+    │   ├── InputTooLongError   400  a text to embed does not fit the context
     │   ├── UnsupportedError    400  the model (or this version) cannot do that
     │   ├── TemplateError       400  the chat template refused the conversation
     │   └── ModelFileError      400  not a GGUF, or one that lies about itself
@@ -92,6 +93,21 @@ class PromptTooLongError(BadRequestError):
             hint="shorten the prompt, or ask for a larger num_ctx if the model and memory allow it",
         )
         self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
+
+
+class InputTooLongError(BadRequestError):
+    """A text to embed does not fit the context; the first words are Ollama's, which clients match on."""
+
+    code = "input_too_long"
+
+    def __init__(self, input_tokens: int, context_tokens: int) -> None:
+        super().__init__(
+            f"the input length exceeds the context length: it has {input_tokens} tokens, the context holds"
+            f" {context_tokens}",
+            hint="send shorter pieces, or `truncate`: true",
+        )
+        self.input_tokens = input_tokens
         self.context_tokens = context_tokens
 
 
