@@ -132,5 +132,4 @@ def finished(vectors: Vector, dimensions: int | None, *, normalises: bool) -> Ve
     if not normalises:
         return kept
     lengths = np.linalg.norm(kept, axis=1, keepdims=True)
-    normalised: Vector = kept / np.where(lengths > 0.0, lengths, 1.0).astype(np.float32)
-    return normalised
+    return (kept / np.where(lengths > 0.0, lengths, 1.0)).astype(np.float32)
