@@ -137,7 +137,9 @@ def _prompt_figures(answers: Sequence[Answer]) -> dict[str, float | None]:
     known = prompt and cached is not None
     figures["cached_share"] = cached / prompt if known and prompt and cached is not None else None
     computed = prompt - cached if prompt is not None and cached is not None else 0
-    figures["new_share"] = sum(new_tokens(answer) for answer in answers) / computed if computed else None
+    # Only conversations tell what is new: what requests share is no client's own.
+    if computed and any(answer.turn_index for answer in answers):
+        figures["new_share"] = sum(new_tokens(answer) for answer in answers) / computed
     return figures
 
 
