@@ -20,7 +20,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import platformdirs
 
@@ -28,6 +28,7 @@ from localllm.durations import parse_keep_alive
 from localllm.errors import ConfigError
 
 DEFAULT_PORT = 11434
+KvLayout = Literal["auto", "unified", "streams"]
 
 
 class Address(NamedTuple):
@@ -64,6 +65,8 @@ class Settings:
     num_parallel: int
     context_length: int
     num_threads: int
+    kv_layout: KvLayout
+    stream_slowdown: float
     origins: tuple[str, ...]
     api_key: str
     max_body_bytes: int
@@ -123,6 +126,19 @@ def _level(text: str) -> str:
     return text.upper()
 
 
+def _layout(text: str) -> str:
+    if text.lower() not in get_args(KvLayout):
+        raise ValueError("not a layout")
+    return text.lower()
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 1.0 < value < math.inf:
+        raise ValueError("out of range")
+    return value
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -165,6 +181,10 @@ SETTINGS: tuple[Setting, ...] = (
             "The context of a request that does not ask for one", "OLLAMA_CONTEXT_LENGTH"),
     Setting("num_threads", "num_threads", _count, "0", "a count; 0 for the physical cores",
             "CPU threads of each model"),
+    Setting("kv_layout", "kv_layout", _layout, "auto", "auto, unified or streams",
+            "Whether the requests of a model share one pool of cells or have a stream each"),
+    Setting("stream_slowdown", "stream_slowdown", _factor, "2", "a factor above 1",
+            "How much slower an answer may stream while another's long prompt is computed"),
     Setting("origins", "origins", _list, "", "a comma-separated list such as https://chat.example",
             "Web pages that may use the API besides local ones", "OLLAMA_ORIGINS"),
     Setting("api_key", "api_key", str.strip, "", "any text",

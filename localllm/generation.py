@@ -21,6 +21,7 @@ from localllm.errors import BadRequestError, InvalidOptionError, LocalllmError, 
 
 Role = Literal["system", "user", "assistant", "tool"]
 MOST_LOGPROBS = 20  # the most that any dialect may ask for
+Priority = Literal["interactive", "agent", "batch"]
 FinishReason = Literal["stop", "length", "tool_calls", "load", "unload"]
 
 
@@ -132,6 +133,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     `raw` sends `prompt` to the tokenizer as it is. `think` None leaves thinking to the template's own default.
     `keep_alive_seconds` None leaves the model's keep-alive as it is; infinity is for ever.
     `context_policy` says what happens to a prompt that does not fit: refused with the numbers, or cut.
+    `shifts_context` lets an answer that reaches the end of its context go on without the older half of it.
+    `priority` says who waits for whom; requests of one `client` share what that client is given.
     `logprobs` asks for each token's log-probability and that many of the likeliest in its place, up to MOST_LOGPROBS.
     """
 
@@ -146,6 +149,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     options: Options = Options()
     keep_alive_seconds: float | None = None
     context_policy: Literal["refuse", "truncate"] = "refuse"
+    shifts_context: bool = False
+    priority: Priority = "interactive"
     logprobs: int | None = None
     client: str = ""
 
@@ -229,12 +234,18 @@ class ToolCallDelta(msgspec.Struct, frozen=True, tag="tool_call", omit_defaults=
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
-    """The last event of a request that ended well. `dropped_messages` went because the prompt did not fit."""
+    """The last event of a request that ended well.
+
+    `dropped_messages` went because the prompt did not fit, `dropped_tokens` because the context was shifted.
+    `cache_miss` is None when the prompt went on from an earlier one, or resembled none.
+    """
 
     reason: FinishReason
     usage: Usage = Usage()
     timings: Timings = Timings()
     dropped_messages: int = 0
+    dropped_tokens: int = 0
+    cache_miss: CacheMiss | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):

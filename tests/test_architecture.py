@@ -27,6 +27,7 @@ LAYERS = (
     ("scheduler",),
     ("runner.handle", "runner.process", "runner.preflight"),
     ("runner.worker",),
+    ("runner.speaker",),
     ("runner.conversation",),
     ("engine", "chat"),
     ("runner.death", "runner.child"),
@@ -44,7 +45,14 @@ RANKS = {group: rank for rank, row in enumerate(LAYERS) for group in row}
 
 # A third-party package and the only modules that may import it; a name ending in "." is a whole package.
 IMPORTERS = {
-    "llama_cpp": ("engine.llama", "engine.llama_samplers"),
+    "llama_cpp": (
+        "engine.llama",
+        "engine.llama_embedding",
+        "engine.llama_memory",
+        "engine.llama_model",
+        "engine.llama_rows",
+        "engine.llama_samplers",
+    ),
     "jinja2": ("chat.template",),
     "starlette": ("server.",),
     "uvicorn": ("server.daemon",),
@@ -57,7 +65,7 @@ IMPORTERS = {
     "huggingface_hub": ("store.hub",),
 }
 # What runs what comes out of a model file; the daemon must never load it.
-CHILD_ONLY_GROUPS = ("engine", "chat", "runner.worker", "runner.conversation")
+CHILD_ONLY_GROUPS = ("engine", "chat", "runner.worker", "runner.speaker", "runner.conversation")
 CHILD_ONLY_LIBRARIES = ("llama_cpp", "numpy", "jinja2")
 # The CLI's main, a request handler's last line, the worker's outermost loop.
 BROAD_EXCEPT_MODULES = ("cli.main", "server.app", "runner.worker")

@@ -1,7 +1,13 @@
 """The seam between the batching engine and whatever computes: llama.cpp, or the fake model of the tests.
 
-A backend holds one model, one pool of KV cells and `max_sequences` numbered slots in it. It is driven by one thread and
+A backend holds one model, one pool of KV cells and `slots` numbered sequences in it. It is driven by one thread and
 validates what it is given: llama.cpp answers misuse with abort(). It decides nothing; the engine does.
+
+What a model can do with its memory of a sequence differs by kind, and is told by `MemoryTraits`:
+
+    attention   every token has a cell: any tail can be forgotten, any prefix shared
+    window      layers that look back a bounded way have let go of old cells: a tail can be forgotten only so far
+    recurrent   one state per sequence: nothing can be forgotten but by going back to a saved state (hybrids too)
 """
 
 from __future__ import annotations
@@ -15,7 +21,10 @@ import numpy.typing as npt
 
 from localllm.generation import Options, ResponseFormat, Sampling
 
-DecodeStatus = Literal["done", "no_room"]
+DecodeStatus = Literal["done", "no_room", "interrupted"]
+MemoryKind = Literal["attention", "window", "recurrent"]
+Layout = Literal["unified", "streams"]
+State = bytes | memoryview  # saved memory of a sequence; only the backend that made it can read it
 Constraint = object  # opaque between a backend's new_constraint and its new_sampler
 
 
@@ -28,14 +37,39 @@ class ModelLoadError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryTraits:
+    """What can be done with the memory of a sequence. `window_tokens` is how far back a window looks; all cells behind
+    it are kept too if `keeps_whole_window`.
+
+    `layout`: one pool whose cells sequences share, or a stream of `pool_tokens / slots` cells for each slot.
+    `can_shift`: the middle of a sequence can be taken out.
+    """
+
+    kind: MemoryKind = "attention"
+    layout: Layout = "unified"
+    window_tokens: int = 0
+    keeps_whole_window: bool = False
+    can_shift: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class BackendFacts:
-    """What the engine and the runner need to know of a loaded model. Sizes in bytes, lengths in tokens."""
+    """What the engine and the runner need to know of a loaded model. Sizes in bytes, lengths in tokens.
+
+    `parallel` sequences run at once; the other `slots` keep idle prefixes. `outputs_per_sequence` rows of one sequence
+    may have logits in one batch. `kv_bytes_per_token` is 0 when it is not known.
+    """
 
     vocabulary_size: int
     trained_context_tokens: int
     pool_tokens: int
     batch_tokens: int
-    max_sequences: int
+    parallel: int
+    slots: int
+    memory: MemoryTraits = field(default_factory=MemoryTraits)
+    layout_reason: str = ""
+    outputs_per_sequence: int = 1
+    kv_bytes_per_token: int = 0
     weight_bytes: int = 0
     kv_bytes: int = 0
     gpu_bytes: int = 0
@@ -46,12 +80,17 @@ class BackendFacts:
     eos_text: str = ""
     sampling_defaults: Options = field(default_factory=Options)
 
+    @property
+    def sequence_tokens(self) -> int:
+        """The most cells that one sequence can have."""
+        return self.pool_tokens if self.memory.layout == "unified" else self.pool_tokens // self.slots
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The rows of one decode, at most `batch_tokens`; all arrays have one element per row.
 
-    `tokens`, `positions` and `slots` are int32; `outputs` int8, 1 where logits are wanted, at most one row per slot.
+    `tokens`, `positions` and `slots` are int32; `outputs` int8, 1 where logits are wanted.
     Positions of a slot continue where its last decode ended.
     """
 
@@ -95,11 +134,47 @@ class Backend(Protocol):
     ) -> Sampler:
         """A sampler whose penalties already know `recent_tokens`, and which keeps to `constraint`."""
 
+    def is_control(self, token: int) -> bool:
+        """Whether the token is a mark of the vocabulary's own, such as the beginning of a message."""
+
     def decode(self, batch: Batch) -> DecodeStatus:
-        """Compute the batch; "no_room" leaves everything as it was. Raises EngineError."""
+        """Compute the batch; "no_room" leaves everything as it was. Raises EngineError.
+
+        "interrupted": some rows may be in the pool and some not; every slot of the batch must be rewound or forgotten.
+        """
+
+    def interrupt(self) -> None:
+        """End the decode that runs now, if the device can; thread-safe. The next decode is not affected."""
 
     def forget(self, slot: int) -> None:
         """Free all cells of a slot."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give the first `length` cells of `source` to `target`, which is empty. Both can go on independently.
+
+        A memory of kind "attention" copies any length, the others only all that the source holds.
+        """
+
+    def rewind(self, slot: int, length: int, checkpoint: State | None = None) -> bool:
+        """Forget all but the first `length` cells; False when that is impossible, and nothing changed.
+
+        `checkpoint` is the slot's own `save_checkpoint` at that length; without it only kind "attention" can always.
+        """
+
+    def lowest_position(self, slot: int) -> int:
+        """The earliest position that all layers of the slot still hold; 0 unless the kind is "window"."""
+
+    def save_checkpoint(self, slot: int) -> State:
+        """What `rewind` needs to come back to the present length: the part of the state that cannot be trimmed."""
+
+    def save(self, slot: int) -> State:
+        """The whole state of a slot, for host memory."""
+
+    def restore(self, slot: int, state: State) -> bool:
+        """Put a whole state into an empty slot; False when the pool has no room for it."""
+
+    def shift(self, slot: int, keep: int, drop: int) -> None:
+        """Take the `drop` cells behind the first `keep` out of a slot and close the gap. No cell may be shared."""
 
     def close(self) -> None:
         """Free the model; no use after."""

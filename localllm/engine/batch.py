@@ -1,8 +1,15 @@
-"""What the next decode computes: a pure decision from how much each sequence still has to compute.
+"""What the next decode computes, and who is served first: pure decisions from how much each sequence has to compute.
 
-Decode rows come first, so that running streams keep flowing; what is left of the step's budget goes to prefills, oldest
-first. When the pool cannot hold even the decode rows, the newest sequence gives its cells back and is computed again
-later: a running request is slowed, never failed. The oldest one always goes on, so everything ends.
+Decode rows come first, so that running streams keep flowing. What is left of the step goes to prompts:
+
+    priority class  >  the client that was given least  >  the shortest rest, less what it has waited
+
+A prompt that arrived while streams were flowing is `late`: it shares the smaller budget that keeps those streams near
+their pace (see `pace`). A prompt that was there before them owes them nothing, so a burst of requests is computed in
+full batches. An eighth of each budget goes to the prompt that has waited longest, whatever its class: nobody starves.
+
+When the pool cannot hold even the decode rows, the newest sequence of the lowest class gives its cells back and goes on
+later: a running request is slowed, never failed. The oldest of the highest class always goes on, so everything ends.
 """
 
 from __future__ import annotations
@@ -10,13 +17,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+RESERVED_PART = 8  # one in so many tokens is for the prompt that waited longest
+CLIENT_GRAIN_TOKENS = 1024.0  # clients within this are equal: else two prompts would take turns every step
+TOKENS_PER_WAITED_SECOND = 200.0  # a long prompt catches up with fresh short ones
+SECONDS_PER_CLASS = 20.0  # after so long a waiting request counts as of the next better class
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who wants to be served: class (0 is served first), tokens its client was given lately, and its wait."""
+
+    priority: int = 0
+    client_tokens: float = 0.0
+    waited_seconds: float = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One active sequence as the planner sees it: tokens to compute, and cells it holds."""
+    """One active sequence as the planner sees it.
+
+    `to_compute` tokens are to do, at most `most` of them in one step (0: no bound). `cells` are those that only it
+    holds. `is_late`: it arrived while others were streaming.
+    """
 
     to_compute: int
     cells: int
+    claim: Claim = Claim()
+    most: int = 0
+    is_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +63,42 @@ class BatchPlan:
     shares: tuple[Share, ...]
 
 
-def plan_batch(active: Sequence[Load], budget_tokens: int, free_cells: int) -> BatchPlan:
-    """Plan one decode for the active sequences, oldest first. `budget_tokens` is at least their number."""
+def service_order(claims: Sequence[Claim], remaining_tokens: Sequence[int]) -> list[int]:
+    """Indices in the order of service; of equals the earlier index comes first."""
+
+    def key(index: int) -> tuple[int, int, float, int]:
+        claim = claims[index]
+        rank = claim.priority - int(claim.waited_seconds / SECONDS_PER_CLASS)
+        rest = remaining_tokens[index] - TOKENS_PER_WAITED_SECOND * claim.waited_seconds
+        return rank, int(claim.client_tokens / CLIENT_GRAIN_TOKENS), rest, index
+
+    return sorted(range(len(claims)), key=key)
+
+
+def plan_batch(active: Sequence[Load], batch_tokens: int, late_tokens: int, free_cells: int) -> BatchPlan:
+    """Plan one decode for the active sequences, oldest first. `batch_tokens` is at least their number.
+
+    `late_tokens` bounds the prompt tokens of late sequences together.
+    """
     remaining = list(range(len(active)))
     preempt: list[int] = []
     while True:
-        shares = _shares([(index, active[index]) for index in remaining], budget_tokens, free_cells)
+        shares = _shares([(index, active[index]) for index in remaining], batch_tokens, late_tokens, free_cells)
         if shares is not None or len(remaining) <= 1:
             return BatchPlan(tuple(preempt), shares or ())
-        newest = remaining.pop()
-        preempt.append(newest)
-        free_cells += active[newest].cells
+        victim = newest_of_lowest_class(remaining, active)
+        remaining.remove(victim)
+        preempt.append(victim)
+        free_cells += active[victim].cells
 
 
-def may_admit(active: Sequence[Load], needed_tokens: int, free_cells: int) -> bool:
+def newest_of_lowest_class(indices: Sequence[int], active: Sequence[Load]) -> int:
+    """Who gives way: the last of those with the highest class number."""
+    lowest = max(active[index].claim.priority for index in indices)
+    return max(index for index in indices if active[index].claim.priority == lowest)
+
+
+def may_admit(active: Sequence[Load], needed_cells: int, free_cells: int) -> bool:
     """Whether a waiting sequence may start: the pool holds it beside what the active ones still need now.
 
     One cell in hand for each active sequence's next token keeps an admission from causing a preemption at once.
@@ -56,18 +106,45 @@ def may_admit(active: Sequence[Load], needed_tokens: int, free_cells: int) -> bo
     if not active:
         return True
     promised = sum(load.to_compute for load in active) + len(active)
-    return needed_tokens + promised < free_cells
+    return needed_cells + promised < free_cells
 
 
-def _shares(active: list[tuple[int, Load]], budget: int, free_cells: int) -> tuple[Share, ...] | None:
+def _shares(
+    active: list[tuple[int, Load]], batch_tokens: int, late_tokens: int, free_cells: int
+) -> tuple[Share, ...] | None:
     """The batch for these sequences, or None when the pool is too full to move."""
     decoding = [index for index, load in active if load.to_compute == 1]
     if len(decoding) > free_cells:
         return None
+    room = min(batch_tokens, free_cells) - len(decoding)
+    prompts = [(index, load) for index, load in active if load.to_compute > 1]
+    counts = _prompt_counts(prompts, room, min(late_tokens, room))
+    if not decoding and not counts and prompts:
+        counts = _prompt_counts(prompts, room, room)  # nobody flows: a bound on lateness would only waste the step
     shares = [Share(index, 1) for index in decoding]
-    room = min(budget, free_cells) - len(decoding)
-    for index, load in active:
-        if load.to_compute > 1 and room > 0:
-            shares.append(Share(index, min(load.to_compute, room)))
-            room -= shares[-1].count
+    shares += [Share(index, counts[index]) for index, _ in prompts if counts.get(index)]
     return tuple(shares) if shares else None
+
+
+def _prompt_counts(prompts: list[tuple[int, Load]], room: int, late_room: int) -> dict[int, int]:
+    """How many tokens each prompt gets, by index."""
+    counts: dict[int, int] = {}
+
+    def give(index: int, load: Load, most: int) -> None:
+        nonlocal room, late_room
+        bound = min(most, room, late_room) if load.is_late else min(most, room)
+        count = min(load.to_compute, load.most or load.to_compute) - counts.get(index, 0)
+        count = max(0, min(count, bound))
+        counts[index] = counts.get(index, 0) + count
+        room -= count
+        late_room -= count if load.is_late else 0
+
+    if prompts:
+        longest = max(range(len(prompts)), key=lambda at: (prompts[at][1].claim.waited_seconds, -at))
+        index, load = prompts[longest]
+        reserve = (late_room if load.is_late else room) // RESERVED_PART
+        give(index, load, max(1, reserve))
+    order = service_order([load.claim for _, load in prompts], [load.to_compute for _, load in prompts])
+    for at in order:
+        give(*prompts[at], room)
+    return {index: count for index, count in counts.items() if count}

@@ -1,10 +1,14 @@
 """The batching engine: `add` and `cancel` requests, `step` until none is left. Token ids in, text out.
 
-One step is one decode of the backend: admit what fits, plan the batch, compute, sample, turn tokens into text. The
-engine owns the slots and the accounting of KV cells, which llama.cpp does not tell. It knows nothing of chats,
-templates or HTTP, starts no thread and must be driven by one.
+One step is one decode of the backend: admit what fits, plan the batch, compute, sample, turn tokens into text. It knows
+nothing of chats, templates or HTTP, starts no thread and must be driven by one; only `interrupt` may come from another.
 
-Not here: which prefix could be shared and where preempted cells could be kept; `batch` decides, this file acts.
+    queue         who waits, and whose turn it is        prefix_cache  what of a prompt is there already
+    batch, pace   what the next decode computes          pool          slots and cells, and what lies in them
+    decoding      the decode itself, and sampling        speculation   guesses that the decode may check
+
+Nothing a request needs is ever refused for lack of room: idle prefixes go first, then the newest sequence of the lowest
+class gives way, keeps its state in host memory (or computes it again where that is cheaper) and goes on later.
 """
 
 from __future__ import annotations
@@ -12,17 +16,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from localllm.engine.backend import Backend, Batch, EngineError
-from localllm.engine.batch import Load, Share, may_admit, plan_batch
+from localllm.engine.backend import Backend, EngineError
+from localllm.engine.batch import Load, plan_batch
+from localllm.engine.decoding import Work, build_batch, sample
+from localllm.engine.pace import Pace
+from localllm.engine.roster import Roster
 from localllm.engine.sequence import Finish, FinishReason, Sequence, SequenceOutput, SequenceRequest
+from localllm.engine.speculation import PromptLookup
 from localllm.errors import PromptTooLongError
 
 
 @dataclass(frozen=True, slots=True)
+class EnginePolicy:
+    """What may be tuned. `stretch` bounds how much slower a stream gets while another's prompt is computed.
+
+    `saved_bytes_most` is host memory for the states of preempted sequences.
+    """
+
+    stretch: float = 2.0
+    saved_bytes_most: int = 2**31
+    keeps_prefixes: bool = True
+    speculates: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What the engine holds now and has done so far."""
+    """What the engine holds now and has done so far. `prompt_tokens` were computed, `cached_tokens` taken over."""
 
     running: int
     waiting: int
@@ -30,184 +49,255 @@ class EngineStats:
     steps: int
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    idle_prefixes: int = 0
+    preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Engine:
     """Generates for many sequences at once on one backend. `clock` gives seconds that only go forward."""
 
-    def __init__(self, backend: Backend, clock: Callable[[], float]) -> None:
+    def __init__(self, backend: Backend, clock: Callable[[], float], policy: EnginePolicy | None = None) -> None:
         self._backend = backend
         self._clock = clock
-        self._waiting: list[Sequence] = []  # oldest first
-        self._active: list[Sequence] = []  # oldest first; each has a slot
-        self._is_admitting = True  # False from "no room" until a sequence ends: else the same batch would fail again
-        self._free_slots = list(range(backend.facts.max_sequences - 1, -1, -1))
-        self._steps = 0
-        self._prompt_tokens = 0
-        self._completion_tokens = 0
+        self._policy = policy or EnginePolicy()
+        self._facts = backend.facts
+        self._roster = Roster(
+            backend, clock, saved_bytes_most=self._policy.saved_bytes_most, keeps_prefixes=self._policy.keeps_prefixes
+        )
+        self._pool = self._roster.pool
+        self._pace = Pace(self._facts.batch_tokens, self._policy.stretch)
+        self._lookups: dict[int, PromptLookup] = {}
+        self._chunk_most = self._facts.batch_tokens  # smaller while the backend has less room than it said
+        self._in_flight: dict[int, int] = {}  # rows of the decode that runs, by request
+        self._counts = dict.fromkeys(("steps", "prompt", "completion", "drafted", "accepted"), 0)
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
-        return bool(self._waiting or self._active)
+        return bool(len(self._roster.waiting) or self._roster.active)
 
     def add(self, request: SequenceRequest) -> None:
         """Queue a request. Raises PromptTooLongError when prompt and one token exceed its limit or the pool."""
-        limit = min(request.limit_tokens, self._backend.facts.pool_tokens)
+        limit = min(request.limit_tokens, self._facts.sequence_tokens)
         if len(request.prompt) >= limit:
             raise PromptTooLongError(len(request.prompt), limit)
         if not request.prompt:
             raise EngineError("a prompt needs at least one token")
-        window = request.prompt[-request.limit_tokens :]
-        sampler = self._backend.new_sampler(request.sampling, request.seed, window, request.constraint)
-        self._waiting.append(Sequence(request, sampler, self._clock()))
+        sampler = self._backend.new_sampler(request.sampling, request.seed, request.prompt, request.constraint)
+        self._roster.add(Sequence(request, sampler, limit, self._clock()))
 
     def cancel(self, request_id: int) -> bool:
-        """Forget a request and free its cells at once; False when it is not (or no longer) here."""
-        for sequence in (*self._active, *self._waiting):
-            if sequence.request.id == request_id:
-                self._remove(sequence)
-                return True
-        return False
+        """Forget a request and give its slot back at once; False when it is not (or no longer) here."""
+        sequence = self._roster.find(request_id)
+        if sequence is None:
+            return False
+        self._remove(sequence)
+        return True
+
+    def interrupt(self, request_id: int) -> None:
+        """Break off the running decode if it is mostly this request's; thread-safe. `cancel` must follow."""
+        in_flight = self._in_flight
+        if 2 * in_flight.get(request_id, 0) > sum(in_flight.values()):
+            self._backend.interrupt()
+
+    def forget_prefixes(self) -> None:
+        """Empty every slot that no request runs on."""
+        self._pool.release_idle()
 
     def step(self) -> list[SequenceOutput]:
         """Run one decode; return what each sequence in it got. Nothing to do returns an empty list."""
-        self._admit()
-        if not self._active:
+        self._roster.prompt_token_seconds = self._pace.prompt_token_seconds
+        self._roster.admit()
+        active = tuple(self._roster.active)
+        if not active:
             return []
-        active = tuple(self._active)
-        loads = [Load(sequence.to_compute, sequence.computed) for sequence in active]
-        plan = plan_batch(loads, self._backend.facts.batch_tokens, self._free_cells())
+        loads = self._roster.loads(active)
+        self._pool.make_room(min(sum(load.to_compute for load in loads), self._chunk_most))
+        plan = plan_batch(loads, self._chunk_most, self._late_tokens(loads), self._pool.cells.free)
         for index in plan.preempt:
-            self._preempt(active[index])
-        if not plan.shares:
-            raise EngineError("nothing fits the pool")  # unreachable: `add` bounds every sequence by the pool
-        return self._compute([(active[share.index], share) for share in plan.shares])
+            self._roster.preempt(active[index])
+        works = [Work(active[share.index], share.count) for share in plan.shares]
+        return self._compute(self._with_draft(works))
 
     def stats(self) -> EngineStats:
         """Counters and what is held now."""
+        counts = self._counts
         return EngineStats(
-            running=len(self._active),
-            waiting=len(self._waiting),
-            used_cells=sum(sequence.computed for sequence in self._active),
-            steps=self._steps,
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion_tokens,
+            running=len(self._roster.active),
+            waiting=len(self._roster.waiting),
+            used_cells=self._pool.cells.used,
+            steps=counts["steps"],
+            prompt_tokens=counts["prompt"],
+            completion_tokens=counts["completion"],
+            cached_tokens=self._roster.cached_tokens,
+            idle_prefixes=self._pool.idle_prefixes,
+            preemptions=self._roster.preemptions,
+            drafted_tokens=counts["drafted"],
+            accepted_tokens=counts["accepted"],
         )
 
-    def _free_cells(self) -> int:
-        return self._backend.facts.pool_tokens - sum(sequence.computed for sequence in self._active)
+    def _late_tokens(self, loads: list[Load]) -> int:
+        return self._pace.budget() if any(load.is_late for load in loads) else self._chunk_most
 
-    def _admit(self) -> None:
-        while self._is_admitting and self._waiting and self._free_slots:
-            loads = [Load(sequence.to_compute, sequence.computed) for sequence in self._active]
-            sequence = self._waiting[0]
-            if not may_admit(loads, sequence.to_compute, self._free_cells()):
-                return
-            self._waiting.pop(0)
-            sequence.slot = self._free_slots.pop()
-            sequence.admitted_at = sequence.admitted_at or self._clock()
-            self._active.append(sequence)
-            self._active.sort(key=lambda one: one.arrived_at)
+    def _with_draft(self, works: list[Work]) -> list[Work]:
+        """Guesses for a sequence that runs alone: with company their rows would slow the others."""
+        if len(works) != 1 or len(self._roster.waiting) or not self._policy.speculates:
+            return works
+        (work,) = works
+        sequence = work.sequence
+        if work.count != 1 or not work.is_last_chunk or self._facts.memory.kind != "attention":
+            return works
+        lookup = self._lookups.setdefault(sequence.request.id, PromptLookup(self._facts.outputs_per_sequence - 1))
+        new_tokens = sequence.request.max_new_tokens
+        wanted = self._facts.sequence_tokens if new_tokens is None else new_tokens - sequence.generated
+        room = min(sequence.limit_tokens - len(sequence.tokens), wanted) - 1
+        most = min(room, self._pool.cells.free - 1, self._chunk_most - 1)
+        return [Work(sequence, 1, lookup.propose(sequence.tokens.view(), most))]
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self._active = [one for one in self._active if one is not sequence]
-        self._release_slot(sequence)
-        self._waiting.append(sequence)
-        self._waiting.sort(key=lambda one: one.arrived_at)
-
-    def _remove(self, sequence: Sequence) -> None:
-        self._active = [one for one in self._active if one is not sequence]
-        self._waiting = [one for one in self._waiting if one is not sequence]
-        self._release_slot(sequence)
-        self._is_admitting = True
-        sequence.sampler.close()
-
-    def _release_slot(self, sequence: Sequence) -> None:
-        if sequence.slot is not None:
-            self._backend.forget(sequence.slot)
-            self._free_slots.append(sequence.slot)
-            sequence.slot = None
-        sequence.computed = 0
-
-    def _compute(self, shares: list[tuple[Sequence, Share]]) -> list[SequenceOutput]:
+    def _compute(self, works: list[Work]) -> list[SequenceOutput]:
+        self._in_flight = {work.sequence.request.id: work.rows for work in works}
+        started = self._clock()
         try:
-            status = self._backend.decode(_batch(shares))
+            status = self._backend.decode(build_batch(works))
         except EngineError as error:
-            return [self._fail(sequence, str(error)) for sequence, _ in shares]
-        self._steps += 1
+            return [self._fail(work.sequence, str(error)) for work in works]
+        finally:
+            self._in_flight = {}
         if status == "no_room":
-            return self._make_room(shares)
+            return self._make_room(works)
+        if status == "interrupted":
+            for work in works:
+                assert work.sequence.resident is not None
+                self._pool.resynchronise(work.sequence.resident)
+            return []
+        self._chunk_most = self._facts.batch_tokens
+        self._counts["steps"] += 1
+        return self._collect(works, self._clock() - started)
+
+    def _collect(self, works: list[Work], seconds: float) -> list[SequenceOutput]:
+        prompt_rows = sum(work.count for work in works if work.count > 1)
+        self._pace.observe(sum(work.count == 1 for work in works), prompt_rows, seconds)
         outputs: list[SequenceOutput] = []
-        row = -1
-        for sequence, share in shares:
-            row += share.count
-            outputs.append(self._advance(sequence, share.count, row))
+        row = 0
+        for work in works:
+            outputs.append(self._advance(work, row, seconds))
+            row += work.rows
         return outputs
 
-    def _make_room(self, shares: list[tuple[Sequence, Share]]) -> list[SequenceOutput]:
-        """The backend found fewer free cells than we count (windowed caches round up): the newest makes room."""
-        if len(self._active) > 1:
-            self._preempt(self._active[-1])
-            self._is_admitting = False
-            return []
-        return [self._fail(sequence, "the KV pool has no room for this sequence") for sequence, _ in shares]
+    def _make_room(self, works: list[Work]) -> list[SequenceOutput]:
+        """The backend found fewer free cells than we count (windowed caches round up): somebody gives way."""
+        if self._pool.idle_prefixes:
+            self._pool.make_room(self._pool.cells.free + 1)
+        elif len(self._roster.active) > 1:
+            self._roster.preempt_newest()
+        elif self._chunk_most > 1:
+            self._chunk_most //= 2
+        else:
+            return [self._finish(work.sequence, "length") for work in works]
+        return []
 
-    def _advance(self, sequence: Sequence, count: int, last_row: int) -> SequenceOutput:
+    def _advance(self, work: Work, first_row: int, seconds: float) -> SequenceOutput:
+        sequence, resident = work.sequence, work.sequence.resident
+        assert resident is not None
         was_prefilling = sequence.first_token_at is None
-        sequence.computed += count
-        if was_prefilling:
-            self._prompt_tokens += count
-        if sequence.to_compute:
-            return SequenceOutput(sequence.request.id, prompt_processed=min(sequence.computed, sequence.prompt_length))
+        is_last_chunk = work.is_last_chunk
+        self._pool.grow(resident, work.rows)
+        self._roster.waiting.note_served(sequence, work.count)
+        self._counts["prompt"] += work.count if was_prefilling else 0
+        if resident.computed in sequence.stops_at:
+            self._pool.checkpoint(resident)
+        if not is_last_chunk:
+            return SequenceOutput(sequence.request.id, prompt_processed=min(resident.computed, sequence.prompt_length))
         if was_prefilling:
             sequence.first_token_at = self._clock()
-        if sequence.is_at_limit:  # asked for no token at all
+        if sequence.has_all_it_asked_for:  # for no token at all
             return self._finish(sequence, "length")
         try:
-            token = sequence.sampler.sample(last_row)
+            chosen = sample(self._backend, work, first_row)
         except EngineError as error:
             return self._fail(sequence, str(error))
-        return self._take(sequence, token)
+        self._note_draft(work, len(chosen) - 1, seconds)
+        return self._take(sequence, chosen)
 
-    def _take(self, sequence: Sequence, token: int) -> SequenceOutput:
-        self._completion_tokens += 1
-        sequence.tokens.append(token)
-        if self._backend.is_end_of_generation(token):
-            return self._finish(sequence, "stop")
-        data = self._backend.token_bytes(token, special=token in sequence.request.preserved_tokens)
-        piece = sequence.detokenizer.feed(data)
-        if piece.stop is not None:
-            return self._finish(sequence, "stop", piece.text, is_stopped=True)
-        if sequence.is_at_limit:
-            return self._finish(sequence, "length", piece.text)
-        return SequenceOutput(sequence.request.id, text=piece.text)
+    def _note_draft(self, work: Work, accepted: int, seconds: float) -> None:
+        sequence, drafted = work.sequence, len(work.draft)
+        if lookup := self._lookups.get(sequence.request.id):
+            lookup.observe(drafted, accepted, seconds)
+        if drafted > accepted:
+            assert sequence.resident is not None
+            self._pool.rewind(sequence.resident, sequence.computed - drafted + accepted)
+        sequence.drafted_tokens += drafted
+        sequence.accepted_tokens += accepted
+        self._counts["drafted"] += drafted
+        self._counts["accepted"] += accepted
+
+    def _take(self, sequence: Sequence, chosen: list[int]) -> SequenceOutput:
+        """Append the chosen tokens until one ends the sequence; the text they give."""
+        text, taken = "", []
+        reason: FinishReason | None = None
+        is_stopped = False
+        for token in chosen:
+            taken.append(token)
+            sequence.tokens.append(token)
+            sequence.generated += 1
+            if self._backend.is_end_of_generation(token):
+                reason = "stop"
+                break
+            data = self._backend.token_bytes(token, special=token in sequence.request.preserved_tokens)
+            piece = sequence.detokenizer.feed(data)
+            text += piece.text
+            if piece.stop is not None:
+                reason, is_stopped = "stop", True
+                break
+            if sequence.has_all_it_asked_for or (sequence.is_at_limit and not self._shift(sequence)):
+                reason = "length"
+                break
+        self._counts["completion"] += len(taken)
+        if reason is None:
+            return SequenceOutput(sequence.request.id, text, tuple(taken))
+        return self._finish(sequence, reason, text, tuple(taken), is_stopped=is_stopped)
+
+    def _shift(self, sequence: Sequence) -> bool:
+        """Drop the older half of what follows the kept tokens, if that was asked for and is possible."""
+        resident = sequence.resident
+        keep = min(sequence.request.keep_tokens, sequence.prompt_length - 1)
+        drop = (sequence.computed - keep) // 2
+        if not sequence.request.shifts or not self._facts.memory.can_shift or drop < 1 or resident is None:
+            return False
+        if not self._pool.shift(resident, keep, drop):
+            return False
+        sequence.tokens.cut(keep, keep + drop)
+        sequence.dropped_tokens += drop
+        return True
 
     def _finish(
-        self, sequence: Sequence, reason: FinishReason, text: str = "", *, is_stopped: bool = False
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        text: str = "",
+        tokens: tuple[int, ...] = (),
+        *,
+        is_stopped: bool = False,
     ) -> SequenceOutput:
         if not is_stopped:
             text += sequence.detokenizer.flush().text
+        resident = sequence.resident
+        if resident is not None and resident.computed > len(sequence.tokens):  # guesses behind a stop string
+            self._pool.rewind(resident, len(sequence.tokens))
+        stats = sequence.stats(self._clock())
         self._remove(sequence)
-        return SequenceOutput(sequence.request.id, text, finish=Finish(reason, sequence.stats(self._clock())))
+        return SequenceOutput(sequence.request.id, text, tokens, finish=Finish(reason, stats))
+
+    def _remove(self, sequence: Sequence) -> None:
+        self._lookups.pop(sequence.request.id, None)
+        self._roster.remove(sequence)
 
     def _fail(self, sequence: Sequence, message: str) -> SequenceOutput:
+        if sequence.resident is not None:
+            self._pool.release(sequence.resident)  # nobody knows what lies in its cells
+            sequence.resident = None
         self._remove(sequence)
         return SequenceOutput(sequence.request.id, error=message)
-
-
-def _batch(shares: list[tuple[Sequence, Share]]) -> Batch:
-    """The arrays of one decode: each share's next tokens, logits wanted at the row that completes a sequence."""
-    size = sum(share.count for _, share in shares)
-    tokens, positions, slots = (np.empty(size, dtype=np.int32) for _ in range(3))
-    outputs = np.zeros(size, dtype=np.int8)
-    start = 0
-    for sequence, share in shares:
-        end = start + share.count
-        first = sequence.computed
-        tokens[start:end] = sequence.tokens[first : first + share.count]
-        positions[start:end] = range(first, first + share.count)
-        slots[start:end] = -1 if sequence.slot is None else sequence.slot
-        outputs[end - 1] = share.count == sequence.to_compute
-        start = end
-    return Batch(tokens, positions, slots, outputs)

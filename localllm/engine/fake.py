@@ -1,49 +1,81 @@
 """A fake model: the next token is a function of the sequence so far, so that every mix-up of sequences shows.
 
-Its vocabulary is the 256 bytes and an end token; it keeps real cells per slot, refuses what llama.cpp would abort on,
-and counts its pool. A prompt chooses the answer: text after "echo:" is repeated and the turn ends; anything else gives
-an endless stream of letters that depends on every token before. Used by tests, and by benches of everything around the
-engine.
+Its vocabulary is the 256 bytes and an end token. It keeps real cells per slot, each with a number of its own, so that
+sharing and counting can be checked; it refuses what llama.cpp would abort on, and can behave like any kind of memory.
+A prompt chooses the answer: text after "echo:" is repeated and the turn ends; anything else gives an endless stream of
+letters that depends on every token before. Used by tests, and by benches of everything around the engine.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from localllm.engine.backend import BackendFacts, Batch, Constraint, DecodeStatus, EngineError
+from localllm.engine.backend import BackendFacts, Batch, Constraint, DecodeStatus, EngineError, MemoryTraits, State
 from localllm.errors import UnsupportedError
 from localllm.generation import ResponseFormat, Sampling
 
 END_TOKEN = 256
+MARK_TOKEN = ord("<")  # begins a message in TEMPLATE
 ECHO = b"echo:"
 ECHO_END = b"\n"
+OUTPUTS_PER_SEQUENCE = 9
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 
-class FakeBackend:
-    """See the module. `pool_tokens` cells are shared by `max_sequences` slots."""
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of the pool: its number, the token it stands for, and the position it was computed at."""
 
-    def __init__(self, pool_tokens: int = 4096, max_sequences: int = 8, batch_tokens: int = 512) -> None:
+    number: int
+    token: int
+
+
+class FakeBackend:
+    """See the module. `pool_tokens` cells are shared by `slots` slots, of which `max_sequences` run at once."""
+
+    def __init__(
+        self,
+        pool_tokens: int = 4096,
+        max_sequences: int = 8,
+        batch_tokens: int = 512,
+        slots: int | None = None,
+        memory: MemoryTraits | None = None,
+    ) -> None:
         self.facts = BackendFacts(
             vocabulary_size=END_TOKEN + 1,
             trained_context_tokens=pool_tokens,
             pool_tokens=pool_tokens,
             batch_tokens=batch_tokens,
-            max_sequences=max_sequences,
+            parallel=max_sequences,
+            slots=max_sequences if slots is None else slots,
+            memory=memory or MemoryTraits(),
+            outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
+            kv_bytes_per_token=1024,
             chat_template=TEMPLATE,
         )
-        self.cells: list[list[int]] = [[] for _ in range(max_sequences)]
-        self.outputs: dict[int, int] = {}  # row → slot of the last batch
+        self._numbers = itertools.count()
+        self.cells: list[list[Cell]] = [[] for _ in range(self.facts.slots)]
+        self.outputs: dict[int, tuple[int, int]] = {}  # row → slot and length there, of the last batch
         self.decodes = 0
+        self.computed_rows = 0
+        self.unknown_cells = 0  # cells taken behind the engine's back, as windowed caches round up
+        self.interrupts_next = False
 
     @property
     def used_cells(self) -> int:
-        """Cells in use, as the backend itself counts them."""
-        return sum(len(cells) for cells in self.cells)
+        """Cells in use, as the backend itself counts them: the union over the slots."""
+        return len({cell.number for cells in self.cells for cell in cells})
+
+    def text(self, slot: int) -> bytes:
+        """What a slot holds."""
+        return bytes(cell.token for cell in self.cells[slot] if cell.token != END_TOKEN)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """The UTF-8 bytes."""
@@ -56,6 +88,10 @@ class FakeBackend:
     def is_end_of_generation(self, token: int) -> bool:
         """True for the end token."""
         return token == END_TOKEN
+
+    def is_control(self, token: int) -> bool:
+        """True for what begins a message."""
+        return token == MARK_TOKEN
 
     def new_constraint(self, response_format: ResponseFormat) -> Constraint:
         """The fake model keeps to no grammar."""
@@ -72,19 +108,99 @@ class FakeBackend:
         rows = list(zip(batch.tokens.tolist(), batch.positions.tolist(), batch.slots.tolist(), strict=True))
         if not 0 < len(rows) <= self.facts.batch_tokens:
             raise EngineError(f"a batch of {len(rows)} rows")
-        if self.used_cells + len(rows) > self.facts.pool_tokens:
+        if not self._has_room([slot for _, _, slot in rows]):
             return "no_room"
-        for token, position, slot in rows:
+        done = len(rows) // 2 if self.interrupts_next else len(rows)
+        for token, position, slot in rows[:done]:
             if not 0 <= token < self.facts.vocabulary_size or position != len(self.cells[slot]):
                 raise EngineError(f"token {token} at {position} of slot {slot}, which holds {len(self.cells[slot])}")
-            self.cells[slot].append(token)
-        self.outputs = {row: rows[row][2] for row in range(len(rows)) if batch.outputs[row]}
+            self.cells[slot].append(Cell(next(self._numbers), token))
+        if self.interrupts_next:
+            self.interrupts_next = False
+            return "interrupted"
+        self.outputs = {row: (rows[row][2], rows[row][1] + 1) for row in range(len(rows)) if batch.outputs[row]}
         self.decodes += 1
+        self.computed_rows += len(rows)
         return "done"
+
+    def _has_room(self, slots: list[int]) -> bool:
+        if self.facts.memory.layout == "streams":
+            return all(len(self.cells[slot]) + slots.count(slot) <= self.facts.sequence_tokens for slot in set(slots))
+        return self.used_cells + self.unknown_cells + len(slots) <= self.facts.pool_tokens
+
+    def interrupt(self) -> None:
+        """Half of the next batch is computed, and then no more."""
+        self.interrupts_next = True
 
     def forget(self, slot: int) -> None:
         """Empty a slot."""
         self.cells[slot] = []
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Share cells in a unified pool, copy them in streams."""
+        if self.cells[target]:
+            raise EngineError(f"slot {target} is not empty")
+        if length > len(self.cells[source]) or (
+            self.facts.memory.kind != "attention" and length < len(self.cells[source])
+        ):
+            raise EngineError(f"{length} of {len(self.cells[source])} cells cannot be copied")
+        cells = self.cells[source][:length]
+        is_copy = self.facts.memory.layout == "streams"
+        self.cells[target] = [Cell(next(self._numbers), cell.token) for cell in cells] if is_copy else list(cells)
+
+    def rewind(self, slot: int, length: int, checkpoint: State | None = None) -> bool:
+        """As the kind of memory allows; a checkpoint must be of the same tokens."""
+        held = len(self.cells[slot])
+        if length > held:
+            raise EngineError(f"slot {slot} holds {held}, not {length}")
+        if checkpoint is not None:
+            if json.loads(bytes(checkpoint)) != [cell.token for cell in self.cells[slot][:length]]:
+                raise EngineError("a checkpoint of another sequence")
+        elif length < held and not self._can_trim(slot, length):
+            return False
+        del self.cells[slot][length:]
+        return True
+
+    def _can_trim(self, slot: int, length: int) -> bool:
+        match self.facts.memory.kind:
+            case "attention":
+                return True
+            case "window":
+                return length == 0 or self.lowest_position(slot) <= max(0, length - self.facts.memory.window_tokens)
+            case "recurrent":
+                return length == 0
+
+    def lowest_position(self, slot: int) -> int:
+        """A window keeps twice what it looks back."""
+        if self.facts.memory.kind != "window":
+            return 0
+        return max(0, len(self.cells[slot]) - 2 * self.facts.memory.window_tokens)
+
+    def save_checkpoint(self, slot: int) -> State:
+        """The tokens themselves, so that a checkpoint used for another sequence shows."""
+        return json.dumps([cell.token for cell in self.cells[slot]]).encode()
+
+    def save(self, slot: int) -> State:
+        """The tokens."""
+        return self.save_checkpoint(slot)
+
+    def restore(self, slot: int, state: State) -> bool:
+        """New cells with the saved tokens."""
+        tokens = json.loads(bytes(state))
+        if self.cells[slot]:
+            raise EngineError(f"slot {slot} is not empty")
+        if not self._has_room([slot] * len(tokens)):
+            return False
+        self.cells[slot] = [Cell(next(self._numbers), token) for token in tokens]
+        return True
+
+    def shift(self, slot: int, keep: int, drop: int) -> None:
+        """Take cells out of the middle; a shared cell would move for the others too."""
+        mine = {cell.number for cell in self.cells[slot][keep:]}
+        others = (cell.number for at, cells in enumerate(self.cells) if at != slot for cell in cells)
+        if mine.intersection(others):
+            raise EngineError("a shared cell cannot be shifted")
+        del self.cells[slot][keep : keep + drop]
 
     def close(self) -> None:
         """Nothing to free."""
@@ -100,7 +216,8 @@ class FakeSampler:
 
     def sample(self, row: int) -> int:
         """The next token of the slot whose row this is."""
-        return next_token(self._backend.cells[self._backend.outputs[row]], self._seed)
+        slot, length = self._backend.outputs[row]
+        return next_token([cell.token for cell in self._backend.cells[slot][:length]], self._seed)
 
     def close(self) -> None:
         """Remember it, for tests of leaks."""

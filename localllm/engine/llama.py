@@ -24,19 +24,28 @@ from localllm.engine.backend import (
     Constraint,
     DecodeStatus,
     EngineError,
+    MemoryTraits,
     ModelLoadError,
     Sampler,
+    State,
 )
 from localllm.engine.grammar import ConstrainedSampler, new_matcher
+from localllm.engine.layout import LayoutChoice, WantedLayout, choose_layout
 from localllm.engine.llama_log import LogReader
+from localllm.engine.llama_memory import LlamaMemory, memory_kind
+from localllm.engine.llama_rows import Rows
 from localllm.engine.llama_samplers import new_sampler
+from localllm.engine.memory import needs_checkpoints
 from localllm.errors import InvalidOptionError
 from localllm.generation import Options, ResponseFormat, Sampling, merge_options, parse_options
 
 MINIMUM_POOL_TOKENS = 4096
+OUTPUTS_PER_SEQUENCE = 9  # the next token and as many guesses as speculation makes
 POOL_STEP_TOKENS = 256  # llama.cpp pads the pool to this
 _CACHE_BYTES_PER_VALUE = 2  # f16, keys and values alike
 _LOAD_NO_MMAP, _LOAD_AUTO = 0, -1
+# llama.cpp asks this whether to stop: the length of a string is 0 or not. Being C, it needs no GIL.
+_IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, native.ggml_abort_callback)
 
 # general.sampling.* of a GGUF, by the option each one sets
 _SAMPLING_KEYS = {
@@ -51,7 +60,10 @@ _SAMPLING_KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
-    """How to load. `pool_tokens` 0 takes trained context × sequences within `pool_bytes_limit` bytes of KV."""
+    """How to load. `pool_tokens` 0 takes trained context × sequences within `pool_bytes_limit` bytes of KV.
+
+    `max_sequences` run at once. `layout` "auto" lets the kind of memory and the device decide.
+    """
 
     model_path: Path
     max_sequences: int
@@ -62,10 +74,11 @@ class LlamaConfig:
     pool_bytes_limit: int = 0
     use_extra_buffers: bool = True
     use_mmap: bool = True
+    layout: WantedLayout = "auto"
 
 
 class LlamaBackend:
-    """One model in llama.cpp with a unified pool of KV cells. Raises ModelLoadError when it cannot be loaded."""
+    """One model in llama.cpp and its pool of KV cells. Raises ModelLoadError when it cannot be loaded."""
 
     def __init__(self, config: LlamaConfig, on_progress: Callable[[float], None] = lambda fraction: None) -> None:
         self._log = LogReader()
@@ -75,10 +88,15 @@ class LlamaBackend:
         self._model = self._load_model(config, on_progress)
         self._vocab = native.llama_model_get_vocab(self._model)
         self.vocabulary_size = native.llama_vocab_n_tokens(self._vocab)
+        self.layout = self._choose_layout(config)
         self.context = self._open_context(config)
-        self._memory = native.llama_get_memory(self.context)
         self.facts = self._facts(config)
-        self._rows = _Rows(self.facts.batch_tokens)
+        self._memory = LlamaMemory(self.context, self.facts.memory)
+        self._stop_flag = ctypes.create_string_buffer(2)
+        if not needs_checkpoints(self.facts.memory):
+            # An aborted batch leaves every state of a recurrent model undefined, and a window without its oldest cells.
+            native.llama_set_abort_callback(self.context, _IS_SET, ctypes.cast(self._stop_flag, ctypes.c_void_p))
+        self._rows = Rows(self.facts.batch_tokens)
         self._output_rows: frozenset[int] = frozenset()
         self._grammar_tokenizer: LLTokenizer | None = None
         self._bytes_cache: dict[tuple[int, bool], bytes] = {}
@@ -104,20 +122,32 @@ class LlamaBackend:
             raise ModelLoadError("only decoder models can generate text")
         return int(model)
 
+    def _choose_layout(self, config: LlamaConfig) -> LayoutChoice:
+        return choose_layout(
+            config.layout,
+            memory_kind(self._model),
+            config.max_sequences,
+            self._pool_tokens(config),
+            native.llama_model_n_ctx_train(self._model),
+            is_on_gpu=config.gpu_layers != 0 and bool(native.llama_supports_gpu_offload()),
+        )
+
     def _open_context(self, config: LlamaConfig) -> int:
         parameters = native.llama_context_default_params()
         parameters.n_ctx = self._pool_tokens(config)
         parameters.n_batch = parameters.n_ubatch = min(config.batch_tokens, parameters.n_ctx)
-        parameters.n_seq_max = config.max_sequences
-        # One row of logits per sequence and step; the default would reserve a row per token of the batch.
-        parameters.n_outputs_max = config.max_sequences
+        parameters.n_seq_max = self.layout.slots
+        # A row of logits per sequence, or guesses of one; the default would reserve a row per token of the batch.
+        parameters.n_outputs_max = max(self.layout.slots, OUTPUTS_PER_SEQUENCE)
         parameters.n_threads = parameters.n_threads_batch = config.threads
-        parameters.kv_unified = True
-        parameters.swa_full = False
+        parameters.kv_unified = self.layout.layout == "unified"
+        parameters.swa_full = self.layout.keeps_whole_window
         context = native.llama_init_from_model(self._model, parameters)
         if not context:
             native.llama_model_free(self._model)
             raise ModelLoadError(self._log.last_error or "llama.cpp could not allocate the context")
+        if not native.llama_get_memory(context):  # decoding without one aborts
+            raise ModelLoadError("only decoder models can generate text")
         return int(context)
 
     def _pool_tokens(self, config: LlamaConfig) -> int:
@@ -155,7 +185,12 @@ class LlamaBackend:
             trained_context_tokens=native.llama_model_n_ctx_train(self._model),
             pool_tokens=native.llama_n_ctx(self.context),
             batch_tokens=native.llama_n_batch(self.context),
-            max_sequences=config.max_sequences,
+            parallel=config.max_sequences,
+            slots=self.layout.slots,
+            memory=self._traits(),
+            layout_reason=self.layout.reason,
+            outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
+            kv_bytes_per_token=self._kv_bytes_per_token(),
             weight_bytes=native.llama_model_size(self._model),
             kv_bytes=sizes.kv_bytes,
             gpu_bytes=sizes.gpu_bytes,
@@ -166,6 +201,15 @@ class LlamaBackend:
             bos_text=self._special_text(native.llama_vocab_bos(self._vocab)),
             eos_text=self._special_text(native.llama_vocab_eos(self._vocab)),
             sampling_defaults=self._sampling_defaults(),
+        )
+
+    def _traits(self) -> MemoryTraits:
+        return MemoryTraits(
+            kind=memory_kind(self._model),
+            layout=self.layout.layout,
+            window_tokens=native.llama_model_n_swa(self._model),
+            keeps_whole_window=self.layout.keeps_whole_window,
+            can_shift=bool(native.llama_memory_can_shift(native.llama_get_memory(self.context))),
         )
 
     def _sampling_defaults(self) -> Options:
@@ -206,6 +250,10 @@ class LlamaBackend:
         """Whether the model ends its turn with this token."""
         return bool(native.llama_vocab_is_eog(self._vocab, token))
 
+    def is_control(self, token: int) -> bool:
+        """Whether the vocabulary marks the token as its own."""
+        return bool(native.llama_vocab_is_control(self._vocab, token))
+
     def new_constraint(self, response_format: ResponseFormat) -> LLMatcher:
         """A matcher for one answer; the vocabulary's tables are built at the first one (about 1 s for 150k tokens)."""
         if self._grammar_tokenizer is None:
@@ -224,12 +272,20 @@ class LlamaBackend:
         """Compute the batch. Raises EngineError for what llama.cpp would abort on, and for its own failures."""
         self._check(batch)
         self._output_rows = frozenset(np.flatnonzero(batch.outputs).tolist())
+        self._stop_flag[0] = b"\0"
         code = native.llama_decode(self.context, self._rows.fill(batch))
-        if code == 0:
-            return "done"
-        if code == 1:
-            return "no_room"
+        match code:
+            case 0:
+                return "done"
+            case 1:
+                return "no_room"
+            case 2:
+                return "interrupted"
         raise EngineError(f"llama.cpp failed to compute the batch (code {code})")
+
+    def interrupt(self) -> None:
+        """llama.cpp looks at the flag before each operation on a CPU; a GPU finishes the batch."""
+        self._stop_flag[0] = b"x"
 
     def _check(self, batch: Batch) -> None:
         size = len(batch.tokens)
@@ -237,10 +293,13 @@ class LlamaBackend:
             raise EngineError(f"a batch of {size} rows; 1 to {self.facts.batch_tokens} can be computed")
         if batch.tokens.min() < 0 or batch.tokens.max() >= self.vocabulary_size:
             raise EngineError(f"a token id outside 0..{self.vocabulary_size - 1}")
-        if batch.slots.min() < 0 or batch.slots.max() >= self.facts.max_sequences:
-            raise EngineError(f"a sequence slot outside 0..{self.facts.max_sequences - 1}")
-        if int(batch.outputs.sum()) > self.facts.max_sequences:
-            raise EngineError("more rows of logits than sequences")
+        self._check_slots(int(batch.slots.min()), int(batch.slots.max()))
+        if int(batch.outputs.sum()) > max(self.facts.slots, OUTPUTS_PER_SEQUENCE):
+            raise EngineError("more rows of logits than the context has room for")
+
+    def _check_slots(self, *slots: int) -> None:
+        if min(slots) < 0 or max(slots) >= self.facts.slots:
+            raise EngineError(f"a sequence slot outside 0..{self.facts.slots - 1}")
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The logits of a row of the last batch, shape (vocabulary_size,): a view that the next decode overwrites."""
@@ -251,50 +310,51 @@ class LlamaBackend:
         return view
 
     def forget(self, slot: int) -> None:
-        """Free all cells of a slot; a whole sequence can be removed from every kind of memory."""
-        if not 0 <= slot < self.facts.max_sequences:
-            raise EngineError(f"a sequence slot outside 0..{self.facts.max_sequences - 1}")
-        native.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        """Free all cells of a slot."""
+        self._check_slots(slot)
+        self._memory.forget(slot)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give the first cells of one slot to another, which is empty."""
+        self._check_slots(source, target)
+        self._memory.copy(source, target, length)
+
+    def rewind(self, slot: int, length: int, checkpoint: State | None = None) -> bool:
+        """Forget all but the first `length` cells, if the memory can."""
+        self._check_slots(slot)
+        return self._memory.rewind(slot, length, checkpoint)
+
+    def lowest_position(self, slot: int) -> int:
+        """The earliest position that all layers still hold."""
+        self._check_slots(slot)
+        return self._memory.lowest_position(slot)
+
+    def save_checkpoint(self, slot: int) -> State:
+        """What `rewind` needs to come back here."""
+        self._check_slots(slot)
+        return self._memory.save_checkpoint(slot)
+
+    def save(self, slot: int) -> State:
+        """The whole state of a slot."""
+        self._check_slots(slot)
+        return self._memory.save(slot)
+
+    def restore(self, slot: int, state: State) -> bool:
+        """A whole state into an empty slot."""
+        self._check_slots(slot)
+        return self._memory.restore(slot, state)
+
+    def shift(self, slot: int, keep: int, drop: int) -> None:
+        """Take cells out of the middle of a slot."""
+        self._check_slots(slot)
+        if not self.facts.memory.can_shift:
+            raise EngineError("the model's memory cannot be shifted")
+        self._memory.shift(slot, keep, drop)
 
     def close(self) -> None:
         """Free context and model."""
         native.llama_free(self.context)
         native.llama_model_free(self._model)
-
-
-class _Rows:
-    """The arrays behind llama_batch, made once: filling them costs a tenth of writing ctypes elements."""
-
-    def __init__(self, capacity: int) -> None:
-        self._tokens = np.zeros(capacity, dtype=np.int32)
-        self._positions = np.zeros(capacity, dtype=np.int32)
-        self._slots = np.zeros(capacity, dtype=np.int32)
-        self._outputs = np.zeros(capacity, dtype=np.int8)
-        self._counts = np.ones(capacity, dtype=np.int32)
-        # Row i's list of sequences is the one-element array at &slots[i].
-        offsets = np.arange(capacity, dtype=np.uintp) * self._slots.itemsize
-        self._slot_pointers = self._slots.ctypes.data + offsets
-
-    def fill(self, batch: Batch) -> native.llama_batch:
-        """A llama_batch over these arrays, valid until the next call."""
-        size = len(batch.tokens)
-        self._tokens[:size] = batch.tokens
-        self._positions[:size] = batch.positions
-        self._slots[:size] = batch.slots
-        self._outputs[:size] = batch.outputs
-        return native.llama_batch(
-            n_tokens=size,
-            token=_pointer(self._tokens, native.llama_token),
-            embd=None,
-            pos=_pointer(self._positions, native.llama_pos),
-            n_seq_id=_pointer(self._counts, ctypes.c_int32),
-            seq_id=ctypes.cast(self._slot_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(native.llama_seq_id))),
-            logits=_pointer(self._outputs, ctypes.c_int8),
-        )
-
-
-def _pointer(array: npt.NDArray[np.generic], kind: type) -> object:
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
 
 def _option(name: str, text: str) -> Options:

@@ -2,11 +2,11 @@
 
 `tokens` is the prompt and everything generated. `computed` of them are in the pool; the rest is to be computed. A
 sequence that decodes has exactly one token to compute, a sequence that prefills has more, and one that lost its cells
-to others has all of them: there is no other state.
+to others has its state in host memory, or all of its tokens to compute again: there is no other state.
 
-    waiting ──slot──▶ active (prefill ▷ decode) ──▶ finished
+    waiting ──slot──▶ active (prefill ▷ decode) ──▶ finished; its cells stay as an idle prefix
        ▲                 │
-       └──── preempted ──┘   cells freed, tokens kept; computed again later
+       └──── preempted ──┘   tokens kept; state saved, or computed again later
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from collections.abc import Sequence as ReadOnly
 from dataclasses import dataclass
 from typing import Literal
 
-from localllm.engine.backend import Constraint, Sampler
+from localllm.engine.backend import Constraint, Sampler, State
+from localllm.engine.batch import Claim
 from localllm.engine.detokenizer import Detokenizer
-from localllm.generation import Sampling
+from localllm.engine.prefix_cache import Pending, Resident
+from localllm.engine.tokens import TokenArray
+from localllm.generation import CacheMiss, Sampling
 
 FinishReason = Literal["stop", "length"]
 
@@ -27,7 +30,9 @@ class SequenceRequest:
     """What the engine is asked to generate. `limit_tokens` bounds prompt and answer together.
 
     `max_new_tokens` None generates until the model ends its turn or the limit. `preserved_tokens` are control tokens
-    whose text matters to the reader (tool-call markers) and must come out.
+    whose text matters to the reader (tool-call markers) and must come out. At the limit the sequence ends, or with
+    `shifts` goes on without the older half of what follows its first `keep_tokens`. `priority` 0 is served first;
+    requests of one `client` share what it gets. `message_starts` are positions of the prompt where messages begin.
     """
 
     id: int
@@ -39,17 +44,31 @@ class SequenceRequest:
     stop: tuple[str, ...] = ()
     preserved_tokens: frozenset[int] = frozenset()
     constraint: Constraint | None = None
+    shifts: bool = False
+    keep_tokens: int = 0
+    priority: int = 0
+    client: str = ""
+    message_starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceStats:
-    """What a finished sequence cost. Times are seconds: waiting for a slot, computing the prompt, generating."""
+    """What a finished sequence cost. Times are seconds: waiting for a slot, computing the prompt, generating.
+
+    `cached_tokens` of the prompt were taken over from others, `dropped_tokens` went to make room at the limit.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
+    cached_tokens: int = 0
+    cache_miss: CacheMiss | None = None
+    dropped_tokens: int = 0
+    preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +81,14 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
-    """What one step gave one sequence: new text, or progress on its prompt; its last has `finish`, or `error`."""
+    """What one step gave one sequence: new tokens and their text, or progress on its prompt.
+
+    The last has `finish`, or `error`. Text may be held back or cut (stop strings), tokens are not.
+    """
 
     id: int
     text: str = ""
+    tokens: tuple[int, ...] = ()
     prompt_processed: int | None = None
     finish: Finish | None = None
     error: str | None = None
@@ -75,29 +98,58 @@ class Sequence:
     """The engine's own record of one request."""
 
     __slots__ = (
+        "accepted_tokens",
         "admitted_at",
         "arrived_at",
-        "computed",
+        "cache_miss",
+        "cached_tokens",
         "detokenizer",
+        "drafted_tokens",
+        "dropped_tokens",
         "first_token_at",
+        "generated",
+        "limit_tokens",
+        "pending",
+        "preemptions",
+        "priority",
         "prompt_length",
         "request",
+        "resident",
         "sampler",
-        "slot",
+        "saved",
+        "saved_length",
+        "stops_at",
         "tokens",
     )
 
-    def __init__(self, request: SequenceRequest, sampler: Sampler, arrived_at: float) -> None:
+    def __init__(self, request: SequenceRequest, sampler: Sampler, limit_tokens: int, arrived_at: float) -> None:
         self.request = request
         self.sampler = sampler
         self.detokenizer = Detokenizer(request.stop)
-        self.tokens = list(request.prompt)
+        self.tokens = TokenArray(request.prompt)
         self.prompt_length = len(self.tokens)
-        self.computed = 0
-        self.slot: int | None = None
+        self.limit_tokens = limit_tokens  # of its request, within what one sequence can have
+        self.generated = 0
+        self.priority = request.priority
+        self.resident: Resident | None = None
+        self.pending: Pending | None = None  # the prefix it waits for
+        self.saved: State | None = None  # its state while it is preempted
+        self.saved_length = 0
+        self.stops_at: set[int] = set()  # lengths at which its state is to be saved
         self.arrived_at = arrived_at
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
+        self.cached_tokens = 0
+        self.cache_miss: CacheMiss | None = None
+        self.dropped_tokens = 0
+        self.preemptions = 0
+        self.drafted_tokens = 0
+        self.accepted_tokens = 0
+
+    @property
+    def computed(self) -> int:
+        """Tokens in the pool."""
+        return self.resident.computed if self.resident is not None else 0
 
     @property
     def to_compute(self) -> int:
@@ -105,15 +157,25 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
-    def generated(self) -> int:
-        """Tokens generated so far."""
-        return len(self.tokens) - self.prompt_length
+    def most_in_one_step(self) -> int:
+        """Tokens up to the next length at which its state is saved; 0 for no bound."""
+        computed = self.computed
+        return min((length - computed for length in self.stops_at if length > computed), default=0)
+
+    @property
+    def has_all_it_asked_for(self) -> bool:
+        """Whether no further token is wanted."""
+        limit = self.request.max_new_tokens
+        return limit is not None and self.generated >= limit
 
     @property
     def is_at_limit(self) -> bool:
-        """Whether no further token may be generated."""
-        limit = self.request.max_new_tokens
-        return len(self.tokens) >= self.request.limit_tokens or (limit is not None and self.generated >= limit)
+        """Whether its context is full."""
+        return len(self.tokens) >= self.limit_tokens
+
+    def claim(self, now: float, client_tokens: float) -> Claim:
+        """Its place in the order of service."""
+        return Claim(self.priority, client_tokens, now - self.arrived_at)
 
     def stats(self, now: float) -> SequenceStats:
         """The figures, as of `now`."""
@@ -125,4 +187,10 @@ class Sequence:
             queue_seconds=admitted - self.arrived_at,
             prefill_seconds=first - admitted,
             decode_seconds=now - first,
+            cached_tokens=self.cached_tokens,
+            cache_miss=self.cache_miss,
+            dropped_tokens=self.dropped_tokens,
+            preemptions=self.preemptions,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from localllm.config import Settings
+from localllm.config import KvLayout, Settings
 from localllm.generation import Options
 from localllm.placement.devices import Host
 
@@ -34,6 +34,8 @@ class Plan:
     threads: int
     gpu_layers: int
     use_mmap: bool
+    kv_layout: KvLayout = "auto"
+    stream_slowdown: float = 2.0
 
 
 def plan(settings: Settings, options: Options, host: Host) -> Plan:
@@ -47,4 +49,6 @@ def plan(settings: Settings, options: Options, host: Host) -> Plan:
         threads=min(options.num_thread or settings.num_threads or host.physical_cores, MOST_THREADS),
         gpu_layers=ALL_LAYERS if options.num_gpu is None else options.num_gpu,
         use_mmap=options.use_mmap is not False,
+        kv_layout=settings.kv_layout,
+        stream_slowdown=settings.stream_slowdown,
     )

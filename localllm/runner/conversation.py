@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from typing import get_args
 
 from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.parser import OutputParser
 from localllm.chat.template import ChatTemplate
 from localllm.engine.backend import Backend
+from localllm.engine.memory import needs_checkpoints
 from localllm.engine.sequence import Finish, SequenceOutput, SequenceRequest
 from localllm.errors import BadRequestError, UnsupportedError
 from localllm.generation import (
@@ -24,6 +26,7 @@ from localllm.generation import (
     Finished,
     GenerationRequest,
     Message,
+    Priority,
     PromptProgress,
     Timings,
     ToolCallDelta,
@@ -33,6 +36,8 @@ from localllm.generation import (
 )
 
 logger = logging.getLogger(__name__)
+_PRIORITIES = get_args(Priority)  # from the one that is served first
+_KEEP_TOKENS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,19 @@ class Conversations:
             stop=options.stop or (),
             preserved_tokens=preserved,
             constraint=self._backend.new_constraint(request.response_format) if request.response_format else None,
+            shifts=request.shifts_context,
+            keep_tokens=_keep_tokens(options.num_keep, len(tokens)),
+            priority=_PRIORITIES.index(request.priority),
+            client=request.client,
+            message_starts=self._message_starts(tokens),
         )
+
+    def _message_starts(self, tokens: list[int]) -> tuple[int, ...]:
+        """Where a control token follows an ordinary one: there a later prompt is likely to go on differently."""
+        if not needs_checkpoints(self._backend.facts.memory):
+            return ()
+        controls = [self._backend.is_control(token) for token in tokens]
+        return tuple(at for at in range(1, len(tokens)) if controls[at] and not controls[at - 1])
 
     def _render(self, messages: tuple[Message, ...], request: GenerationRequest) -> str:
         return self._template.render(messages, request.tools, think=request.think)
@@ -196,14 +213,23 @@ class Stream:
         stats = finish.stats
         return Finished(
             reason="tool_calls" if finish.reason == "stop" and self._has_tool_calls else finish.reason,
-            usage=Usage(prompt_tokens=stats.prompt_tokens, completion_tokens=stats.completion_tokens),
+            usage=Usage(stats.prompt_tokens, stats.cached_tokens, stats.completion_tokens),
             timings=Timings(
                 queue_seconds=stats.queue_seconds,
                 prefill_seconds=stats.prefill_seconds,
                 decode_seconds=stats.decode_seconds,
             ),
             dropped_messages=self._dropped_messages,
+            dropped_tokens=stats.dropped_tokens,
+            cache_miss=stats.cache_miss,
         )
+
+
+def _keep_tokens(num_keep: int | None, prompt_tokens: int) -> int:
+    """How many tokens a shift keeps: Ollama's default is 4, -1 the whole prompt."""
+    if num_keep is None:
+        return _KEEP_TOKENS
+    return prompt_tokens if num_keep < 0 else num_keep
 
 
 def _messages(request: GenerationRequest) -> tuple[Message, ...]:

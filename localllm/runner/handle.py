@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from localllm.embedding import Embeddings, EmbedRequest
 from localllm.errors import BadRequestError, LoadError, LocalllmError, RunnerCrashedError, RunnerTimeoutError
 from localllm.generation import Event, Failed, Finished, GenerationRequest, error_from, failed_from
 from localllm.runner import protocol
@@ -28,7 +29,9 @@ from localllm.runner.death import Death, died_while
 # Tokenize, Render and AskStats are answered between two engine steps.
 QUESTION_TIMEOUT_SECONDS = 30.0
 
-Answer = TypeVar("Answer", protocol.Tokenized, protocol.Rendered, protocol.Stats)
+Question = protocol.Tokenize | protocol.Render | protocol.AskStats | protocol.Embed
+Reply = protocol.Tokenized | protocol.Rendered | protocol.Stats | protocol.Embedded
+Answer = TypeVar("Answer", protocol.Tokenized, protocol.Rendered, protocol.Stats, protocol.Embedded)
 
 
 class RunnerConnection(Protocol):
@@ -60,7 +63,7 @@ class RunnerHandle:
         self._deadlines = deadlines
         self._ids = itertools.count(1)
         self._streams: dict[int, asyncio.Queue[Event]] = {}
-        self._questions: dict[int, asyncio.Future[protocol.Tokenized | protocol.Rendered | protocol.Stats]] = {}
+        self._questions: dict[int, asyncio.Future[Reply]] = {}
         self._render_timers: dict[int, asyncio.TimerHandle] = {}
         self._loading: asyncio.Future[protocol.Loaded] = asyncio.get_running_loop().create_future()
         self._on_progress: Callable[[float], None] = lambda fraction: None
@@ -125,6 +128,21 @@ class RunnerHandle:
             if self._streams.pop(request_id, None) is not None:
                 self._process.send(protocol.Cancel(request_id))
 
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """The vectors of a request's inputs; takes as long as it takes. Being cancelled cancels it in the runner, too.
+
+        Raises InputTooLongError's kind of BadRequestError, UnsupportedError or RunnerError.
+        """
+        question = protocol.Embed(next(self._ids), request)
+        try:
+            return (await self._ask(question, protocol.Embedded, timeout_seconds=None)).embeddings
+        except protocol.FrameError:
+            raise BadRequestError("the request is too large for the model's process") from None
+        except asyncio.CancelledError:
+            if self._doom is None:
+                self._process.send(protocol.Cancel(question.id))
+            raise
+
     async def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> tuple[int, ...]:
         """Token ids of `text`. Raises RunnerError."""
         question = protocol.Tokenize(next(self._ids), text, add_special, parse_special)
@@ -151,17 +169,17 @@ class RunnerHandle:
         await self._process.dead()
 
     async def _ask(
-        self, question: protocol.Tokenize | protocol.Render | protocol.AskStats, kind: type[Answer]
+        self, question: Question, kind: type[Answer], timeout_seconds: float | None = QUESTION_TIMEOUT_SECONDS
     ) -> Answer:
         if self._doom is not None:
             raise self._doom
         future = self._questions[question.id] = asyncio.get_running_loop().create_future()
         try:
             self._process.send(question)
-            async with asyncio.timeout(QUESTION_TIMEOUT_SECONDS):
+            async with asyncio.timeout(timeout_seconds):
                 answer = await future
         except TimeoutError:
-            raise RunnerTimeoutError(f"the model's process gave no answer in {QUESTION_TIMEOUT_SECONDS:g} s") from None
+            raise RunnerTimeoutError(f"the model's process gave no answer in {timeout_seconds:g} s") from None
         finally:
             del self._questions[question.id]
         if not isinstance(answer, kind):
@@ -177,7 +195,7 @@ class RunnerHandle:
                 self._start_render_timer(render_id)
             case protocol.RenderEnded(id=render_id):
                 self._stop_render_timer(render_id)
-            case protocol.Tokenized() | protocol.Rendered() | protocol.Stats():
+            case protocol.Tokenized() | protocol.Rendered() | protocol.Stats() | protocol.Embedded():
                 question = self._questions.get(message.id)
                 if question is not None and not question.done():
                     question.set_result(message)

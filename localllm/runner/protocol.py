@@ -6,10 +6,10 @@ that nothing a library prints on stdout or stderr can be taken for one. The runn
     runner → daemon   Hello                          protocol and process id; anything else first is a mismatch
     daemon → runner   Load
     runner → daemon   LoadProgress* (Loaded | LoadFailed)
-    daemon → runner   Generate | Cancel | Tokenize | Render | AskStats, in any order
+    daemon → runner   Generate | Embed | Cancel | Tokenize | Render | AskStats, in any order
     runner → daemon   RenderStarted, RenderEnded     around the model's own template, which may never return
                       Step                           the events of one engine step, for all its requests
-                      Tokenized | Rendered | Stats   the answer to the question with that id
+                      Embedded | Tokenized | Rendered | Stats   the answer to the question with that id
                       Rejected                       the question with that id cannot be answered
 
 The runner exits when its end of the pipe closes. A frame over MAX_FRAME_BYTES, or one that does not decode, is a bug or
@@ -19,12 +19,14 @@ an attack: the reader gives up on the other side.
 from __future__ import annotations
 
 import struct
+from typing import Literal
 
 import msgspec
 
+from localllm.embedding import Embeddings, EmbedRequest
 from localllm.generation import Event, Failed, GenerationRequest
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 256 * 2**20
 _LENGTH = struct.Struct("<I")
 
@@ -40,7 +42,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     """Load this model in this shape. Paths are absolute; token counts are cells of the KV pool.
 
     `pool_tokens` 0 lets the runner take the model's trained context times `parallel`, within `pool_bytes_limit` bytes
-    of KV memory. `template` replaces the file's own. `backend` "fake" runs the engine's fake model.
+    of KV memory. `template` replaces the file's own. `backend` "fake" runs the engine's fake model. For the purpose
+    "embed" a file is an embedding model, which has no pool: its context is its longest input.
     """
 
     model_path: str
@@ -52,8 +55,11 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     gpu_layers: int
     use_extra_buffers: bool
     use_mmap: bool
+    kv_layout: Literal["auto", "unified", "streams"] = "auto"
+    stream_slowdown: float = 2.0
     template: str | None = None
     backend: str = "llama"
+    purpose: Literal["generate", "embed"] = "generate"
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag=True):
@@ -74,6 +80,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     layers: int
     gpu_layers: int
     load_seconds: float
+    kv_layout: str = "unified"
+    kv_layout_reason: str = ""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
@@ -87,6 +95,13 @@ class Generate(msgspec.Struct, frozen=True, tag=True):
 
     id: int
     request: GenerationRequest
+
+
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    """The vectors of these inputs; Cancel ends it."""
+
+    id: int
+    request: EmbedRequest
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -135,6 +150,13 @@ class Step(msgspec.Struct, frozen=True, tag=True):
     events: tuple[tuple[int, Event], ...]
 
 
+class Embedded(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Embed."""
+
+    id: int
+    embeddings: Embeddings
+
+
 class Tokenized(msgspec.Struct, frozen=True, tag=True):
     """The answer to Tokenize."""
 
@@ -150,7 +172,11 @@ class Rendered(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stats(msgspec.Struct, frozen=True, tag=True):
-    """The answer to AskStats: sequences and KV cells in use, steps and tokens so far, resident memory in bytes."""
+    """The answer to AskStats: sequences and KV cells in use, steps and tokens so far, resident memory in bytes.
+
+    `prompt_tokens` were computed, `cached_tokens` taken over from earlier requests, `drafted_tokens` guessed and
+    `accepted_tokens` of them right.
+    """
 
     id: int
     running: int
@@ -161,16 +187,21 @@ class Stats(msgspec.Struct, frozen=True, tag=True):
     prompt_tokens: int
     completion_tokens: int
     resident_bytes: int
+    cached_tokens: int = 0
+    idle_prefixes: int = 0
+    preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Rejected(msgspec.Struct, frozen=True, tag=True):
-    """A Tokenize or Render that cannot be answered."""
+    """A question that cannot be answered."""
 
     id: int
     error: Failed
 
 
-ToRunner = Load | Generate | Cancel | Tokenize | Render | AskStats
+ToRunner = Load | Generate | Embed | Cancel | Tokenize | Render | AskStats
 FromRunner = (
     Hello
     | LoadProgress
@@ -179,6 +210,7 @@ FromRunner = (
     | RenderStarted
     | RenderEnded
     | Step
+    | Embedded
     | Tokenized
     | Rendered
     | Stats

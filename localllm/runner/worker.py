@@ -2,12 +2,13 @@
 
     python -m localllm.runner.worker --read-fd N --write-fd M
 
-Three threads, each with one job. The reader takes frames off the pipe and ends the process when the pipe closes,
+Four threads, each with one job. The reader takes frames off the pipe and ends the process when the pipe closes,
 whatever the others do. The preparer runs the model's template and tokenizer, which must not hold up a decode. The main
-thread owns the engine: llama.cpp wants all its calls from one thread.
+thread owns the engine: llama.cpp wants all its calls from one thread. The speaker says what came of each step.
 
-    pipe ─▶ reader ─▶ preparer ─▶ inbox ─▶ main (engine steps) ─▶ pipe
-                └──────────────────▲ Cancel, AskStats
+    pipe ─▶ reader ─▶ preparer ─▶ inbox ─▶ main (engine steps) ─▶ speaker ─▶ pipe
+                ├──────────────────▲ Cancel, AskStats
+                └─ a decode that is mostly for a cancelled request is broken off ─▶ engine.interrupt
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,13 +28,14 @@ from random import Random
 
 from localllm.chat.tools import call_ids
 from localllm.engine.backend import Backend, ModelLoadError
-from localllm.engine.engine import Engine
+from localllm.engine.engine import Engine, EnginePolicy
 from localllm.engine.sequence import SequenceOutput
 from localllm.errors import BadRequestError, LocalllmError
-from localllm.generation import Event, Failed
+from localllm.generation import Failed
 from localllm.logs import set_up_logging
 from localllm.runner import protocol
 from localllm.runner.conversation import Conversations, Prepared, Sources, Stream
+from localllm.runner.speaker import Speaker, Spoken
 
 logger = logging.getLogger(__name__)
 
@@ -122,54 +125,53 @@ class Preparer(threading.Thread):
 class Worker:
     """The main thread: one engine, its requests, and what is said about them."""
 
-    def __init__(self, pipe: Pipe, backend: Backend, inbox: Inbox, preparing: set[int]) -> None:
+    def __init__(self, pipe: Pipe, engine: Engine, pool_tokens: int, inbox: Inbox, preparing: set[int]) -> None:
         self._pipe = pipe
-        self._backend = backend
-        self._engine = Engine(backend, time.monotonic)
+        self._engine = engine
+        self._pool_tokens = pool_tokens
         self._inbox = inbox
         self._streams: dict[int, Stream] = {}
         self._preparing = preparing  # between reader and engine
         self._cancelled: set[int] = set()  # those of them whose client left
+        self._speaker = Speaker(pipe.send)
 
     def run(self) -> None:
         """Serve until the process ends."""
+        self._speaker.start()
         while True:
-            events = self._take_inbox(block=not self._engine.has_work)
-            for output in self._engine.step():
-                events += self._events(output)
-            if events:
-                self._pipe.send(protocol.Step(tuple(events)))
+            self._speaker.say(self._take_inbox(block=not self._engine.has_work))
+            self._speaker.say([self._spoken(output) for output in self._engine.step()])
 
-    def _take_inbox(self, *, block: bool) -> list[tuple[int, Event]]:
+    def _take_inbox(self, *, block: bool) -> list[Spoken]:
         """Handle everything that arrived; wait for something first when there is nothing to compute."""
-        events: list[tuple[int, Event]] = []
+        spoken: list[Spoken] = []
         while True:
             try:
                 message = self._inbox.get(block=block)
             except queue.Empty:
-                return events
+                return spoken
             block = False
             match message:
                 case Prepared():
-                    events += self._start(message)
+                    spoken += self._start(message)
                 case Rejection():
                     if not self._forget_cancelled(message.id):
-                        events.append((message.id, message.error))
+                        spoken.append(Spoken(message.id, event=message.error))
                 case protocol.Cancel():
                     self._cancel(message.id)
                 case protocol.AskStats():
                     self._pipe.send(self._stats(message.id))
 
-    def _start(self, prepared: Prepared) -> list[tuple[int, Event]]:
+    def _start(self, prepared: Prepared) -> list[Spoken]:
         request_id = prepared.sequence.id
         if self._forget_cancelled(request_id):
             return []
         try:
             self._engine.add(prepared.sequence)
         except LocalllmError as error:
-            return [(request_id, Failed(error.code, error.status, error.message, error.hint))]
+            return [Spoken(request_id, event=Failed(error.code, error.status, error.message, error.hint))]
         self._streams[request_id] = stream = Stream(prepared)
-        return [(request_id, stream.started())]
+        return [Spoken(request_id, event=stream.started())]
 
     def _cancel(self, request_id: int) -> None:
         if self._streams.pop(request_id, None) is not None:
@@ -183,13 +185,11 @@ class Worker:
         self._cancelled.discard(request_id)
         return was_cancelled
 
-    def _events(self, output: SequenceOutput) -> list[tuple[int, Event]]:
+    def _spoken(self, output: SequenceOutput) -> Spoken:
         stream = self._streams[output.id]
         if output.finish is not None or output.error is not None:
             del self._streams[output.id]
-        if output.error is not None:
-            return [(output.id, Failed("engine_error", 500, output.error))]
-        return [(output.id, event) for event in stream.events(output)]
+        return Spoken(output.id, stream, output)
 
     def _stats(self, question_id: int) -> protocol.Stats:
         stats = self._engine.stats()
@@ -198,11 +198,16 @@ class Worker:
             running=stats.running,
             waiting=stats.waiting,
             used_cells=stats.used_cells,
-            pool_tokens=self._backend.facts.pool_tokens,
+            pool_tokens=self._pool_tokens,
             steps=stats.steps,
             prompt_tokens=stats.prompt_tokens,
             completion_tokens=stats.completion_tokens,
             resident_bytes=_resident_bytes(),
+            cached_tokens=stats.cached_tokens,
+            idle_prefixes=stats.idle_prefixes,
+            preemptions=stats.preemptions,
+            drafted_tokens=stats.drafted_tokens,
+            accepted_tokens=stats.accepted_tokens,
         )
 
 
@@ -215,6 +220,7 @@ class Reader(threading.Thread):
         self._loads = loads
         self._inbox = inbox
         self._preparing = preparing
+        self.interrupt: Callable[[int], None] = lambda request_id: None
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -236,7 +242,10 @@ class Reader(threading.Thread):
                 self.work.put(message)
             case protocol.Tokenize() | protocol.Render():
                 self.work.put(message)
-            case protocol.Cancel() | protocol.AskStats():
+            case protocol.Cancel():
+                self._inbox.put(message)
+                self.interrupt(message.id)
+            case protocol.AskStats():
                 self._inbox.put(message)
 
 
@@ -259,6 +268,7 @@ def open_backend(load: protocol.Load, pipe: Pipe) -> Backend:
         pool_bytes_limit=load.pool_bytes_limit,
         use_extra_buffers=load.use_extra_buffers,
         use_mmap=load.use_mmap,
+        layout=load.kv_layout,
     )
     return LlamaBackend(config, on_progress=lambda fraction: pipe.send(protocol.LoadProgress(fraction)))
 
@@ -269,13 +279,15 @@ def describe(backend: Backend, load_seconds: float) -> protocol.Loaded:
     return protocol.Loaded(
         trained_context_tokens=facts.trained_context_tokens,
         pool_tokens=facts.pool_tokens,
-        parallel=facts.max_sequences,
+        parallel=facts.parallel,
         weight_bytes=facts.weight_bytes,
         kv_bytes=facts.kv_bytes,
         gpu_bytes=facts.gpu_bytes,
         layers=facts.layers,
         gpu_layers=facts.gpu_layers,
         load_seconds=load_seconds,
+        kv_layout=facts.memory.layout,
+        kv_layout_reason=facts.layout_reason,
     )
 
 
@@ -299,8 +311,10 @@ def serve(pipe: Pipe) -> int:
     )
     conversations = Conversations(backend, load.template, sources)
     Preparer(pipe, conversations, inbox, reader.work).start()
+    engine = Engine(backend, time.monotonic, EnginePolicy(stretch=load.stream_slowdown))
+    reader.interrupt = engine.interrupt
     pipe.send(describe(backend, time.monotonic() - started))
-    Worker(pipe, backend, inbox, preparing).run()
+    Worker(pipe, engine, backend.facts.pool_tokens, inbox, preparing).run()
     return 0
 
 

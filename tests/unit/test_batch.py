@@ -1,51 +1,129 @@
-"""The batch planner: decode rows first, prefills in the rest of the budget, the newest gives way."""
+"""The batch planner: decode rows first, prompts in the rest of the budget in the order of service, nobody starves."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.engine.batch import BatchPlan, Load, Share, may_admit, plan_batch
+from localllm.engine.batch import (
+    RESERVED_PART,
+    SECONDS_PER_CLASS,
+    BatchPlan,
+    Claim,
+    Load,
+    Share,
+    may_admit,
+    plan_batch,
+    service_order,
+)
 
 DECODING = Load(to_compute=1, cells=10)
 
 
+def plan(active, batch_tokens=16, late_tokens=None, free_cells=1000):
+    return plan_batch(active, batch_tokens, batch_tokens if late_tokens is None else late_tokens, free_cells)
+
+
+def counts(planned):
+    return {share.index: share.count for share in planned.shares}
+
+
 def test_decode_rows_come_before_an_older_prefill():
-    plan = plan_batch([Load(100, 0), DECODING, DECODING], budget_tokens=16, free_cells=1000)
-    assert BatchPlan((), (Share(1, 1), Share(2, 1), Share(0, 14))) == plan
+    assert BatchPlan((), (Share(1, 1), Share(2, 1), Share(0, 14))) == plan([Load(100, 0), DECODING, DECODING])
 
 
 def test_short_prompts_of_several_requests_join_one_batch():
-    plan = plan_batch([Load(5, 0), Load(6, 0), Load(7, 0)], budget_tokens=16, free_cells=1000)
-    assert BatchPlan((), (Share(0, 5), Share(1, 6), Share(2, 5))) == plan
+    assert {0: 5, 1: 6, 2: 5} == counts(plan([Load(5, 0), Load(6, 0), Load(7, 0)]))
 
 
 def test_the_newest_gives_its_cells_when_the_decode_rows_do_not_fit():
-    plan = plan_batch([DECODING, DECODING, DECODING], budget_tokens=16, free_cells=2)
-    assert BatchPlan((2,), (Share(0, 1), Share(1, 1))) == plan
+    assert BatchPlan((2,), (Share(0, 1), Share(1, 1))) == plan([DECODING, DECODING, DECODING], free_cells=2)
+
+
+def test_the_lowest_class_gives_its_cells_before_a_newer_one_of_a_better_class():
+    batch = Load(to_compute=1, cells=10, claim=Claim(priority=2))
+    assert (1,) == plan([DECODING, batch, DECODING], free_cells=2).preempt
 
 
 def test_a_prefill_takes_what_the_pool_has_left():
-    plan = plan_batch([DECODING, Load(100, 50)], budget_tokens=64, free_cells=11)
-    assert BatchPlan((), (Share(0, 1), Share(1, 10))) == plan
+    assert {0: 1, 1: 10} == counts(plan([DECODING, Load(100, 50)], batch_tokens=64, free_cells=11))
+
+
+def test_a_prompt_is_cut_where_its_state_is_to_be_saved():
+    assert {0: 7} == counts(plan([Load(100, 0, most=7)]))
+
+
+def test_late_prompts_share_the_smaller_budget_and_others_do_not():
+    late = Load(100, 0, is_late=True)
+    assert {0: 1, 1: 4} == counts(plan([DECODING, late], late_tokens=4))
+    assert {0: 1, 1: 4, 2: 11} == counts(plan([DECODING, late, Load(100, 0)], late_tokens=4))
+
+
+def test_a_late_prompt_gets_the_whole_step_when_nobody_streams():
+    assert {0: 16} == counts(plan([Load(100, 0, is_late=True)], late_tokens=0))
+
+
+def test_a_better_class_is_served_before_a_shorter_prompt_of_a_lower_one():
+    assert [1, 0] == service_order([Claim(priority=1), Claim(priority=0)], [10, 1000])
+
+
+def test_the_client_that_was_given_less_is_served_first():
+    assert [1, 0] == service_order([Claim(client_tokens=5000), Claim(client_tokens=0)], [10, 1000])
+
+
+def test_the_shortest_rest_is_served_first_until_a_longer_one_has_waited_long_enough():
+    assert [1, 0] == service_order([Claim(), Claim()], [1000, 10])
+    assert [0, 1] == service_order([Claim(waited_seconds=6), Claim()], [1000, 10])
+
+
+def test_waiting_lifts_a_request_over_a_better_class():
+    claims = [Claim(priority=2, waited_seconds=3 * SECONDS_PER_CLASS), Claim(priority=0)]
+    assert [0, 1] == service_order(claims, [1000, 10])
 
 
 def test_nothing_is_admitted_that_would_cause_a_preemption_at_once():
-    assert may_admit([], needed_tokens=100, free_cells=100)
-    assert may_admit([DECODING], needed_tokens=10, free_cells=13)
-    assert not may_admit([DECODING], needed_tokens=10, free_cells=12)
+    assert may_admit([], needed_cells=100, free_cells=100)
+    assert may_admit([DECODING], needed_cells=10, free_cells=13)
+    assert not may_admit([DECODING], needed_cells=10, free_cells=12)
 
 
-loads = st.lists(st.builds(Load, st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=12)
+claims = st.builds(Claim, st.integers(0, 2), st.floats(0, 1e6), st.floats(0, 1e4))
+loads = st.lists(
+    st.builds(Load, st.integers(1, 50), st.integers(0, 50), claims, st.integers(0, 9), st.booleans()),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(loads, st.integers(12, 64), st.integers(0, 64), st.integers(0, 100))
+def test_a_plan_keeps_to_its_budgets_and_the_pool(active, batch_tokens, late_tokens, free_cells):
+    planned = plan(active, batch_tokens, late_tokens, free_cells)
+    kept = [index for index in range(len(active)) if index not in planned.preempt]
+    freed = sum(active[index].cells for index in planned.preempt)
+    total = sum(share.count for share in planned.shares)
+    assert total <= min(batch_tokens, free_cells + freed)
+    assert all(1 <= share.count <= active[share.index].to_compute for share in planned.shares)
+    assert all(share.count <= (active[share.index].most or share.count) for share in planned.shares)
+    assert len({share.index for share in planned.shares}) == len(planned.shares)
+    assert set(kept) >= {share.index for share in planned.shares}
+    assert total > 0 or free_cells + freed == 0
+    streams = [index for index in kept if active[index].to_compute == 1]
+    late = sum(share.count for share in planned.shares if active[share.index].is_late and share.index not in streams)
+    assert late <= late_tokens or not streams
 
 
 @given(loads, st.integers(12, 64), st.integers(0, 100))
-def test_a_plan_keeps_to_budget_and_pool_and_always_lets_the_oldest_go_on(active, budget, free_cells):
-    plan = plan_batch(active, budget, free_cells)
-    kept = [index for index in range(len(active)) if index not in plan.preempt]
-    freed = sum(active[index].cells for index in plan.preempt)
-    planned = sum(share.count for share in plan.shares)
-    assert planned <= min(budget, free_cells + freed)
-    assert all(1 <= share.count <= active[share.index].to_compute for share in plan.shares)
-    assert len({share.index for share in plan.shares}) == len(plan.shares)
-    assert set(kept) >= {share.index for share in plan.shares}
-    assert plan.preempt == tuple(range(len(active) - 1, len(active) - 1 - len(plan.preempt), -1))
-    assert planned > 0 or free_cells + freed == 0
+def test_every_stream_that_keeps_its_cells_gets_its_token_in_every_step(active, batch_tokens, free_cells):
+    planned = plan(active, batch_tokens, batch_tokens, free_cells)
+    streams = {i for i, load in enumerate(active) if load.to_compute == 1} - set(planned.preempt)
+    if planned.shares:
+        assert streams <= set(counts(planned))
+
+
+@given(loads, st.integers(64, 256))
+def test_the_prompt_that_waited_longest_always_gets_its_part(active, batch_tokens):
+    prompts = [index for index, load in enumerate(active) if load.to_compute > 1]
+    streams = len(active) - len(prompts)
+    if prompts:
+        longest = max(prompts, key=lambda index: (active[index].claim.waited_seconds, -index))
+        part = max(1, (batch_tokens - streams) // RESERVED_PART)
+        wanted = min(active[longest].to_compute, active[longest].most or 50)
+        assert counts(plan(active, batch_tokens))[longest] >= min(part, wanted)

@@ -1,0 +1,67 @@
+"""One decode: the rows of a step as arrays, the backend's answer, and what was sampled from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from localllm.engine.backend import Backend, Batch
+from localllm.engine.sequence import Sequence
+from localllm.engine.tokens import Tokens
+
+_NO_TOKENS: Tokens = np.empty(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The next `count` tokens of a sequence go into the batch, and behind them guesses of what follows."""
+
+    sequence: Sequence
+    count: int
+    draft: Tokens = field(default_factory=lambda: _NO_TOKENS)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch."""
+        return self.count + len(self.draft)
+
+    @property
+    def is_last_chunk(self) -> bool:
+        """Whether its tokens are all computed then, so that the next one is sampled."""
+        return self.count == self.sequence.to_compute
+
+
+def build_batch(works: list[Work]) -> Batch:
+    """The arrays of one decode: logits are wanted at the row that completes a sequence, and at its guesses."""
+    size = sum(work.rows for work in works)
+    tokens, positions, slots = (np.empty(size, dtype=np.int32) for _ in range(3))
+    outputs = np.zeros(size, dtype=np.int8)
+    start = 0
+    for work in works:
+        sequence, end = work.sequence, start + work.rows
+        first = sequence.computed
+        resident = sequence.resident
+        assert resident is not None  # active sequences have a slot
+        tokens[start : start + work.count] = sequence.tokens.view(first, first + work.count)
+        tokens[start + work.count : end] = work.draft
+        positions[start:end] = np.arange(first, first + work.rows, dtype=np.int32)
+        slots[start:end] = resident.slot
+        if work.is_last_chunk:
+            outputs[start + work.count - 1 : end] = 1
+        start = end
+    return Batch(tokens, positions, slots, outputs)
+
+
+def sample(backend: Backend, work: Work, first_row: int) -> list[int]:
+    """The tokens the model chooses after `work`, whose first row in the batch is `first_row`: one, and one more for
+    each guess that was right. Raises EngineError for non-finite logits."""
+    chosen: list[int] = []
+    row = first_row + work.count - 1
+    for guess in (*work.draft.tolist(), None):
+        token = work.sequence.sampler.sample(row)
+        chosen.append(token)
+        if token != guess or backend.is_end_of_generation(token):
+            return chosen
+        row += 1
+    return chosen

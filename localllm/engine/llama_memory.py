@@ -1,0 +1,106 @@
+"""The memory of a llama.cpp context: copying, cutting, saving and shifting sequences, without what it gets wrong.
+
+llama.cpp lets pass what it cannot do, and then computes other tokens: a windowed sequence cut where its window is gone,
+a state touched between a copy across streams and the next decode, which is when that copy happens. Whatever is refused
+or avoided here was measured to go wrong. Slots and lengths are checked by the backend that owns this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import llama_cpp.llama_cpp as native
+import numpy as np
+
+from localllm.engine.backend import EngineError, MemoryKind, MemoryTraits, State
+
+_PARTIAL_ONLY = 1  # only the part of a state that cannot be trimmed (llama.h: LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+
+
+def memory_kind(model: int) -> MemoryKind:
+    """The kind of memory a loaded model has, from the model itself."""
+    if native.llama_model_is_recurrent(model) or native.llama_model_is_hybrid(model):
+        return "recurrent"
+    return "window" if native.llama_model_n_swa(model) > 0 else "attention"
+
+
+class LlamaMemory:
+    """The memory of one context; see the module."""
+
+    def __init__(self, context: int, traits: MemoryTraits) -> None:
+        self._context = context
+        self._memory = native.llama_get_memory(context)
+        self._traits = traits
+
+    def forget(self, slot: int) -> None:
+        """Empty a slot; every kind of memory can."""
+        native.llama_memory_seq_rm(self._memory, slot, 0, -1)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first `length` cells; for other kinds than "attention" all that the source holds."""
+        if self._traits.layout == "unified":
+            end = length if self._traits.kind == "attention" else -1
+            native.llama_memory_seq_cp(self._memory, source, target, 0, end)
+            return
+        # Not seq_cp: across streams it moves the whole stream, and only at the next decode.
+        if not self.restore(target, self.save(source)) or not self.rewind(target, length, None):
+            raise EngineError("a stream has no room for a copy of another")
+
+    def rewind(self, slot: int, length: int, checkpoint: State | None) -> bool:
+        """Keep the first `length` cells; False when the memory has let go of what it would need."""
+        if checkpoint is not None:
+            return self._set_state(slot, checkpoint, _PARTIAL_ONLY) and self._cut(slot, length)
+        if length == 0 or self._length(slot) <= length:
+            return self._cut(slot, length)
+        if self._traits.kind == "window" and self.lowest_position(slot) > max(0, length - self._traits.window_tokens):
+            return False
+        return self._cut(slot, length)
+
+    def lowest_position(self, slot: int) -> int:
+        """The earliest position that the windowed layers still hold."""
+        if self._traits.kind != "window":
+            return 0
+        return max(0, int(native.llama_memory_seq_pos_min(self._memory, slot)))
+
+    def save_checkpoint(self, slot: int) -> State:
+        """The part of the slot's state that cannot be trimmed."""
+        return self._get_state(slot, _PARTIAL_ONLY)
+
+    def save(self, slot: int) -> State:
+        """The whole state of a slot."""
+        return self._get_state(slot, 0)
+
+    def restore(self, slot: int, state: State) -> bool:
+        """A whole state into an empty slot; False when there is no room, and the slot is empty."""
+        if self._set_state(slot, state, 0):
+            return True
+        self.forget(slot)
+        return False
+
+    def shift(self, slot: int, keep: int, drop: int) -> None:
+        """Take [keep, keep + drop) out and close the gap."""
+        length = self._length(slot)
+        native.llama_memory_seq_rm(self._memory, slot, keep, keep + drop)
+        native.llama_memory_seq_add(self._memory, slot, keep + drop, length, -drop)
+
+    def _length(self, slot: int) -> int:
+        return int(native.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
+    def _cut(self, slot: int, length: int) -> bool:
+        return bool(native.llama_memory_seq_rm(self._memory, slot, length, -1))
+
+    def _get_state(self, slot: int, flags: int) -> State:
+        size = native.llama_state_seq_get_size_ext(self._context, slot, flags)
+        state = np.empty(size, dtype=np.uint8)
+        written = native.llama_state_seq_get_data_ext(self._context, _bytes_of(state), size, slot, flags)
+        if written != size:
+            raise EngineError(f"llama.cpp saved {written} of {size} bytes of a sequence")
+        return state.data
+
+    def _set_state(self, slot: int, state: State, flags: int) -> bool:
+        data = np.frombuffer(state, dtype=np.uint8)
+        return bool(native.llama_state_seq_set_data_ext(self._context, _bytes_of(data), len(data), slot, flags))
+
+
+def _bytes_of(array: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> object:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_uint8))

@@ -1,0 +1,219 @@
+"""Who runs: from the waiting room into a slot, out of it to make room, and out of the engine.
+
+The one owner of the lists of waiting and active sequences. A sequence is admitted when the pool holds its prompt beside
+what the active ones still need; it takes over the longest prefix there is, or waits for one that is being computed.
+Whoever must give way keeps its state in host memory where copying it is cheaper than computing it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from localllm.engine.backend import Backend
+from localllm.engine.batch import Load, may_admit, newest_of_lowest_class
+from localllm.engine.memory import CHECKPOINT_DISTANCE_TOKENS, checkpoint_lengths, needs_checkpoints
+from localllm.engine.pool import Pool
+from localllm.engine.prefix_cache import Source
+from localllm.engine.queue import WaitingRoom
+from localllm.engine.sequence import Sequence
+from localllm.generation import CacheMiss
+
+COPY_BYTES_PER_SECOND = 1e9  # of a state to host memory or back; measured 1.4e9 on a virtual machine
+SAVED_TOKENS_LEAST = 64  # below that computing again is the simpler way
+
+
+class Roster:
+    """See the module. `saved_bytes_most` bounds the host memory of preempted states."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Callable[[], float],
+        *,
+        saved_bytes_most: int,
+        keeps_prefixes: bool,
+    ) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._facts = backend.facts
+        self._saved_bytes_most = saved_bytes_most
+        self._keeps_prefixes = keeps_prefixes
+        self.pool = Pool(backend, keeps_prefixes=keeps_prefixes)
+        self.waiting = WaitingRoom()
+        self.active: list[Sequence] = []  # oldest first; each has a slot
+        self.preemptions = 0
+        self.cached_tokens = 0
+        self.prompt_token_seconds: float | None = None  # what computing one again costs
+        self._is_blocked = False  # the next in line found no room; True until cells are given back
+        self._saved_bytes = 0
+
+    def find(self, request_id: int) -> Sequence | None:
+        """The sequence of a request, wherever it is."""
+        everyone = (*self.active, *self.waiting.sequences)
+        return next((one for one in everyone if one.request.id == request_id), None)
+
+    def add(self, sequence: Sequence) -> None:
+        """Someone new."""
+        self.waiting.add(sequence)
+        self._is_blocked = False
+
+    def preempt_newest(self) -> None:
+        """The newest sequence of the lowest class gives way, and nobody is admitted until somebody ends."""
+        self.preempt(self._newest_of_lowest_class())
+        self._is_blocked = True
+
+    def _newest_of_lowest_class(self) -> Sequence:
+        loads = [Load(1, 0, one.claim(0.0, 0.0)) for one in self.active]
+        return self.active[newest_of_lowest_class(range(len(loads)), loads)]
+
+    def admit(self) -> None:
+        """Start whoever can start, in the order of service."""
+        while len(self.waiting) and not self._is_blocked and self._has_place():
+            for sequence in self.waiting.in_order(self._clock()):
+                if sequence.pending is None or sequence.pending.is_ready:
+                    break
+            else:
+                return
+            if len(self.active) == self._facts.parallel:
+                if not self._outranks(sequence):
+                    return
+                self.preempt(self._newest_of_lowest_class())
+            if not self._start(sequence):
+                self._is_blocked = True
+
+    def remove(self, sequence: Sequence) -> None:
+        """It ended, or its client left: its slot becomes an idle prefix."""
+        self.active = [one for one in self.active if one is not sequence]
+        self.waiting.remove(sequence)
+        self._drop_saved(sequence)
+        if sequence.resident is not None:
+            self.pool.retire(sequence.resident)
+            sequence.resident = None
+        self.waiting.forget_clients({one.request.client for one in self.active})
+        self._is_blocked = False
+        sequence.sampler.close()
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take its slot; what it has computed is kept in host memory if copying is cheaper than computing."""
+        resident = sequence.resident
+        assert resident is not None
+        if self._is_worth_saving(resident.computed):
+            sequence.saved, sequence.saved_length = self.pool.save(resident), resident.computed
+            self._saved_bytes += len(sequence.saved)
+        self.pool.release(resident)
+        sequence.resident = None
+        sequence.preemptions += 1
+        self.preemptions += 1
+        self.active = [one for one in self.active if one is not sequence]
+        self.waiting.add(sequence)
+
+    def loads(self, active: tuple[Sequence, ...]) -> list[Load]:
+        """The active sequences as the planner sees them."""
+        now = self._clock()
+        flowing = [one.first_token_at for one in active if one.to_compute == 1 and one.first_token_at is not None]
+        flowing_since = min(flowing, default=None)
+        is_tight = self.pool.cells.free < len(active)
+        loads = []
+        for sequence in active:
+            assert sequence.resident is not None
+            is_late = flowing_since is not None and sequence.first_token_at is None
+            loads.append(
+                Load(
+                    to_compute=sequence.to_compute,
+                    cells=self.pool.cells.own(sequence.resident.slot) if is_tight else 0,
+                    claim=sequence.claim(now, self.waiting.served(sequence)),
+                    most=sequence.most_in_one_step,
+                    is_late=is_late and flowing_since is not None and flowing_since < sequence.arrived_at,
+                )
+            )
+        return loads
+
+    def _has_place(self) -> bool:
+        return len(self.active) < self._facts.parallel or self.waiting.best_priority < self._worst_priority()
+
+    def _worst_priority(self) -> int:
+        return max(sequence.priority for sequence in self.active)
+
+    def _outranks(self, sequence: Sequence) -> bool:
+        return sequence.priority < self._worst_priority()
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Give it a slot, or let it wait for a prefix that is being computed; False when there is no room."""
+        tokens = sequence.tokens.view()
+        source = Source() if sequence.saved is not None else self.pool.source_for(tokens)
+        if sequence.saved is None and self._waits_for_prefix(sequence, source):
+            return True
+        needed = len(tokens) - source.length
+        available = self.pool.available(source.resident)
+        if not may_admit([Load(one.to_compute, 0) for one in self.active], needed, available):
+            return False
+        self.pool.make_room(min(needed, available), source.resident)
+        if not self._place(sequence, source):
+            return False
+        self.waiting.remove(sequence)
+        self.active.append(sequence)
+        self.active.sort(key=lambda one: one.arrived_at)
+        return True
+
+    def _waits_for_prefix(self, sequence: Sequence, source: Source) -> bool:
+        if not self._keeps_prefixes:
+            return False
+        pending = self.pool.pending_for(sequence.tokens.view(), source.length)
+        if pending is None:
+            return False
+        sequence.pending = pending
+        holder = next(one for one in self.active if one.resident is pending.resident)
+        holder.priority = min(holder.priority, sequence.priority)  # whoever waits for it must not wait for lower ones
+        if needs_checkpoints(self._facts.memory):
+            holder.stops_at.add(pending.length)
+        return True
+
+    def _place(self, sequence: Sequence, source: Source) -> bool:
+        request_id = sequence.request.id
+        miss = self._explain(sequence, source)  # before its evidence is overwritten
+        if sequence.saved is not None:
+            length = sequence.saved_length
+            sequence.resident = self.pool.restore(sequence.tokens, request_id, sequence.saved, length)
+            self._drop_saved(sequence)
+        if sequence.resident is None:
+            sequence.resident = self.pool.place(sequence.tokens, request_id, source)
+        if sequence.resident is None:
+            return False
+        sequence.pending = None
+        if sequence.admitted_at is None:
+            sequence.admitted_at = self._clock()
+            sequence.cached_tokens = sequence.computed
+            sequence.cache_miss = miss
+            self.cached_tokens += sequence.cached_tokens
+        if needs_checkpoints(self._facts.memory):
+            # Where it parted from another prompt, a third may part too.
+            parted = {source.matched} if source.matched >= CHECKPOINT_DISTANCE_TOKENS else set()
+            sequence.stops_at |= parted | checkpoint_lengths(sequence.request.message_starts, sequence.prompt_length)
+        return True
+
+    def _explain(self, sequence: Sequence, source: Source) -> CacheMiss | None:
+        """Where the prompt parted from the nearest earlier one; None if it did not, or resembles none."""
+        nearest, at = source.nearest, source.matched
+        if nearest is None or at >= min(nearest.computed, sequence.prompt_length - 1):
+            return None
+        return CacheMiss(
+            position=at,
+            shared_text=self._text(sequence.tokens[at - 1]) if at else "",
+            cached_text=self._text(nearest.tokens[at]),
+            prompt_text=self._text(sequence.tokens[at]),
+            request_id=nearest.request_id,
+        )
+
+    def _text(self, token: int) -> str:
+        return self._backend.token_bytes(token, special=True).decode("utf-8", "replace")
+
+    def _is_worth_saving(self, tokens: int) -> bool:
+        bytes_per_token = self._facts.kv_bytes_per_token
+        if tokens < SAVED_TOKENS_LEAST or self._saved_bytes + tokens * bytes_per_token > self._saved_bytes_most:
+            return False
+        compute_seconds = self.prompt_token_seconds or 0.0
+        return compute_seconds > 2 * bytes_per_token / COPY_BYTES_PER_SECOND
+
+    def _drop_saved(self, sequence: Sequence) -> None:
+        self._saved_bytes -= len(sequence.saved or b"")
+        sequence.saved, sequence.saved_length = None, 0
