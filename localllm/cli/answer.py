@@ -117,16 +117,21 @@ def _spin_until_the_first(chunks: Iterator[_Chunk], text: str, screen: Screen) -
 
 
 def statistics_lines(metrics: Metrics) -> list[str]:
-    """What --verbose shows, in Ollama's words and order; what is 0 is left out."""
+    """What --verbose shows, in Ollama's words and order, and what it does not say; what is 0 is left out."""
     rows = (
         ("total duration:", _duration(metrics.total_duration)),
         ("load duration:", _duration(metrics.load_duration)),
         ("prompt eval count:", _tokens(metrics.prompt_eval_count)),
+        ("prompt cached:", _tokens(metrics.prompt_cached_count)),
         ("prompt eval duration:", _duration(metrics.prompt_eval_duration)),
-        ("prompt eval rate:", _rate(metrics.prompt_eval_count, metrics.prompt_eval_duration)),
+        (
+            "prompt eval rate:",
+            _rate(metrics.prompt_eval_count - metrics.prompt_cached_count, metrics.prompt_eval_duration),
+        ),
         ("eval count:", _tokens(metrics.eval_count)),
         ("eval duration:", _duration(metrics.eval_duration)),
         ("eval rate:", _rate(metrics.eval_count, metrics.eval_duration)),
+        ("dropped from context:", _tokens(metrics.dropped_tokens)),
     )
     return [f"{label:<22}{value}" for label, value in rows if value]
 

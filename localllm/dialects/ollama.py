@@ -3,7 +3,8 @@
 Not here: the answers (ollama_encode), the names and capabilities of models (server/).
 
 On purpose different from Ollama: a prompt that does not fit the context is refused with both counts, unless `truncate`
-is true in the request; what this version cannot do (images, suffix, context, logprobs …) is refused, not ignored.
+is true in the request; an answer that reaches its end stops there, unless `shift` is true; what this version cannot do
+(images, suffix, context …) is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -12,7 +13,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from localllm.dialects.body import Decoded, read, read_keep_alive, read_role, read_text, read_tools, with_tool_names
+from localllm.dialects.body import (
+    Decoded,
+    read,
+    read_keep_alive,
+    read_logprobs,
+    read_role,
+    read_text,
+    read_tools,
+    with_tool_names,
+)
 from localllm.errors import InvalidFieldError, ModelNotFoundError, UnsupportedError
 from localllm.generation import GenerationRequest, Message, ResponseFormat, ToolCall, parse_options
 
@@ -85,6 +95,7 @@ _chat_decoder = msgspec.json.Decoder(_ChatBody)
 def decode_generate(body: bytes) -> Decoded:
     """The body of POST /api/generate. Raises BadRequestError's kinds, ModelNotFoundError for an empty name."""
     fields = read(body, _generate_decoder)
+    logprobs = read_logprobs(fields.logprobs, fields.top_logprobs)  # Ollama looks at these before the name
     _refuse_what_is_not_supported(fields)
     model = fields.model or fields.name or ""
     if not model:
@@ -100,20 +111,24 @@ def decode_generate(body: bytes) -> Decoded:
     _refuse_images(fields.images, "images")
     request, unknown = _request(fields, model)
     prompt = fields.prompt or ""
-    request = msgspec.structs.replace(request, prompt=prompt, raw=bool(fields.raw), system=fields.system or None)
+    request = msgspec.structs.replace(
+        request, prompt=prompt, raw=bool(fields.raw), system=fields.system or None, logprobs=logprobs
+    )
     return Decoded(request, fields.stream is not False, _action(bool(prompt), request), unknown_options=unknown)
 
 
 def decode_chat(body: bytes) -> Decoded:
     """The body of POST /api/chat. Raises BadRequestError's kinds."""
     fields = read(body, _chat_decoder)
+    logprobs = read_logprobs(fields.logprobs, fields.top_logprobs)
     _refuse_what_is_not_supported(fields)
     model = fields.model or fields.name or ""
     if not model:
         raise InvalidFieldError("model is required", field="model")
     request, unknown = _request(fields, model)
     messages = with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages or ())])
-    request = msgspec.structs.replace(request, messages=messages, tools=read_tools(fields.tools))
+    tools = read_tools(fields.tools)
+    request = msgspec.structs.replace(request, messages=messages, tools=tools, logprobs=logprobs)
     return Decoded(request, fields.stream is not False, _action(bool(messages), request), unknown_options=unknown)
 
 
@@ -141,12 +156,6 @@ def read_think(value: object) -> bool | str | None:
 
 
 def _refuse_what_is_not_supported(fields: _Common) -> None:
-    if fields.top_logprobs is not None and not 0 <= fields.top_logprobs <= 20:
-        raise InvalidFieldError("top_logprobs must be between 0 and 20", field="top_logprobs")
-    if fields.logprobs or fields.top_logprobs:
-        raise UnsupportedError("logprobs are not supported by this version")
-    if fields.shift:
-        raise UnsupportedError("shift is not supported", hint="leave it out: an answer ends where the context ends")
     if fields.debug_render_only:
         raise UnsupportedError("_debug_render_only is not supported by this version")
 
@@ -165,6 +174,7 @@ def _request(fields: _Common, model: str) -> tuple[GenerationRequest, tuple[str,
         options=options,
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         context_policy="truncate" if fields.truncate else "refuse",
+        shifts_context=bool(fields.shift),
     )
     return request, unknown
 

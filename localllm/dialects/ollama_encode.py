@@ -4,7 +4,8 @@
     {… "done": true, "done_reason", total_duration, …, eval_duration}              last; nanoseconds, left out when 0
     {"error", "code", "hint"?}                                                     instead of the last, when it failed
 
-`code`, `hint`, `queue_duration` and `prompt_cached_count` are ours; Ollama's clients ignore what they do not know.
+`code`, `hint`, `queue_duration`, `prompt_cached_count`, `prompt_cache_miss` (where the prompt parted from an earlier
+one), `dropped_messages` and `dropped_tokens` are ours; Ollama's clients ignore what they do not know.
 """
 
 from __future__ import annotations
@@ -150,9 +151,9 @@ def _call(call: ToolCall, index: int) -> dict[str, Any]:
     return {"id": call.id, "function": function} if call.id else {"function": function}
 
 
-def _metrics(event: Finished) -> dict[str, int]:
+def _metrics(event: Finished) -> dict[str, Any]:
     usage, timings = event.usage, event.timings
-    metrics = {
+    metrics: dict[str, Any] = {
         "total_duration": round(timings.total_seconds * NANOSECONDS),
         "load_duration": round(timings.load_seconds * NANOSECONDS),
         "queue_duration": round(timings.queue_seconds * NANOSECONDS),
@@ -161,5 +162,8 @@ def _metrics(event: Finished) -> dict[str, int]:
         "prompt_eval_duration": round(timings.prefill_seconds * NANOSECONDS),
         "eval_count": usage.completion_tokens,
         "eval_duration": round(timings.decode_seconds * NANOSECONDS),
+        "prompt_cache_miss": event.cache_miss,
+        "dropped_messages": event.dropped_messages,
+        "dropped_tokens": event.dropped_tokens,
     }
     return {name: value for name, value in metrics.items() if value}

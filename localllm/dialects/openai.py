@@ -4,7 +4,7 @@ Not here: the answers (openai_encode), the names and capabilities of models (ser
 
 Values the client leaves out stay out, so that the Modelfile's temperature and top_p count. Besides OpenAI's own fields:
 `options`, `keep_alive`, `num_ctx` and the sampling options of _SAME_NAME. A field nobody knows is ignored, one whose
-absence would change the answer's shape (n, logprobs, tool_choice "required") is refused.
+absence would change the answer's shape (n, tool_choice "required") is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from typing import Any
 
 import msgspec
 
-from localllm.dialects.body import Decoded, read, read_keep_alive, read_role, read_text, read_tools, with_tool_names
+from localllm.dialects.body import (
+    Decoded,
+    read,
+    read_keep_alive,
+    read_logprobs,
+    read_role,
+    read_text,
+    read_tools,
+    with_tool_names,
+)
 from localllm.errors import InvalidFieldError, UnsupportedError
 from localllm.generation import (
     GenerationRequest,
@@ -149,6 +158,7 @@ def decode_chat(body: bytes) -> Decoded:
         think=_think(fields),
         options=options,
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
+        logprobs=read_logprobs(fields.logprobs, fields.top_logprobs),
         client=fields.user or "",
     )
     include_usage = bool(fields.stream_options and fields.stream_options.include_usage)
@@ -158,8 +168,6 @@ def decode_chat(body: bytes) -> Decoded:
 def _refuse_what_is_not_supported(fields: _ChatBody) -> None:
     if fields.n not in (None, 1):
         raise InvalidFieldError(f"n is {fields.n}, but only 1 is supported", field="n")
-    if fields.logprobs or fields.top_logprobs:
-        raise UnsupportedError("logprobs are not supported yet")
     if fields.functions:
         raise UnsupportedError("functions is not supported", hint="send tools instead")
     if fields.tool_choice not in (None, "", "none", "auto"):

@@ -26,7 +26,6 @@ from localllm.generation import (
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
-    Usage,
 )
 
 DONE = b"data: [DONE]\n\n"
@@ -93,7 +92,7 @@ class OpenAIEncoder:
                 "model": self._common["model"],
                 "system_fingerprint": "fp_localllm",
                 "choices": [{"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}],
-                "usage": _usage(finished.usage),
+                "usage": _usage(finished),
             }
         )
 
@@ -112,7 +111,7 @@ class OpenAIEncoder:
         last = self._before_delta + b'},"finish_reason":"' + reason + b'"}]}\n\n'
         usage = b""
         if self._include_usage:
-            usage = sse(self._head + b',"choices":[],"usage":' + to_json(_usage(event.usage)) + b"}")
+            usage = sse(self._head + b',"choices":[],"usage":' + to_json(_usage(event)) + b"}")
         return before + last + usage + DONE
 
 
@@ -152,10 +151,19 @@ def _call(call: ToolCall, index: int) -> dict[str, Any]:
     return {"id": call.id, "index": index, "type": "function", "function": function}
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(event: Finished) -> dict[str, Any]:
+    """OpenAI's object; what concerns only us stands under "localllm", and is left out when there is nothing to say."""
+    usage = event.usage
+    ours = {
+        "cache_miss": event.cache_miss,
+        "dropped_messages": event.dropped_messages,
+        "dropped_tokens": event.dropped_tokens,
+    }
+    ours = {name: value for name, value in ours.items() if value}
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        **({"localllm": ours} if ours else {}),
     }

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import get_args
 
 from localllm.chat.formats import OutputFormat, detect
+from localllm.chat.logprobs import LogprobAttacher
 from localllm.chat.parser import OutputParser
 from localllm.chat.template import ChatTemplate
 from localllm.engine.backend import Backend
@@ -23,6 +24,7 @@ from localllm.errors import BadRequestError, UnsupportedError
 from localllm.generation import (
     ContentDelta,
     Event,
+    Failed,
     Finished,
     GenerationRequest,
     Message,
@@ -47,6 +49,14 @@ class Prepared:
     sequence: SequenceRequest
     parser: OutputParser | None
     dropped_messages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A request that could not be prepared."""
+
+    id: int
+    error: Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,7 @@ class Conversations:
             priority=_PRIORITIES.index(request.priority),
             client=request.client,
             message_starts=self._message_starts(tokens),
+            logprobs=request.logprobs,
         )
 
     def _message_starts(self, tokens: list[int]) -> tuple[int, ...]:
@@ -190,6 +201,7 @@ class Stream:
         self._prompt_tokens = len(prepared.sequence.prompt)
         self._dropped_messages = prepared.dropped_messages
         self._has_tool_calls = False
+        self._logprobs = LogprobAttacher()
 
     def started(self) -> PromptProgress:
         """The first event: the prompt's length is known."""
@@ -200,10 +212,12 @@ class Stream:
         events: list[Event] = []
         if output.prompt_processed is not None:
             events.append(PromptProgress(output.prompt_processed, self._prompt_tokens))
+        spoken: list[Event] = []
         if output.text:
-            events += self._parser.feed(output.text) if self._parser else [ContentDelta(output.text)]
+            spoken += self._parser.feed(output.text) if self._parser else [ContentDelta(output.text)]
         if output.finish is not None:
-            events += self._parser.finish() if self._parser else []
+            spoken += self._parser.finish() if self._parser else []
+        events += self._logprobs.attach(spoken, output.logprobs, is_last=output.finish is not None)
         self._has_tool_calls |= any(isinstance(event, ToolCallDelta) for event in events)
         if output.finish is not None:
             events.append(self._finished(output.finish))

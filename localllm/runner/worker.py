@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -34,18 +33,10 @@ from localllm.errors import BadRequestError, LocalllmError
 from localllm.generation import Failed
 from localllm.logs import set_up_logging
 from localllm.runner import protocol
-from localllm.runner.conversation import Conversations, Prepared, Sources, Stream
+from localllm.runner.conversation import Conversations, Prepared, Rejection, Sources, Stream
 from localllm.runner.speaker import Speaker, Spoken
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A request that could not be prepared."""
-
-    id: int
-    error: Failed
 
 
 Work = protocol.Generate | protocol.Tokenize | protocol.Render

@@ -146,7 +146,7 @@ def _with_times(event: Finished, lease: Lease, services: Services, arrived: floa
     timings: Timings = msgspec.structs.replace(
         event.timings,
         load_seconds=lease.load_seconds,
-        queue_seconds=lease.queue_seconds,
+        queue_seconds=lease.queue_seconds + event.timings.queue_seconds,
         total_seconds=services.clock.monotonic() - arrived,
     )
     return msgspec.structs.replace(event, timings=timings)

@@ -13,6 +13,7 @@ from localllm.dialects.ollama import decode_chat, decode_generate, decode_name
 from localllm.dialects.ollama_encode import OllamaEncoder, error_body
 from localllm.errors import LocalllmError, ModelNotFoundError, UnsupportedError
 from localllm.generation import (
+    CacheMiss,
     ContentDelta,
     Failed,
     Finished,
@@ -23,6 +24,7 @@ from localllm.generation import (
     ResponseFormat,
     ThinkingDelta,
     Timings,
+    TokenLogprob,
     Tool,
     ToolCall,
     ToolCallDelta,
@@ -165,8 +167,7 @@ def test_an_empty_prompt_loads_or_unloads(body, action, keep_alive_seconds):
             "messages[0].tool_calls[0].function.arguments must be an object",
         ),
         (b'{"model": "m", "top_logprobs": 21}', "top_logprobs must be between 0 and 20"),
-        (b'{"model": "m", "logprobs": true}', "logprobs are not supported by this version"),
-        (b'{"model": "m", "shift": true}', "shift is not supported"),
+        (b'{"model": "m", "top_logprobs": 2}', "top_logprobs needs logprobs to be true"),
     ],
 )
 def test_a_bad_chat_body_is_told_what_is_wrong_with_it(body, message):
@@ -276,6 +277,43 @@ def test_a_tool_call_that_was_cut_off_is_shown_as_text():
     assert 'add{"a": ' == json.loads(OllamaEncoder("chat", "m").whole(events, NOW_NS))["message"]["content"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "logprobs"),
+    [('"logprobs": true', 0), ('"logprobs": true, "top_logprobs": 20', 20), ('"logprobs": false', None)],
+)
+def test_logprobs_are_asked_for_with_a_number_of_others(fields, logprobs):
+    for decode in (decode_chat, decode_generate):
+        assert logprobs == decode(f'{{"model": "m", {fields}}}'.encode()).request.logprobs
+
+
+EURO = TokenLogprob(b"\xe2\x82\xac", -0.5, (TokenLogprob(b"\xe2\x82\xac", -0.5), TokenLogprob(b"\xe2", -2.0)))
+
+
+def test_logprobs_come_beside_the_text_with_the_bytes_of_each_token():
+    expected = [
+        {
+            "token": "€",
+            "logprob": -0.5,
+            "bytes": [226, 130, 172],
+            "top_logprobs": [
+                {"token": "€", "logprob": -0.5, "bytes": [226, 130, 172]},
+                {"token": "\ufffd", "logprob": -2.0, "bytes": [226]},
+            ],
+        }
+    ]
+    for kind in ("chat", "generate"):
+        first, last = map(json.loads, streamed(kind, ContentDelta("€", (EURO,)), FINISHED).splitlines())
+        assert expected == first["logprobs"]
+        assert "logprobs" not in last
+        whole = json.loads(OllamaEncoder(kind, "m").whole([ContentDelta("€", (EURO,)), FINISHED], NOW_NS))
+        assert expected == whole["logprobs"]
+
+
+def test_logprobs_without_others_have_no_top():
+    (line,) = map(json.loads, streamed("chat", ContentDelta("a", (TokenLogprob(b"a", -0.25),))).splitlines())
+    assert [{"token": "a", "logprob": -0.25, "bytes": [97]}] == line["logprobs"]
+
+
 def test_each_line_has_its_own_time():
     encoder = OllamaEncoder("chat", "m")
     times = [NOW_NS, NOW_NS + 1, NOW_NS + 10**9, NOW_NS]
@@ -290,3 +328,23 @@ def test_each_line_has_its_own_time():
 def test_an_unsupported_field_is_an_error_of_its_own_kind():
     with pytest.raises(UnsupportedError):
         decode_generate(b'{"model": "m", "prompt": "x", "suffix": "y"}')
+
+
+def test_shift_lets_an_answer_go_on_at_the_end_of_its_context() -> None:
+    assert decode_chat(b'{"model": "m", "shift": true}').request.shifts_context
+    assert not decode_chat(b'{"model": "m"}').request.shifts_context
+
+
+def test_the_last_object_says_where_the_prompt_parted_from_an_earlier_one_and_what_was_dropped() -> None:
+    miss = CacheMiss(3, " the", " cat", " dog", 7)
+    finished = Finished("stop", Usage(10, 3, 2), dropped_tokens=5, cache_miss=miss)
+    last = json.loads(OllamaEncoder("chat", "m").chunk(finished, 0))
+    shown = {name: last[name] for name in ("prompt_cached_count", "prompt_cache_miss", "dropped_tokens")}
+    expected_miss = {
+        "position": 3,
+        "shared_text": " the",
+        "cached_text": " cat",
+        "prompt_text": " dog",
+        "request_id": 7,
+    }
+    assert {"prompt_cached_count": 3, "prompt_cache_miss": expected_miss, "dropped_tokens": 5} == shown

@@ -21,6 +21,7 @@ from localllm.generation import (
     PromptProgress,
     ResponseFormat,
     ThinkingDelta,
+    TokenLogprob,
     Tool,
     ToolCall,
     ToolCallDelta,
@@ -136,7 +137,8 @@ def test_reasoning_effort_is_how_hard_to_think(effort, think):
     ("fields", "field", "message"),
     [
         ('"n": 2', "n", "n is 2, but only 1 is supported"),
-        ('"logprobs": true', None, "logprobs are not supported yet"),
+        ('"logprobs": true, "top_logprobs": 21', "top_logprobs", "top_logprobs must be between 0 and 20"),
+        ('"top_logprobs": 1', "top_logprobs", "top_logprobs needs logprobs to be true"),
         ('"tool_choice": "required"', None, 'tool_choice other than "auto" and "none" is not supported yet'),
         (
             '"tool_choice": {"type": "function", "function": {"name": "f"}}',
@@ -144,6 +146,12 @@ def test_reasoning_effort_is_how_hard_to_think(effort, think):
             'tool_choice other than "auto" and "none" is not supported yet',
         ),
         ('"temperature": "hot"', None, 'option "temperature" must be of type float32'),
+        ('"seed": 1' + 400 * "0", None, 'option "seed" must be a finite number'),
+        (
+            '"logit_bias": {"1": 1' + 400 * "0" + "}",
+            None,
+            'option "logit_bias" must be an object of token id to number',
+        ),
         ('"mirostat": 3', None, 'option "mirostat" must be between 0 and 2, not 3'),
         (
             '"dry_sequence_breakers": ["' + 41 * "x" + '"]',
@@ -246,6 +254,24 @@ def test_the_role_comes_in_the_first_delta_only_whatever_that_is():
     }
     for events, expected in table.items():
         assert expected == deltas(streamed(*events, finished, include_usage=False))
+
+
+def test_logprobs_are_asked_for_with_a_number_of_others():
+    assert 3 == decode('"logprobs": true, "top_logprobs": 3').request.logprobs
+    assert 0 == decode('"logprobs": true').request.logprobs
+    assert None is decode('"logprobs": false, "top_logprobs": null').request.logprobs
+
+
+def test_logprobs_stand_in_the_choice_with_the_bytes_of_each_token():
+    token = TokenLogprob(b"a\xc3", -0.5, (TokenLogprob(b"b", -0.25),))
+    top = [{"token": "b", "logprob": -0.25, "bytes": [98]}]
+    content = [{"token": "a\ufffd", "logprob": -0.5, "bytes": [97, 195], "top_logprobs": top}]
+    first, second, _ = streamed(ContentDelta("a", (token,)), ContentDelta("b"), Finished("stop")).split(b"\n\n", 2)
+    choice = json.loads(first.removeprefix(b"data: "))["choices"][0]
+    assert {"content": content, "refusal": None} == choice["logprobs"]
+    assert "logprobs" not in json.loads(second.removeprefix(b"data: "))["choices"][0]
+    whole = json.loads(encoder().whole([ContentDelta("a", (token,)), Finished("stop")], NOW_NS))
+    assert {"content": content, "refusal": None} == whole["choices"][0]["logprobs"]
 
 
 @pytest.mark.parametrize("include_usage", [True, False])
