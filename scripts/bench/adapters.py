@@ -110,10 +110,12 @@ class Localllm:
         fields = json.loads(line)
         if "error" in fields:
             return Event(error=error_text(fields))
+        none = 0 if fields.get("done") else None  # the last line leaves out counts that are zero
+        cached = cached_of(fields)
         return Event(
             text=str(fields.get("response", "")),
             prompt_tokens=count((fields, "prompt_eval_count")),
-            cached_tokens=cached_of(fields),
+            cached_tokens=none if cached is None else cached,
             output_tokens=count((fields, "eval_count")),
         )
 

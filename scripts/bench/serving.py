@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -288,4 +290,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # As Ctrl-C does, so that no server is left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -70,7 +70,7 @@ def test_our_lines_are_read_with_and_without_cached_tokens() -> None:
     adapter = Localllm("m", Rule())
     assert Event(text=" a") == adapter.read(b'{"response": " a", "done": false}')
     last = {"response": "", "done": True, "prompt_eval_count": 9, "eval_count": 3}
-    assert Event("", 9, None, 3) == adapter.read(json.dumps(last).encode())
+    assert Event("", 9, 0, 3) == adapter.read(json.dumps(last).encode())
     assert Event("", 9, 4, 3) == adapter.read(json.dumps(last | {"prompt_cached_count": 4}).encode())
     assert Event("", 9, 4, 3) == adapter.read(json.dumps(last | {"cached_tokens": 4}).encode())
     assert Event(error="no room") == adapter.read(b'{"error": "no room"}')
