@@ -143,6 +143,9 @@ class Backend(Protocol):
         "interrupted": some rows may be in the pool and some not; every slot of the batch must be rewound or forgotten.
         """
 
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """The logits of a row of the last batch, shape (vocabulary_size,): a view that samplers and decodes change."""
+
     def interrupt(self) -> None:
         """End the decode that runs now, if the device can; thread-safe. The next decode is not affected."""
 

@@ -57,10 +57,15 @@ def sample(backend: Backend, work: Work, first_row: int) -> list[int]:
     """The tokens the model chooses after `work`, whose first row in the batch is `first_row`: one, and one more for
     each guess that was right. Raises EngineError for non-finite logits."""
     chosen: list[int] = []
+    recorder = work.sequence.logprobs
     row = first_row + work.count - 1
     for guess in (*work.draft.tolist(), None):
+        if recorder is not None:
+            recorder.look(backend.logits(row))
         token = work.sequence.sampler.sample(row)
         chosen.append(token)
+        if recorder is not None:
+            recorder.note(token)
         if token != guess or backend.is_end_of_generation(token):
             return chosen
         row += 1

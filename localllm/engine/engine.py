@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from localllm.engine.backend import Backend, EngineError
 from localllm.engine.batch import Load, plan_batch
 from localllm.engine.decoding import Work, build_batch, sample
+from localllm.engine.logprobs import LogprobRecorder
 from localllm.engine.pace import Pace
 from localllm.engine.roster import Roster
 from localllm.engine.sequence import Finish, FinishReason, Sequence, SequenceOutput, SequenceRequest
@@ -87,7 +88,11 @@ class Engine:
         if not request.prompt:
             raise EngineError("a prompt needs at least one token")
         sampler = self._backend.new_sampler(request.sampling, request.seed, request.prompt, request.constraint)
-        self._roster.add(Sequence(request, sampler, limit, self._clock()))
+        sequence = Sequence(request, sampler, limit, self._clock())
+        if request.logprobs is not None:
+            token_bytes = self._backend.token_bytes
+            sequence.logprobs = LogprobRecorder(request.logprobs, lambda token: token_bytes(token, special=True))
+        self._roster.add(sequence)
 
     def cancel(self, request_id: int) -> bool:
         """Forget a request and give its slot back at once; False when it is not (or no longer) here."""
@@ -246,6 +251,8 @@ class Engine:
             if self._backend.is_end_of_generation(token):
                 reason = "stop"
                 break
+            if sequence.logprobs is not None:
+                sequence.logprobs.keep(sequence.detokenizer.characters)
             data = self._backend.token_bytes(token, special=token in sequence.request.preserved_tokens)
             piece = sequence.detokenizer.feed(data)
             text += piece.text
@@ -257,7 +264,8 @@ class Engine:
                 break
         self._counts["completion"] += len(taken)
         if reason is None:
-            return SequenceOutput(sequence.request.id, text, tuple(taken))
+            logprobs = sequence.logprobs.release(text, is_all=False) if sequence.logprobs is not None else ()
+            return SequenceOutput(sequence.request.id, text, tuple(taken), logprobs=logprobs)
         return self._finish(sequence, reason, text, tuple(taken), is_stopped=is_stopped)
 
     def _shift(self, sequence: Sequence) -> bool:
@@ -289,7 +297,8 @@ class Engine:
             self._pool.rewind(resident, len(sequence.tokens))
         stats = sequence.stats(self._clock())
         self._remove(sequence)
-        return SequenceOutput(sequence.request.id, text, tokens, finish=Finish(reason, stats))
+        logprobs = sequence.logprobs.release(text, is_all=not is_stopped) if sequence.logprobs is not None else ()
+        return SequenceOutput(sequence.request.id, text, tokens, logprobs=logprobs, finish=Finish(reason, stats))
 
     def _remove(self, sequence: Sequence) -> None:
         self._lookups.pop(sequence.request.id, None)

@@ -14,6 +14,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from localllm.engine.backend import BackendFacts, Batch, Constraint, DecodeStatus, EngineError, MemoryTraits, State
 from localllm.errors import UnsupportedError
 from localllm.generation import ResponseFormat, Sampling
@@ -127,6 +130,14 @@ class FakeBackend:
         if self.facts.memory.layout == "streams":
             return all(len(self.cells[slot]) + slots.count(slot) <= self.facts.sequence_tokens for slot in set(slots))
         return self.used_cells + self.unknown_cells + len(slots) <= self.facts.pool_tokens
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """What a temperature of 0 takes stands out, and behind it the token after that."""
+        slot, length = self.outputs[row]
+        token = next_token([cell.token for cell in self.cells[slot][:length]])
+        logits = np.zeros(self.facts.vocabulary_size, dtype=np.float32)
+        logits[[token, (token + 1) % self.facts.vocabulary_size]] = 8.0, 4.0
+        return logits
 
     def interrupt(self) -> None:
         """Half of the next batch is computed, and then no more."""

@@ -39,6 +39,38 @@ def _likeliest(logits: npt.NDArray[np.float32], count: int) -> list[int]:
     return [int(index) for index in found]
 
 
+class LogprobRecorder:
+    """The logprobs of one sequence, from the rows that are sampled to what is sent; `top` others beside each token.
+
+    Per token: `look` at its row, sample, `note` the choice, and once it counts as part of the answer `keep` it.
+    """
+
+    def __init__(self, top: int, token_bytes: Callable[[int], bytes]) -> None:
+        self._top = top
+        self._token_bytes = token_bytes
+        self._row: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
+        self._noted: deque[TokenLogprob] = deque()
+        self._held = HeldLogprobs()
+
+    def look(self, logits: npt.NDArray[np.float32]) -> None:
+        """Remember a row: the sampler is about to change it."""
+        self._row = logits.copy()
+
+    def note(self, token: int) -> None:
+        """The token that was chosen from the row."""
+        self._noted.append(token_logprob(self._row, token, self._top, self._token_bytes))
+
+    def keep(self, start: int) -> None:
+        """The oldest noted token is part of the answer; its text begins at the character `start`."""
+        self._held.add(self._noted.popleft(), start)
+
+    def release(self, text: str, *, is_all: bool) -> tuple[TokenLogprob, ...]:
+        """What goes out with a step's text; `is_all` at the end of an answer that no stop string cut."""
+        self._noted.clear()  # the token that ended the model's turn is no part of the answer
+        released = self._held.release(text)
+        return (*released, *self._held.release_all()) if is_all else released
+
+
 class HeldLogprobs:
     """The logprobs of one sequence whose text is not sent yet, since it may be part of a character or a stop string.
 

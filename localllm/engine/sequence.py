@@ -18,9 +18,10 @@ from typing import Literal
 from localllm.engine.backend import Constraint, Sampler, State
 from localllm.engine.batch import Claim
 from localllm.engine.detokenizer import Detokenizer
+from localllm.engine.logprobs import LogprobRecorder
 from localllm.engine.prefix_cache import Pending, Resident
 from localllm.engine.tokens import TokenArray
-from localllm.generation import CacheMiss, Sampling
+from localllm.generation import CacheMiss, Sampling, TokenLogprob
 
 FinishReason = Literal["stop", "length"]
 
@@ -33,6 +34,7 @@ class SequenceRequest:
     whose text matters to the reader (tool-call markers) and must come out. At the limit the sequence ends, or with
     `shifts` goes on without the older half of what follows its first `keep_tokens`. `priority` 0 is served first;
     requests of one `client` share what it gets. `message_starts` are positions of the prompt where messages begin.
+    `logprobs` asks for each token's and that many others'.
     """
 
     id: int
@@ -49,6 +51,7 @@ class SequenceRequest:
     priority: int = 0
     client: str = ""
     message_starts: tuple[int, ...] = ()
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,14 @@ class Finish:
 class SequenceOutput:
     """What one step gave one sequence: new tokens and their text, or progress on its prompt.
 
-    The last has `finish`, or `error`. Text may be held back or cut (stop strings), tokens are not.
+    The last has `finish`, or `error`. Text may be held back or cut (stop strings), logprobs go with it, tokens do not.
     """
 
     id: int
     text: str = ""
     tokens: tuple[int, ...] = ()
     prompt_processed: int | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
     error: str | None = None
 
@@ -109,6 +113,7 @@ class Sequence:
         "first_token_at",
         "generated",
         "limit_tokens",
+        "logprobs",
         "pending",
         "preemptions",
         "priority",
@@ -130,6 +135,7 @@ class Sequence:
         self.prompt_length = len(self.tokens)
         self.limit_tokens = limit_tokens  # of its request, within what one sequence can have
         self.generated = 0
+        self.logprobs: LogprobRecorder | None = None  # if they were asked for
         self.priority = request.priority
         self.resident: Resident | None = None
         self.pending: Pending | None = None  # the prefix it waits for

@@ -18,6 +18,7 @@ from localllm.generation import (
     ResponseFormat,
     ThinkingDelta,
     Timings,
+    TokenLogprob,
     Tool,
     ToolCallDelta,
     Usage,
@@ -150,6 +151,19 @@ def test_a_tool_call_comes_as_one_and_is_the_reason_for_the_end():
     assert {(0, "call_abcd1234", "add")} == {(d.index, d.id, d.name) for d in deltas if d.name}
     assert '{"a": 1}' == "".join(d.arguments for d in deltas if isinstance(d, ToolCallDelta))
     assert "tool_calls" == finished.reason
+
+
+def test_logprobs_come_with_the_content_and_not_with_the_thinking():
+    stream = stream_of(GenerationRequest("m", prompt="hi", think=True, logprobs=0))
+    texts = ["hm", "\n</think>", "\n\nyes"]
+    outputs = [SequenceOutput(1, text, logprobs=(TokenLogprob(text.encode(), -1.0),)) for text in texts]
+    found = [event for output in outputs for event in stream.events(output)]
+    assert [ThinkingDelta("hm"), ContentDelta("yes", (TokenLogprob(b"\n\nyes", -1.0),))] == found
+
+
+def test_logprobs_are_asked_of_the_engine():
+    request = GenerationRequest("m", prompt="hi", logprobs=5)
+    assert 5 == conversations().prepare(1, request).sequence.logprobs
 
 
 def test_prefill_progress_is_told():

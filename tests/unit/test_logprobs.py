@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 
 from localllm.chat.logprobs import LogprobAttacher
 from localllm.engine.detokenizer import Detokenizer
+from localllm.engine.engine import Engine
+from localllm.engine.fake import FakeBackend
 from localllm.engine.logprobs import HeldLogprobs, token_logprob
-from localllm.generation import ContentDelta, Finished, ThinkingDelta, TokenLogprob, ToolCallDelta
+from localllm.engine.sequence import SequenceRequest
+from localllm.generation import ContentDelta, Finished, Sampling, ThinkingDelta, TokenLogprob, ToolCallDelta
 
 
 def letter(token):
@@ -94,6 +98,44 @@ def test_no_token_is_told_twice_or_out_of_order_and_none_is_lost_without_a_stop(
     assert pieces[: len(told)] == told
     was_stopped = len(sent) <= len(pieces)
     assert was_stopped or pieces == told
+
+
+def generated(prompt, **options):
+    """The steps of the engine on the fake model: (text, the bytes of its tokens, the bytes of their likeliest)."""
+    clock = itertools.count()
+    engine = Engine(FakeBackend(), lambda: float(next(clock)))
+    fields = {"sampling": Sampling(temperature=0.0), "seed": 0, "limit_tokens": 1000, **options}
+    engine.add(SequenceRequest(id=1, prompt=list(prompt.encode()), **fields))
+    outputs = []
+    while engine.has_work:
+        outputs += engine.step()
+    return [
+        (one.text, b"".join(token.data for token in one.logprobs), [token.top[:1] for token in one.logprobs])
+        for one in outputs
+        if one.prompt_processed is None
+    ]
+
+
+def test_the_engine_tells_each_tokens_logprob_with_its_text_and_none_for_the_end_of_the_turn():
+    steps = generated("echo:hello\n", logprobs=2)
+    assert [("hello", b"hello")] == [("".join(text for text, _, _ in steps), b"".join(data for _, data, _ in steps))]
+    assert all(text.encode() == data for text, data, _ in steps)
+    assert b"hello" == b"".join(top[0].data for _, _, tops in steps for top in tops)
+
+
+def test_the_engine_tells_as_many_logprobs_as_tokens_were_asked_for():
+    steps = generated("abc", logprobs=0, max_new_tokens=10)
+    assert 10 == sum(len(data) for _, data, _ in steps)
+    assert [()] * 10 == [top for _, _, tops in steps for top in tops]
+
+
+def test_the_engine_tells_no_logprob_behind_a_stop_string():
+    steps = generated("echo:one END two\n", logprobs=1, stop=(" END",))
+    assert ("one", b"one") == ("".join(text for text, _, _ in steps), b"".join(data for _, data, _ in steps))
+
+
+def test_the_engine_tells_none_when_none_were_asked_for():
+    assert {b""} == {data for _, data, _ in generated("echo:hello\n")}
 
 
 def logprobs(*texts):
