@@ -16,10 +16,11 @@ import numpy as np
 from localllm.engine.tokens import Tokens
 
 LONGEST_MATCH = 4
-SHORTEST_MATCH = 2
+SHORTEST_MATCH = 3  # two tokens occur again by chance
 MOST_DRAFTED = 8
+FIRST_DRAFTED = 3
 SEARCHED_TOKENS = 16_384
-TRIES = 6  # drafts before a verdict
+TRIES = 4  # drafts before a verdict
 WORTH = 1.05  # drafts must be so much faster
 PAUSE_STEPS = 96  # plain steps before the next try; doubled with each failure
 WEIGHT = 0.2
@@ -30,7 +31,7 @@ class PromptLookup:
 
     def __init__(self, longest_draft: int = MOST_DRAFTED) -> None:
         self._longest_draft = longest_draft
-        self._length = min(4, longest_draft)
+        self._length = min(FIRST_DRAFTED, longest_draft)
         self._plain_seconds: float | None = None  # per token
         self._draft_seconds: float | None = None  # per token
         self._tries = 0
