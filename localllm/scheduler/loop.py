@@ -252,8 +252,12 @@ class Scheduler:
             self._load_failed(key, load_id, error)
             return
         runner.ready, runner.ready_at = task.result(), self._now()
+        loaded = runner.ready.loaded
         log.info("%s: loaded in %.2f s", runner.model.name, runner.ready_at - runner.started_at)
-        self._post(LoadSucceeded(key, load_id, runner.ready.loaded.parallel))
+        log.info(
+            "%s: %d cells (%s: %s)", runner.model.name, loaded.pool_tokens, loaded.kv_layout, loaded.kv_layout_reason
+        )
+        self._post(LoadSucceeded(key, load_id, loaded.parallel))
         runner.ready.handle.watch(
             lambda: self._post(RunnerDoomed(key, load_id)),
             lambda: self._gone(key, load_id),
