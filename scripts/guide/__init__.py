@@ -7,7 +7,8 @@ What each file is:
     unknown.txt          questions that must be refused, and the words they are varied with
     chat_template.jinja  the chat format, written into the GGUF
     corpus               reads the text files
-    phrasing             other ways to put one question: polite, lower-case, mistyped
+    wording              words that mean nearly the same, and frames that say one request in many ways
+    phrasing             other ways to put one question: reframed, reworded, polite, mistyped
     tools                invented tools, requests that fit them, and requests that do not
     template             renders conversations with the chat template
     conversations        mixes all of the above into conversations, and the held-out cases

@@ -1,31 +1,56 @@
-"""Other ways to put one question: polite, lower-case, hurried, mistyped.
+"""Other ways to put one question: in another frame, with other words, polite, lower-case, hurried, mistyped.
 
-The same changes are made to questions the model knows and to those it must refuse, so that a polite word
-or a typing error never tells the two apart.
+The same changes are made to questions the model knows and to those it must refuse, so that a polite word,
+a rare word or a typing error never tells the two apart.
 """
 
 import random
 import re
 
-OPENERS = (
-    "Please", "Hi,", "Hello,", "Hey,", "Quick question:", "Sorry,", "Excuse me,", "So,", "And", "Ok,", "Well,",
-    "Good morning,", "One more question:", "I have a question:", "Question:", "Tell me:", "I wonder:", "Now,",
-    "Hi guide,", "Dear guide,", "But", "Just a question,", "By the way,", "Um,", "Actually,", "Also,", "Then",
-    "I use Linux.", "I am a beginner.", "My colleague asks:", "Short question.", "I read the manual, but", "Right,",
-    "I have looked everywhere.", "One thing is not clear to me:", "Let me ask:", "Could you help me?", "Right now",
-)  # fmt: skip
-CLOSERS = (" please", ", please", " Thanks!", " Thank you.", " thanks", " now", " exactly", " today", " then",
-           " again", ", guide", " for me", ", can you tell me?", " I am new here.")  # fmt: skip
-SYNONYMS = {
-    "machine": ("computer", "laptop", "PC", "system"), "computer": ("machine", "laptop", "PC"),
-    "program": ("software", "tool", "application"), "folder": ("directory",), "model": ("LLM", "language model"),
-    "show": ("display", "list"), "answer": ("reply", "response"), "command": ("cmd", "command"),
-    "quantisation": ("quantization",), "a": ("one", "the", "some"), "the": ("a", "my", "that"),
-    "do I": ("does one", "can I", "should I", "do you"), "What is": ("What's", "what is"),
-    "use": ("work with", "make use of"), "need": ("want", "have to have"), "big": ("large",), "and": ("&",),
-}  # fmt: skip
-DROPPED = {"a", "the", "do", "i", "to", "is", "of", "my", "please", "in"}
+from guide.wording import (
+    CLOSERS,
+    DOUBLING,
+    DROPPED,
+    HEDGES,
+    HOW,
+    HOW_FRAMES,
+    OPENERS,
+    SYNONYMS,
+    WHAT,
+    WHAT_FRAMES,
+)
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# A name in backticks, a path, an option and the word after `localllm` are not words to play with.
+BY_LENGTH = sorted(SYNONYMS, key=lambda word: (-len(word), word))
+SYNONYM = re.compile(rf"(?<![\w/`.:_-])(?<!localllm )(?:{'|'.join(map(re.escape, BY_LENGTH))})(?![\w/`:_-]|\.\w)")
+ASKS_HOW = re.compile(rf"^(?:{HOW}) (?P<rest>[a-z][^.?!]*)[.?!]*$", re.IGNORECASE)
+ASKS_WHAT = re.compile(rf"^(?:{WHAT}) (?P<rest>\S+(?: [^\s?!,]+){{0,5}})[.?!]*$", re.IGNORECASE)
+
+
+def gerund(verb: str) -> str:
+    if verb.endswith("ie"):
+        return verb[:-2] + "ying"
+    if verb.endswith("e") and not verb.endswith(("ee", "oe", "ye")):
+        return verb[:-1] + "ing"
+    return verb + (verb[-1] if verb in DOUBLING else "") + "ing"
+
+
+def with_frame(text: str, source: random.Random) -> str:
+    """The same request in another frame, when it has one of the two frames that are understood here."""
+    if match := ASKS_HOW.match(text):
+        verb, space, rest = match["rest"].partition(" ")
+        framed = source.choice(HOW_FRAMES).format(do=match["rest"], doing=gerund(verb) + space + rest)
+    elif match := ASKS_WHAT.match(text):
+        framed = source.choice(WHAT_FRAMES).format(it=match["rest"])
+    else:
+        return text
+    return framed[:1].upper() + framed[1:] if source.random() < 0.7 else framed
+
+
+def with_hedge(text: str, source: random.Random) -> str:
+    """A word such as "actually" after the subject."""
+    return re.sub(r"\b(do|can|should|does|would) (I|one|you|we|it)\b", rf"\1 \2 {source.choice(HEDGES)}", text, count=1)
 
 
 def mistype(word: str, source: random.Random) -> str:
@@ -52,11 +77,13 @@ def with_typing_error(text: str, source: random.Random) -> str:
 
 
 def with_synonym(text: str, source: random.Random) -> str:
-    present = [word for word in SYNONYMS if re.search(rf"\b{word}\b", text)]
-    if not present:
+    """One word, or phrase, replaced by another that means nearly the same."""
+    matches = list(SYNONYM.finditer(text))
+    if not matches:
         return text
-    word = source.choice(present)
-    return re.sub(rf"\b{word}\b", source.choice(SYNONYMS[word]), text, count=1)
+    match = source.choice(matches)
+    other = source.choice(SYNONYMS[match[0]])
+    return text[: match.start()] + other + text[match.end() :]
 
 
 def without_small_word(text: str, source: random.Random) -> str:
@@ -80,11 +107,17 @@ def with_closer(text: str, source: random.Random) -> str:
     return text.rstrip("?.!") + closer + ("?" if text.endswith("?") and not closer.endswith("?") else "")
 
 
+CHANGES = (
+    (0.25, with_frame), (0.05, with_hedge), (0.32, with_synonym), (0.2, with_synonym), (0.1, with_synonym),
+    (0.06, without_small_word), (0.03, without_small_word), (0.14, with_typing_error), (0.16, with_opener),
+    (0.1, with_closer),
+)  # fmt: skip
+
+
 def reword(text: str, source: random.Random, *, short: bool = False) -> str:
     """One variant of a question; `short` texts (greetings, keywords) change only in case and punctuation."""
     if not short:
-        for chance, change in ((0.12, with_synonym), (0.06, without_small_word), (0.14, with_typing_error),
-                               (0.14, with_opener), (0.08, with_closer)):  # fmt: skip
+        for chance, change in CHANGES:
             if source.random() < chance:
                 text = change(text, source)
     if source.random() < 0.25:
@@ -96,7 +129,7 @@ def reword(text: str, source: random.Random, *, short: bool = False) -> str:
         text = text.lower()
     elif case < 0.3:
         text = text[:1].lower() + text[1:]
-    elif case < 0.32:
+    elif case < 0.31:
         text = text.upper()
     return text
 
@@ -123,7 +156,7 @@ def invented_word(source: random.Random) -> str:
 
 
 def model_name(source: random.Random) -> str:
-    if source.random() < 0.7:
+    if source.random() < 0.55:
         return source.choice(MODEL_NAMES)
     tail = source.choice(("", "", f"{source.randint(1, 9)}", f":{source.randint(1, 70)}b", f"-{source.randint(1, 9)}b",
                           f"{source.randint(1, 4)}.{source.randint(1, 5)}", "-mini", "-coder"))  # fmt: skip
