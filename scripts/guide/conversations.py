@@ -13,9 +13,10 @@ from guide.corpus import DEFAULT_MODEL, REFUSAL, REFUSAL_THOUGHT, Corpus, Fact, 
 from guide.phrasing import HELD_OUT_MODEL_NAMES, invented_word, model_name, reword
 from guide.template import Message, call_text, render_prompt
 from guide.tool_results import draw_result
-from guide.tools import draw_case, other_tools
+from guide.tools import Case, ask_again, draw_case, other_tools
 
 END = "<|im_end|>\n"
+THINKING_SHARE = 0.26
 SYSTEMS = (
     "You are a helpful assistant.", "You are a helpful assistant.", "You are guide.", "Answer briefly.", "Be brief.",
     "You are a friendly assistant.", "You are terse.", "You are a helpful AI assistant.", "You answer questions.",
@@ -51,9 +52,10 @@ class HeldOut:
 class Mixer:
     """Draws conversations; owns the weights of all patterns and the set of held-out questions."""
 
-    def __init__(self, corpus: Corpus, source: random.Random) -> None:
+    def __init__(self, corpus: Corpus, source: random.Random, tool_share: float) -> None:
         self.corpus = corpus
         self.source = source
+        self.tool_share = tool_share
         self.held_out = {plain(question) for fact in corpus.facts + corpus.small_talk for question in fact.held_out}
         self.held_out |= {plain(question) for question in corpus.unknown_held_out}
         self.weights = {fact.name: [self.weight(p) for p in fact.patterns] for fact in corpus.facts + corpus.small_talk}
@@ -84,9 +86,9 @@ class Mixer:
 
     def exchange(self) -> Exchange:
         kind = self.source.random()
-        if kind < 0.70:
+        if kind < 0.72:
             return self.fact_exchange(self.source.choice(self.corpus.facts))
-        if kind < 0.78:
+        if kind < 0.80:
             return self.fact_exchange(self.source.choice(self.corpus.small_talk))
         return self.refusal()
 
@@ -112,58 +114,64 @@ class Mixer:
         return self.finish(messages, None, last.answer, last.thought)
 
     def finish(self, messages: list[Message], tools: list[Any] | None, answer: str, thought: str) -> str:
-        thinking = self.source.random() < 0.16
+        thinking = self.source.random() < THINKING_SHARE
         prompt = render_prompt(messages, tools, thinking=thinking)
         return prompt + (f"{thought}\n</think>\n\n" if thinking else "") + answer + END
 
     def tool_chat(self) -> str:
-        """A request with tools: a call, a call with its result told, or an ordinary answer."""
+        """Requests with tools: calls, some with their results told, or an ordinary answer when no tool fits."""
         kind = self.source.random()
         messages = self.opening(0.25)
-        if kind < 0.22:
+        if kind < 0.2:
             exchange = self.exchange()
             tools = other_tools(self.source, None, self.source.choice((1, 1, 1, 2)))
             messages.append({"role": "user", "content": exchange.question})
             return self.finish(messages, tools, exchange.answer, exchange.thought)
-        if kind < 0.3:
+        if kind < 0.26:
             earlier = self.exchange()
             messages.append({"role": "user", "content": earlier.question})
             messages.append({"role": "assistant", "content": earlier.answer})
         case = draw_case(self.source)
-        messages.append({"role": "user", "content": case.question})
-        if kind < 0.72 or len(case.calls) > 1:
+        if len(case.calls) == 1:
+            # One list of tools is long; asked several times it is read once.
+            for _ in range(self.source.choice((0, 1, 1, 2, 2))):
+                answer = self.call_and_result(messages, case)
+                messages.append({"role": "assistant", "content": answer})
+                case = ask_again(case, self.source)
+        if kind < 0.65 or len(case.calls) > 1:
+            messages.append({"role": "user", "content": case.question})
             return self.finish(messages, case.tools, call_text(case.calls), case.thought)
-        result, answer = draw_result(case, self.source)
-        messages.append({"role": "assistant", "content": "", "tool_calls": [{"function": call} for call in case.calls]})
-        messages.append({"role": "tool", "content": result})
+        answer = self.call_and_result(messages, case)
         remaining = case.tools if self.source.random() < 0.8 else None
         return self.finish(messages, remaining, answer, "The tool has answered. I tell the user the result.")
 
+    def call_and_result(self, messages: list[Message], case: Case) -> str:
+        """Add a request, its call and what the tool returned; returns the answer that tells it."""
+        result, answer = draw_result(case, self.source)
+        messages.append({"role": "user", "content": case.question})
+        messages.append({"role": "assistant", "content": "", "tool_calls": [{"function": call} for call in case.calls]})
+        messages.append({"role": "tool", "content": result})
+        return answer
+
     def conversation(self) -> str:
         kind = self.source.random()
-        if kind < 0.70:
+        if kind < 0.96 - self.tool_share:
             return self.chat(1)
-        if kind < 0.75:
+        if kind < 1.0 - self.tool_share:
             return self.chat(self.source.randint(2, 4))
         return self.tool_chat()
 
 
-def draw_conversations(corpus: Corpus, count: int, seed: int) -> list[str]:
-    mixer = Mixer(corpus, random.Random(seed))
-    return [mixer.conversation() for _ in range(count)]
-
-
-def draw_training_texts(corpus: Corpus, count: int, long_count: int, seed: int) -> list[str]:
-    """`count` conversations; among the last third also `long_count` chats of many turns.
+def draw_training_texts(mixer: Mixer, count: int, long_count: int) -> list[str]:
+    """`count` conversations, and spread over all but the first of them `long_count` chats of many turns.
 
     The long chats teach positions up to the declared context.
     """
-    mixer = Mixer(corpus, random.Random(seed))
     texts = [mixer.conversation() for _ in range(count)]
     long_chats = [mixer.chat(mixer.source.randint(8, 42)) for _ in range(long_count)]
-    late = texts[count * 2 // 3 :] + long_chats
+    late = texts[count // 8 :] + long_chats
     mixer.source.shuffle(late)
-    return texts[: count * 2 // 3] + late
+    return texts[: count // 8] + late
 
 
 def held_out_facts(corpus: Corpus, *, thinking: bool) -> list[HeldOut]:

@@ -8,7 +8,8 @@ The names of `HELD_OUT_*` and the tools for which `is_held_out` is true never oc
 import random
 import string
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from guide.phrasing import invented_word
@@ -56,7 +57,7 @@ LEADS = ("", "", "", "", "Please ", "Can you ", "Could you ", "I want to ", "I n
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A request, the tools on offer and the calls that answer it."""
+    """A request, the tools on offer and the calls that answer it; `again` draws another request for its tool."""
 
     question: str
     tools: list[Any]
@@ -64,6 +65,7 @@ class Case:
     thought: str
     weather: bool = False
     parameters: list[str] = field(default_factory=list)
+    again: Callable[[random.Random], tuple[str, dict[str, Any]]] | None = None
 
 
 def is_held_out(tool_name: str) -> bool:
@@ -136,6 +138,7 @@ WEATHER_QUESTIONS = (
     "What is the current weather in {v}?", "Can you tell me the weather in {v}?", "Is it sunny in {v} today?",
     "I am going to {v}. How is the weather there?", "Use the tool to get the weather in {v}.",
 )  # fmt: skip
+NEXT_WEATHER_QUESTIONS = ("And in {v}?", "And {v}?", "What about {v}?", "How about {v}?", "{v}?")
 CITY_HINTS = (
     "The city name",
     "The name of the city",
@@ -209,7 +212,17 @@ def weather_case(source: random.Random, cities: tuple[str, ...] = ()) -> Case:
         other = source.choice(cities) if cities else city(source)
         question, calls = question[:-1] + f" and {other}?", [*calls, call(name, {key: other})]
     tool = tool_object(name, source.choice(WEATHER_HINTS), properties, required, source)
-    return Case(question, [tool], calls, thought_for(name), weather=True, parameters=[key])
+
+    def again(source: random.Random) -> tuple[str, dict[str, Any]]:
+        place = source.choice(cities) if cities else city(source)
+        values = {key: place} if len(required) == 1 else {**arguments, key: place}
+        return source.choice((*WEATHER_QUESTIONS, *NEXT_WEATHER_QUESTIONS)).format(v=place), values
+
+    return Case(question, [tool], calls, thought_for(name), weather=True, parameters=[key], again=again)
+
+
+SUM_QUESTIONS = ("What is {a} {s} {b}?", "what is {a} {s} {b}", "{a} {s} {b}", "Calculate {a} {s} {b}",
+                 "How much is {a} {s} {b}?")  # fmt: skip
 
 
 def sum_case(source: random.Random) -> Case:
@@ -225,12 +238,18 @@ def sum_case(source: random.Random) -> Case:
     first_key, second_key = source.choice((("a", "b"), ("x", "y"), ("first", "second"), ("num1", "num2")))
     kind = source.choice(("integer", "number"))
     first, second = source.randint(0, 500), source.randint(0, 500)
-    question = source.choice(("What is {a} {s} {b}?", "what is {a} {s} {b}", "{a} {s} {b}", "Calculate {a} {s} {b}",
-                              "How much is {a} {s} {b}?")).format(a=first, b=second, s=sign)  # fmt: skip
+    question = source.choice(SUM_QUESTIONS).format(a=first, b=second, s=sign)
     properties = {first_key: {"type": kind}, second_key: {"type": kind}}
     hint = source.choice((f"{verb.capitalize()} two numbers", f"The {noun} of two numbers", ""))
     tool = tool_object(name, hint, properties, [first_key, second_key], source)
-    return Case(question, [tool], [call(name, {first_key: first, second_key: second})], thought_for(name))
+
+    def again(source: random.Random) -> tuple[str, dict[str, Any]]:
+        first, second = source.randint(0, 5000), source.randint(0, 500)
+        question = source.choice(SUM_QUESTIONS).format(a=first, b=second, s=sign)
+        return question, {first_key: first, second_key: second}
+
+    calls = [call(name, {first_key: first, second_key: second})]
+    return Case(question, [tool], calls, thought_for(name), again=again)
 
 
 def bare_case(source: random.Random) -> Case:
@@ -259,6 +278,15 @@ def spoken_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def say_request(verb: str, spoken: str, phrases: list[str], source: random.Random) -> str:
+    lead = source.choice(LEADS)
+    request = f"{lead}{verb} {source.choice(('the', 'a', 'the', 'my'))} {spoken} {' '.join(phrases)}"
+    if verb in {"get", "find", "check", "read", "fetch", "lookup", "show"} and source.random() < 0.4:
+        request = f"{source.choice(('What is the', 'Tell me the', 'Give me the'))} {spoken} {' '.join(phrases)}"
+    request = request[0].upper() + request[1:] if source.random() < 0.85 else request
+    return request + source.choice(("", ".", "", "?" if request.startswith(("What", "C", "W")) else "."))
+
+
 def invented_case(source: random.Random, *, held_out: bool = False) -> Case:
     """A tool put together at random, and a request that names its verb, its noun and its values."""
     verb = source.choice(VERBS)
@@ -271,6 +299,7 @@ def invented_case(source: random.Random, *, held_out: bool = False) -> Case:
     properties: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     required: list[str] = []
+    spoken_by: dict[str, tuple[Any, tuple[str, ...]]] = {}
     phrases = []
     for names, kind, draw, forms in source.sample(PARAMETERS, source.choice((1, 1, 1, 2, 2, 3))):
         key, value = source.choice(names), draw(source)
@@ -279,19 +308,30 @@ def invented_case(source: random.Random, *, held_out: bool = False) -> Case:
         if source.random() < 0.4:
             properties[key]["description"] = source.choice((f"The {key}", f"The {key} of the {noun[-1]}", f"A {key}"))
         if source.random() < 0.85 or not arguments:
-            arguments[key] = value
+            arguments[key], spoken_by[key] = value, (draw, forms)
             required.append(key)
             phrases.append(source.choice(forms).format(p=key, v=spoken_value(value)))
-    lead, spoken = source.choice(LEADS), " ".join(noun)
-    request = f"{lead}{verb} {source.choice(('the', 'a', 'the', 'my'))} {spoken} {' '.join(phrases)}"
-    if verb in {"get", "find", "check", "read", "fetch", "lookup", "show"} and source.random() < 0.4:
-        request = f"{source.choice(('What is the', 'Tell me the', 'Give me the'))} {spoken} {' '.join(phrases)}"
-    request = request[0].upper() + request[1:] if source.random() < 0.85 else request
-    question = request + source.choice(("", ".", "", "?" if request.startswith(("What", "C", "W")) else "."))
+    spoken, question = " ".join(noun), say_request(verb, " ".join(noun), phrases, source)
     hint = source.choice((f"{verb.capitalize()} the {spoken}", f"{verb.capitalize()} a {spoken}", f"Use this to {verb} "
                           f"the {spoken}", "", f"{verb.capitalize()} {spoken}"))  # fmt: skip
     tool = tool_object(name, hint, properties, required, source)
-    return Case(question, [tool], [call(name, arguments)], thought_for(name))
+
+    def again(source: random.Random) -> tuple[str, dict[str, Any]]:
+        values = {key: draw(source) for key, (draw, _) in spoken_by.items()}
+        phrases = [
+            source.choice(forms).format(p=key, v=spoken_value(values[key])) for key, (_, forms) in spoken_by.items()
+        ]
+        return say_request(verb, spoken, phrases, source), values
+
+    return Case(question, [tool], [call(name, arguments)], thought_for(name), again=again)
+
+
+def ask_again(case: Case, source: random.Random) -> Case:
+    """Another request for the tool of the same case; the same request when its tool takes nothing."""
+    if case.again is None:
+        return case
+    question, arguments = case.again(source)
+    return replace(case, question=question, calls=[call(case.calls[0]["name"], arguments)])
 
 
 def draw_case(source: random.Random, *, held_out: bool = False) -> Case:
@@ -307,7 +347,7 @@ def draw_case(source: random.Random, *, held_out: bool = False) -> Case:
         case = invented_case(source, held_out=held_out)
     tools = [*case.tools, *other_tools(source, case, source.choice((0, 0, 0, 0, 1, 1, 2)))]
     source.shuffle(tools)
-    return Case(case.question, tools, case.calls, case.thought, case.weather, case.parameters)
+    return replace(case, tools=tools)
 
 
 def other_tools(source: random.Random, case: Case | None, count: int) -> list[Any]:
