@@ -24,13 +24,14 @@ import dataclasses
 import json
 import os
 import platform
+import random
 import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from guide.conversations import draw_training_texts
+from guide.conversations import Mixer, draw_training_texts
 from guide.corpus import read_corpus
 from guide.evaluation import evaluate, logit_difference, tokenizer_differences, tokenizer_samples
 from guide.export import load_state, quantise, write_checksum, write_gguf
@@ -46,17 +47,44 @@ PACKAGES = ("torch", "numpy", "gguf", "tokenizers", "jinja2")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Stage:
+    """One part of the training: what is drawn, and how the learning rate goes. See Plan and draw_training_texts."""
+
+    seed: int
+    conversations: int
+    long_chats: int
+    tool_share: float
+    learning_rate: float
+    drills: int
+    fall_from: int
+    fall_batches: int
+
+
+# How the model that is installed was made. The first stage starts from random weights, each other from the one before.
+STAGES = (
+    Stage(
+        seed=1, conversations=250_000, long_chats=400, tool_share=0.18, learning_rate=3e-3, drills=9_000,
+        fall_from=1859, fall_batches=1700,
+    ),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Folder:
     """The files of one training run:
 
-    conversations.json  tokenizer.json  weights.pt  training.json  guide-f32.gguf
-    guide.gguf  evaluation-f32.json  evaluation.json
+    conversations-STAGE.json  tokenizer.json  weights-STAGE.pt  training-STAGE.json
+    guide-f32.gguf  guide.gguf  evaluation-f32.json  evaluation.json
     """
 
     path: Path
 
     def file(self, name: str) -> Path:
         return self.path / name
+
+    def weights(self) -> Path:
+        """The weights of the last stage."""
+        return self.file(f"weights-{len(STAGES)}.pt")
 
     def read(self, name: str) -> Any:
         return json.loads(self.file(name).read_text(encoding="utf-8"))
@@ -65,46 +93,52 @@ class Folder:
         self.file(name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def chosen(options: argparse.Namespace) -> list[tuple[int, Stage]]:
+    """The stages that are to be run, with their numbers, which begin at 1."""
+    return [(number, stage) for number, stage in enumerate(STAGES, 1) if number in options.stages]
+
+
 def write_data(folder: Folder, options: argparse.Namespace) -> None:
-    texts = draw_training_texts(read_corpus(), options.conversations, options.long_chats, options.seed)
-    folder.write("conversations.json", texts)
-    print(f"data: {len(texts)} conversations")
+    for number, stage in chosen(options):
+        mixer = Mixer(read_corpus(), random.Random(stage.seed), stage.tool_share)
+        texts = draw_training_texts(mixer, stage.conversations, stage.long_chats)
+        folder.write(f"conversations-{number}.json", texts)
+        print(f"data of stage {number}: {len(texts)} conversations")
 
 
 def write_tokenizer(folder: Folder, options: argparse.Namespace) -> None:
-    texts = folder.read("conversations.json")[:VOCABULARY_CONVERSATIONS]
-    tokenizer = train_vocabulary(texts, texts, folder.file("tokenizer.json"))
+    texts = folder.read("conversations-1.json")[:VOCABULARY_CONVERSATIONS]
+    # Words that only tools need get no token with a space, so that a name looks the same wherever it is copied to.
+    sentences = [text for text in texts if '"parameters"' not in text]
+    tokenizer = train_vocabulary(texts, sentences, folder.file("tokenizer.json"))
     print(f"tokenizer: {tokenizer.get_vocab_size()} tokens")
 
 
 def write_weights(folder: Folder, options: argparse.Namespace) -> None:
     tokenizer = load_vocabulary(folder.file("tokenizer.json"))
-    samples = encode(folder.read("conversations.json"), tokenizer, CONTEXT_TOKENS)
-    plan = Plan(
-        seed=options.seed,
-        threads=options.threads,
-        context_tokens=CONTEXT_TOKENS,
-        learning_rate=options.learning_rate,
-        drills=options.drills,
-    )
-    start = load_state(options.start_from) if options.start_from else None
-    _, report = train(Shape(tokenizer.get_vocab_size()), samples, plan, folder.file("weights.pt"), start)
-    lengths = [len(sample.ids) for sample in samples]
-    folder.write(
-        "training.json",
-        {
-            "seed": options.seed,
-            "plan": dataclasses.asdict(plan),
-            "conversations": len(samples),
-            "longest_conversation_tokens": max(lengths),
-            **dataclasses.asdict(report),
-        },
-    )
+    for number, stage in chosen(options):
+        texts = folder.read(f"conversations-{number}.json")
+        samples = encode(texts, tokenizer, CONTEXT_TOKENS, stage.seed)
+        plan = Plan(
+            seed=stage.seed,
+            threads=options.threads,
+            context_tokens=CONTEXT_TOKENS,
+            learning_rate=stage.learning_rate,
+            drills=stage.drills,
+            fall_from=stage.fall_from,
+            fall_batches=stage.fall_batches,
+        )
+        start = load_state(folder.file(f"weights-{number - 1}.pt")) if number > 1 else None
+        shape, checkpoint = Shape(tokenizer.get_vocab_size()), folder.file(f"weights-{number}.pt")
+        _, plan, report = train(shape, samples, plan, checkpoint, start)
+        longest = max(len(sample.ids) for sample in samples)
+        told = {"drawn": dataclasses.asdict(stage), "longest_conversation_tokens": longest}
+        folder.write(f"training-{number}.json", told | {"plan": dataclasses.asdict(plan), **dataclasses.asdict(report)})
 
 
 def write_models(folder: Folder, options: argparse.Namespace) -> None:
     tokenizer = load_vocabulary(folder.file("tokenizer.json"))
-    shape, state = Shape(tokenizer.get_vocab_size()), load_state(folder.file("weights.pt"))
+    shape, state = Shape(tokenizer.get_vocab_size()), load_state(folder.weights())
     write_gguf(folder.file("guide-f32.gguf"), state, shape, tokenizer, CONTEXT_TOKENS)
     quantise(folder.file("guide-f32.gguf"), folder.file("guide.gguf"), options.engine_python)
     print(f"export: {folder.file('guide.gguf').stat().st_size} bytes")
@@ -112,15 +146,13 @@ def write_models(folder: Folder, options: argparse.Namespace) -> None:
 
 def check_export(folder: Folder, options: argparse.Namespace) -> dict[str, Any]:
     """llama.cpp must cut text and compute logits as the training did; a difference ends the run."""
-    tokenizer, texts = load_vocabulary(folder.file("tokenizer.json")), folder.read("conversations.json")
-    samples = tokenizer_samples(read_corpus(), texts, options.seed)
+    tokenizer, texts = load_vocabulary(folder.file("tokenizer.json")), folder.read("conversations-1.json")
+    samples = tokenizer_samples(read_corpus(), texts, STAGES[0].seed)
     differences = tokenizer_differences(folder.file("guide.gguf"), tokenizer, samples, options.engine_python)
     if differences:
         raise SystemExit(f"llama.cpp tokenizes {len(differences)} texts differently, first: {differences[0]!r}")
     shape, ids = Shape(tokenizer.get_vocab_size()), tokenizer.encode(texts[3]).ids[:120]
-    difference = logit_difference(
-        folder.file("guide-f32.gguf"), folder.file("weights.pt"), shape, ids, options.engine_python
-    )
+    difference = logit_difference(folder.file("guide-f32.gguf"), folder.weights(), shape, ids, options.engine_python)
     if difference > 0.05:
         raise SystemExit(f"the F32 file's logits differ from torch's by {difference}")
     return {"texts_tokenized_equally": len(samples), "largest_logit_difference_f32": round(difference, 5)}
@@ -136,8 +168,9 @@ def write_evaluation(folder: Folder, options: argparse.Namespace) -> None:
 
 def report(folder: Folder) -> dict[str, Any]:
     """What stands beside the model: how it was made and what it gets right."""
-    training, quantised, full = (folder.read(f"{name}.json") for name in ("training", "evaluation", "evaluation-f32"))
-    corpus, state = read_corpus(), load_state(folder.file("weights.pt"))
+    quantised, full = folder.read("evaluation.json"), folder.read("evaluation-f32.json")
+    stages = [folder.read(f"training-{number}.json") for number in range(1, len(STAGES) + 1)]
+    corpus, state = read_corpus(), load_state(folder.weights())
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "parameters": sum(tensor.numel() for tensor in state.values()),
@@ -150,7 +183,10 @@ def report(folder: Folder) -> dict[str, Any]:
         "accuracy": {name: value for name, value in quantised.items() if name != "misses"},
         "accuracy_before_quantising": {name: full[name] for name in full if isinstance(full[name], float)},
         "misses": quantised["misses"],
-        "training": training,
+        "training": {
+            **{name: round(sum(stage[name] for stage in stages)) for name in ("tokens", "batches", "seconds")},
+            "stages": stages,
+        },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
@@ -169,13 +205,10 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for everything in between")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, metavar="PHASE", help=" ".join(PHASES))
-    parser.add_argument("--conversations", type=int, default=120_000, help="how many to train on (one pass)")
-    parser.add_argument("--long-chats", type=int, default=300, help="how many of up to 2,048 tokens besides")
-    parser.add_argument("--drills", type=int, default=9_000, help="how many exercises in copying")
-    parser.add_argument("--seed", type=int, default=1)
+    numbers = range(1, len(STAGES) + 1)
+    parser.add_argument("--stages", nargs="+", type=int, choices=numbers, default=list(numbers), metavar="STAGE",
+                        help="the parts of the training that the phases data and train are to do")  # fmt: skip
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="the highest; 1e-3 when going on")
-    parser.add_argument("--start-from", type=Path, help="go on from these weights instead of random ones")
     parser.add_argument("--engine-python", default=str(ROOT / ".venv/bin/python"), help="has llama-cpp-python")
     parser.add_argument("--install", type=Path, default=ROOT / "modelfiles/guide", help="where the model goes")
     return parser.parse_args()

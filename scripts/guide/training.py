@@ -1,9 +1,10 @@
-"""Trains the network on conversations: batches by length, Muon and AdamW, one pass over the data.
+"""Trains the network on conversations: batches by length, Muon and AdamW, each conversation at most once.
 
 Only what the assistant says is learnt in full; a part of the prompt counts a little. Every conversation
-starts at position 0, as at run time, and is never cut. The last part of the run is mixed with long chats of
-up to the declared context. The first part is mixed with drills: random tokens, said again. A tool call has to
-repeat names and values from the prompt, and without drills so small a model takes very long to learn that.
+starts at position 0, as at run time. Of many plain questions only the beginning of the answer is read, which
+leaves time for more questions. Long chats of up to the declared context are mixed in. The first part of the run is
+mixed with drills: random tokens, said again. A tool call has to repeat names and values from the prompt, and
+without drills so small a model takes very long to learn that.
 
 Deterministic up to what torch promises: the same seed, thread count, machine and versions give the same
 batches in the same order; sums over threads may round differently elsewhere.
@@ -12,8 +13,7 @@ batches in the same order; sums over threads may round differently elsewhere.
 import math
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,19 @@ from guide.vocabulary import CONTROL_TOKENS, VISIBLE_TOKENS
 PROMPT_WEIGHT = 0.2
 PROMPT_SHARE = 6
 POOL_CONVERSATIONS = 12_000
-DRILL_SHARE_OF_RUN = 0.5
+SHORTENED_SHARE = 0.6
+FIRST_ANSWER_TOKENS = 12
+LONGEST_QUESTION = 90
 SPECIAL_TOKENS = len(CONTROL_TOKENS) + len(VISIBLE_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to train; `tokens_per_batch` counts padding."""
+    """How to train; `tokens_per_batch` counts padding.
+
+    The learning rate rises over `warmup_batches`, is level until batch `fall_from`, and falls to zero over the
+    `fall_batches` after it, where the run ends.
+    """
 
     seed: int
     threads: int
@@ -42,8 +48,11 @@ class Plan:
     tokens_per_batch: int = 6144
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
-    warmup_share: float = 0.03
+    warmup_batches: int = 40
     drills: int = 9000
+    drilled_samples: int = 60_000
+    fall_from: int = 1_000_000
+    fall_batches: int = 0
     report_every: int = 50
 
 
@@ -55,6 +64,12 @@ class Report:
     tokens: int = 0
     batches: int = 0
     seconds: float = 0.0
+
+    def add(self, loss: float, rate: float) -> None:
+        """Add the mean loss since the entry before, and print it."""
+        self.curve.append({"batch": self.batches, "loss": round(loss, 4), "rate": round(rate, 6)})
+        speed = self.tokens / self.seconds
+        print(f"batch {self.batches} loss {loss:.4f} rate {rate:.5f} {speed:.0f} tokens/s", flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +99,28 @@ def weigh(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     return weights
 
 
-def encode(texts: list[str], tokenizer: Tokenizer, context_tokens: int) -> list[Sample]:
-    samples = []
-    for encoding in tokenizer.encode_batch_fast(texts):
-        ids = np.array(encoding.ids, dtype=np.int64)
-        if len(ids) <= context_tokens:
-            samples.append(Sample(ids, weigh(ids, tokenizer)))
+def shorten(sample: Sample) -> Sample:
+    """The sample without most of its answer, when it is one question without tools; else the sample itself.
+
+    Which fact is asked for shows in the first tokens of the answer. The rest of an answer is soon known by heart,
+    and the time that it takes is better spent on further questions.
+    """
+    first = int(np.argmax(sample.weights == 1.0))
+    end = first + FIRST_ANSWER_TOKENS
+    if first > LONGEST_QUESTION or end >= len(sample.ids) or not (sample.weights[first:-1] == 1.0).all():
+        return sample
+    return Sample(sample.ids[:end], sample.weights[:end])
+
+
+def encode(texts: list[str], tokenizer: Tokenizer, context_tokens: int, seed: int) -> list[Sample]:
+    """The texts as samples, a share of them shortened; a part at a time, because encodings are large."""
+    samples, source = [], random.Random(seed)
+    for at in range(0, len(texts), POOL_CONVERSATIONS):
+        for encoding in tokenizer.encode_batch_fast(texts[at : at + POOL_CONVERSATIONS]):
+            ids = np.array(encoding.ids, dtype=np.int64)
+            if len(ids) <= context_tokens:
+                sample = Sample(ids, weigh(ids, tokenizer))
+                samples.append(shorten(sample) if source.random() < SHORTENED_SHARE else sample)
     return samples
 
 
@@ -111,9 +142,9 @@ def drill(tokens: int, source: np.random.Generator) -> Sample:
 
 
 def with_drills(samples: list[Sample], plan: Plan, tokens: int) -> list[Sample]:
-    """The samples with `plan.drills` drills spread over the first part of the run."""
+    """The samples with `plan.drills` drills spread over the first `plan.drilled_samples` of them."""
     source = np.random.default_rng(plan.seed)
-    early = samples[: int(len(samples) * DRILL_SHARE_OF_RUN)]
+    early = samples[: plan.drilled_samples]
     mixed = early + [drill(tokens, source) for _ in range(plan.drills)]
     return [mixed[index] for index in source.permutation(len(mixed))] + samples[len(early) :]
 
@@ -168,11 +199,24 @@ def optimisers(network: Network, plan: Plan) -> list[torch.optim.Optimizer]:
     ]
 
 
-def learning_rate_share(progress: float, warmup_share: float) -> float:
-    """A short rise, a level, then a straight fall to zero over the second half."""
-    if progress < warmup_share:
-        return progress / warmup_share
-    return min(1.0, (1.0 - progress) / 0.55)
+def learning_rate_share(index: int, plan: Plan) -> float:
+    """A short rise, a level, then a straight fall to zero."""
+    if index < plan.warmup_batches:
+        return (index + 0.5) / plan.warmup_batches
+    if index < plan.fall_from:
+        return 1.0
+    return 1.0 - (index - plan.fall_from + 0.5) / plan.fall_batches
+
+
+def fall_now(plan: Plan, order: Path, index: int) -> Plan:
+    """The plan with its fall beginning at this batch, once `order` names the number of batches it is to take.
+
+    How fast a shared machine is shows only while it trains. The report names the batch, and with it in the plan
+    another run does the same without an order.
+    """
+    if index >= plan.fall_from or not order.exists():
+        return plan
+    return replace(plan, fall_from=index, fall_batches=int(order.read_text(encoding="ascii")))
 
 
 def batch_loss(network: Network, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,51 +231,54 @@ def batch_loss(network: Network, ids: Tensor, weights: Tensor) -> tuple[Tensor, 
     return (losses * weights).sum() / weights.sum(), answer_loss
 
 
-def steps(
-    network: Network, batches: list[list[Sample]], plan: Plan, report: Report
-) -> Iterator[tuple[int, float, float]]:
-    """Train one batch at a time; yields the batch's index, its answer loss and the learning rate."""
-    engines = optimisers(network, plan)
-    for index, batch in enumerate(batches):
-        rate = plan.learning_rate * learning_rate_share((index + 0.5) / len(batches), plan.warmup_share)
-        for engine in engines:
-            for group in engine.param_groups:
-                group["lr"] = rate
-        ids, weights = to_tensors(batch)
-        loss, answer_loss = batch_loss(network, ids, weights)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for engine in engines:
-            engine.step()
-            engine.zero_grad(set_to_none=True)
-        report.tokens += sum(len(sample.ids) for sample in batch)
-        yield index, float(answer_loss), rate
+def set_rate(engines: list[torch.optim.Optimizer], rate: float) -> None:
+    for engine in engines:
+        for group in engine.param_groups:
+            group["lr"] = rate
+
+
+def step(network: Network, engines: list[torch.optim.Optimizer], batch: list[Sample]) -> float:
+    """Train on one batch; returns its answer loss."""
+    ids, weights = to_tensors(batch)
+    loss, answer_loss = batch_loss(network, ids, weights)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    for engine in engines:
+        engine.step()
+        engine.zero_grad(set_to_none=True)
+    return float(answer_loss)
 
 
 def train(
-    shape: Shape, samples: list[Sample], plan: Plan, checkpoint: Path, start: dict[str, Tensor] | None = None
-) -> tuple[Network, Report]:
-    """One pass over the samples; prints and reports the loss of answer tokens, and saves the weights then.
+    shape: Shape, samples: list[Sample], plan: Plan, checkpoint: Path, start: dict[str, Tensor] | None
+) -> tuple[Network, Plan, Report]:
+    """Train until the fall of the learning rate ends; prints and reports the loss, and saves the weights then.
 
-    `start` holds the weights to go on from; None starts from random ones.
+    `start` holds the weights to go on from; None starts from random ones. The plan that is returned is the one
+    that was carried out.
     """
     torch.manual_seed(plan.seed)
     torch.set_num_threads(plan.threads)
     network, report = Network(shape, plan.context_tokens), Report()
     if start is not None:
         network.load_state_dict(start)
+    engines = optimisers(network, plan)
     batches = plan_batches(with_drills(samples, plan, shape.vocabulary_size - SPECIAL_TOKENS), plan)
     started, recent = time.monotonic(), []
-    for index, answer_loss, rate in steps(network, batches, plan, report):
-        recent.append(answer_loss)
-        if not math.isfinite(answer_loss):
-            raise FloatingPointError(f"the loss is {answer_loss} at batch {index}; lower the learning rate")
-        if len(recent) == plan.report_every or index == len(batches) - 1:
-            seconds = time.monotonic() - started
-            loss = sum(recent) / len(recent)
-            report.curve.append({"batch": index + 1, "loss": round(loss, 4), "rate": round(rate, 6)})
-            print(f"{index + 1}/{len(batches)} loss {loss:.4f} {report.tokens / seconds:.0f} tokens/s", flush=True)
+    for index, batch in enumerate(batches):
+        plan = fall_now(plan, checkpoint.with_name("fall"), index)
+        rate = plan.learning_rate * learning_rate_share(index, plan)
+        set_rate(engines, rate)
+        recent.append(step(network, engines, batch))
+        report.tokens += sum(len(sample.ids) for sample in batch)
+        if not math.isfinite(recent[-1]):
+            raise FloatingPointError(f"the loss is {recent[-1]} at batch {index}; lower the learning rate")
+        last = index + 1 == min(len(batches), plan.fall_from + plan.fall_batches)
+        if last or (index + 1) % plan.report_every == 0:
+            report.batches, report.seconds = index + 1, round(time.monotonic() - started, 1)
+            report.add(sum(recent) / len(recent), rate)
             torch.save(network.state_dict(), checkpoint)
             recent = []
-    report.batches, report.seconds = len(batches), round(time.monotonic() - started, 1)
-    return network, report
+        if last:
+            break
+    return network, plan, report

@@ -2,11 +2,13 @@
 
 At run time the pieces are GPT-2's (`tokenizer.ggml.pre` = "gpt-2"). Training is stricter: it splits spaces
 and digits off, so a name has the same tokens after a space as after a quotation mark, which is what lets a
-small model copy it into JSON. Afterwards merges of a space with the commonest words are added at the lowest
-rank, to shorten ordinary sentences. Every merge joins two tokens inside one GPT-2 piece.
+small model copy it into JSON. Afterwards merges of a space with the commonest words of ordinary sentences and
+with the commonest punctuation are added at the lowest rank, to shorten text. Every merge joins two tokens inside
+one GPT-2 piece.
 """
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISIBLE_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 SPACE = "Ġ"
-VOCABULARY_SIZE = 2304
-SPACED_WORDS = 560
+VOCABULARY_SIZE = 2816
+SPACED_WORDS = 600
+SPACED_MARKS = 24
+SPACED_MARK = re.compile(r"(?<= )[!-/:-@\[-`{-~]+")
 STRICT_PIECES = r" |\p{L}+|\p{N}|[^\s\p{L}\p{N}]+|\s"
 
 
@@ -47,13 +51,24 @@ def spaced_words(texts: list[str], vocabulary: dict[str, int], count: int) -> li
     return [word for word, _ in ranked[:count]]
 
 
+def spaced_marks(texts: list[str], vocabulary: dict[str, int], count: int) -> list[str]:
+    """The commonest punctuation that follows a space and is one token already."""
+    counts = Counter(mark for text in texts for mark in SPACED_MARK.findall(text) if mark in vocabulary)
+    return sorted(counts, key=lambda mark: (-counts[mark], mark))[:count]
+
+
 def train_vocabulary(texts: list[str], sentences: list[str], path: Path) -> Tokenizer:
     """Train on all texts; give spaced tokens to the commonest words of `sentences`; write and return it."""
     special = [*CONTROL_TOKENS, *VISIBLE_TOKENS]
-    vocabulary, merges = learn_merges(texts, VOCABULARY_SIZE - 256 - SPACED_WORDS - len(special))
-    for word in spaced_words(sentences, vocabulary, SPACED_WORDS):
-        vocabulary[SPACE + word] = len(vocabulary)
-        merges.append((SPACE, word))
+    spaced_count = SPACED_WORDS + SPACED_MARKS
+    vocabulary, merges = learn_merges(texts, VOCABULARY_SIZE - 256 - spaced_count - len(special))
+    spaced = [
+        *spaced_marks(texts, vocabulary, SPACED_MARKS),
+        *spaced_words(sentences, vocabulary, SPACED_WORDS),
+    ]
+    for piece in spaced:
+        vocabulary[SPACE + piece] = len(vocabulary)
+        merges.append((SPACE, piece))
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
