@@ -16,6 +16,7 @@ The packages, in the order a request meets them. Imports point down this list on
     gguf_file.py     one open GGUF file: bounded reads, the same bytes throughout
     gguf_types.py    GGUF's numbers: tensor types, file types, value types
     modelfile.py     the Modelfile grammar
+    embedding.py     the one request for embeddings and its answer
     generation.py    the one request and the one event vocabulary
     config.py        Settings: the only reader of environment and config file
     durations.py     lengths of time as people write them

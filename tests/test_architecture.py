@@ -27,7 +27,7 @@ LAYERS = (
     ("scheduler",),
     ("runner.handle", "runner.process", "runner.preflight"),
     ("runner.worker",),
-    ("runner.speaker",),
+    ("runner.embedding", "runner.speaker"),
     ("runner.conversation",),
     ("engine", "chat"),
     ("runner.death", "runner.child"),
@@ -36,7 +36,7 @@ LAYERS = (
     ("modelfile",),
     ("gguf",),
     ("gguf_file", "gguf_types"),
-    ("generation",),
+    ("embedding", "generation"),
     ("config", "logs"),
     ("durations",),
     ("errors", "version"),
@@ -65,7 +65,7 @@ IMPORTERS = {
     "huggingface_hub": ("store.hub",),
 }
 # What runs what comes out of a model file; the daemon must never load it.
-CHILD_ONLY_GROUPS = ("engine", "chat", "runner.worker", "runner.speaker", "runner.conversation")
+CHILD_ONLY_GROUPS = ("engine", "chat", "runner.worker", "runner.embedding", "runner.speaker", "runner.conversation")
 CHILD_ONLY_LIBRARIES = ("llama_cpp", "numpy", "jinja2")
 # The CLI's main, a request handler's last line, the worker's outermost loop.
 BROAD_EXCEPT_MODULES = ("cli.main", "server.app", "runner.worker")

@@ -1,12 +1,12 @@
 """Inputs to batches and vectors to what is sent: the pure half of embedding. Knows no backend and no request.
 
-An input is the token ids of one text. A batch is rows of several inputs, each with a sequence number of its own; the
-backend pools the rows of each to one vector.
+An input is the token ids of one text, shape (tokens,). A batch is rows of several inputs, each with a sequence number
+of its own; the backend pools the rows of each to one vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,10 @@ import numpy.typing as npt
 
 from localllm.errors import BadRequestError, InputTooLongError, RunnerError
 
+_DECIMALS = 9  # as many as tell the float32 values of a vector of length 1 apart
+
 Vector = npt.NDArray[np.float32]
+Input = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Embedder(Protocol):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; thread-safe. `add_special` adds what the model wants around an input."""
 
-    def embed_batch(self, inputs: Sequence[Sequence[int]]) -> Vector:
+    def embed_batch(self, inputs: Sequence[Input]) -> Vector:
         """The pooled vectors of inputs that `next_batch` put together, shape (len(inputs), dimensions).
 
         Raises EngineError for what llama.cpp would abort on, and for its own failures.
@@ -60,16 +63,26 @@ class Embedder(Protocol):
         """Free the model; no use after."""
 
 
-def tokenize_input(embedder: Embedder, text: str, limit_tokens: int, *, truncates: bool) -> list[int]:
-    """Token ids of one input, special tokens included, at most `limit_tokens` (and what the model takes) of them.
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """One input, and whether something of it was cut off."""
 
-    Raises InputTooLongError, or with `truncates` cuts the text and keeps what the model wants around it; then raises
-    BadRequestError when there is room for nothing else.
+    tokens: Input
+    is_truncated: bool = False
+
+
+def tokenize_input(embedder: Embedder, text: str, limit_tokens: int | None, *, truncates: bool) -> Tokenized:
+    """Token ids of one text, special tokens included, at most `limit_tokens` (and what the model takes) of them.
+
+    Raises InputTooLongError, or with `truncates` cuts the text and keeps what the model wants around it; raises
+    BadRequestError when nothing is left to embed.
     """
-    limit = min(limit_tokens, embedder.facts.input_tokens)
+    limit = _limit(embedder, limit_tokens)
     tokens = embedder.tokenize(text, add_special=True, parse_special=True)
+    if not tokens:
+        raise BadRequestError("an input is empty")
     if len(tokens) <= limit:
-        return tokens
+        return Tokenized(np.array(tokens, dtype=np.int32))
     if not truncates:
         raise InputTooLongError(len(tokens), limit)
     around = embedder.tokenize("", add_special=True, parse_special=False)
@@ -77,7 +90,23 @@ def tokenize_input(embedder: Embedder, text: str, limit_tokens: int, *, truncate
     closing = _closing(tokens, around, len(tokens) - bare)
     if limit <= len(around):
         raise BadRequestError("input after truncation exceeds maximum context length")
-    return [*tokens[: limit - closing], *tokens[len(tokens) - closing :]]
+    return Tokenized(np.array([*tokens[: limit - closing], *tokens[len(tokens) - closing :]], dtype=np.int32), True)
+
+
+def check_input(embedder: Embedder, tokens: Sequence[int], limit_tokens: int | None, *, truncates: bool) -> Tokenized:
+    """Token ids that a client sent, taken as they are; its ids are checked by whoever computes them.
+
+    Raises InputTooLongError, or with `truncates` keeps the first ones.
+    """
+    limit = _limit(embedder, limit_tokens)
+    if len(tokens) > limit and not truncates:
+        raise InputTooLongError(len(tokens), limit)
+    return Tokenized(np.array(tokens[:limit], dtype=np.int32), len(tokens) > limit)
+
+
+def _limit(embedder: Embedder, limit_tokens: int | None) -> int:
+    most = embedder.facts.input_tokens
+    return most if limit_tokens is None else min(limit_tokens, most)
 
 
 def _closing(tokens: Sequence[int], around: Sequence[int], special: int) -> int:
@@ -101,26 +130,6 @@ def next_batch(lengths: Sequence[int], rows_most: int, inputs_most: int) -> list
     return chosen
 
 
-def embed(embedder: Embedder, inputs: Sequence[Sequence[int]], on_batch: Callable[[], None] = lambda: None) -> Vector:
-    """The vectors of any number of inputs, in their order, shape (len(inputs), dimensions), as the model pools them.
-
-    `on_batch` is called before each batch and may raise, to give up. Raises EngineError, InputTooLongError.
-    """
-    facts = embedder.facts
-    vectors = np.empty((len(inputs), facts.dimensions), dtype=np.float32)
-    for tokens in inputs:
-        if len(tokens) > facts.input_tokens:
-            raise InputTooLongError(len(tokens), facts.input_tokens)
-    waiting = list(range(len(inputs)))
-    while waiting:
-        on_batch()
-        lengths = [len(inputs[index]) for index in waiting]
-        chosen = [waiting[at] for at in next_batch(lengths, facts.batch_rows, facts.sequences)]
-        vectors[chosen] = embedder.embed_batch([inputs[index] for index in chosen])
-        waiting = [index for index in waiting if index not in set(chosen)]
-    return vectors
-
-
 def finished(vectors: Vector, dimensions: int | None, *, normalises: bool) -> Vector:
     """The first `dimensions` of each vector (None: all), of length 1 if asked for. A zero vector stays one.
 
@@ -133,3 +142,13 @@ def finished(vectors: Vector, dimensions: int | None, *, normalises: bool) -> Ve
         return kept
     lengths = np.linalg.norm(kept, axis=1, keepdims=True)
     return (kept / np.where(lengths > 0.0, lengths, 1.0)).astype(np.float32)
+
+
+def no_vectors(count: int, dimensions: int) -> Vector:
+    """Room for `count` vectors."""
+    return np.zeros((count, dimensions), dtype=np.float32)
+
+
+def float64_rows(vectors: Vector) -> tuple[bytes, ...]:
+    """Each vector as the bytes of float64 in this machine's order, rounded so that JSON shows no digit in vain."""
+    return tuple(row.tobytes() for row in np.round(vectors.astype(np.float64), _DECIMALS))

@@ -24,23 +24,31 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 from localllm.chat.tools import call_ids
 from localllm.engine.backend import Backend, ModelLoadError
 from localllm.engine.engine import Engine, EnginePolicy
 from localllm.engine.sequence import SequenceOutput
-from localllm.errors import BadRequestError, LocalllmError
-from localllm.generation import Failed
+from localllm.errors import BadRequestError, LocalllmError, UnsupportedError
+from localllm.generation import Failed, GenerationRequest, failed_from
 from localllm.logs import set_up_logging
 from localllm.runner import protocol
 from localllm.runner.conversation import Conversations, Prepared, Rejection, Sources, Stream
+from localllm.runner.embedding import EmbeddingTexts, EmbeddingWorker, Inbox, describe_embedder, open_embedder
 from localllm.runner.speaker import Speaker, Spoken
 
 logger = logging.getLogger(__name__)
 
-
 Work = protocol.Generate | protocol.Tokenize | protocol.Render
-Inbox = queue.SimpleQueue[Prepared | Rejection | protocol.Cancel | protocol.AskStats]
+
+
+class Texts(Protocol):
+    """What a preparer does its work with."""
+
+    def prepare(self, request_id: int, request: GenerationRequest) -> Prepared: ...
+    def render(self, request: GenerationRequest) -> str: ...
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
 
 
 class Pipe:
@@ -73,7 +81,7 @@ class Pipe:
 class Preparer(threading.Thread):
     """Renders and tokenizes, one request after the other."""
 
-    def __init__(self, pipe: Pipe, conversations: Conversations, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
+    def __init__(self, pipe: Pipe, conversations: Texts, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
         super().__init__(name="preparer", daemon=True)
         self._work = work
         self._pipe = pipe
@@ -152,6 +160,9 @@ class Worker:
                     self._cancel(message.id)
                 case protocol.AskStats():
                     self._pipe.send(self._stats(message.id))
+                case protocol.Embed():
+                    error = UnsupportedError(f'"{message.request.model}" does not support embedding')
+                    self._pipe.send(protocol.Rejected(message.id, failed_from(error)))
 
     def _start(self, prepared: Prepared) -> list[Spoken]:
         request_id = prepared.sequence.id
@@ -210,7 +221,7 @@ class Reader(threading.Thread):
         self._pipe = pipe
         self._loads = loads
         self._inbox = inbox
-        self._preparing = preparing
+        self.preparing = preparing
         self.interrupt: Callable[[int], None] = lambda request_id: None
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()
 
@@ -229,14 +240,14 @@ class Reader(threading.Thread):
             case protocol.Load():
                 self._loads.put(message)
             case protocol.Generate():
-                self._preparing.add(message.id)
+                self.preparing.add(message.id)
                 self.work.put(message)
             case protocol.Tokenize() | protocol.Render():
                 self.work.put(message)
             case protocol.Cancel():
                 self._inbox.put(message)
                 self.interrupt(message.id)
-            case protocol.AskStats():
+            case protocol.Embed() | protocol.AskStats():
                 self._inbox.put(message)
 
 
@@ -291,12 +302,29 @@ def serve(pipe: Pipe) -> int:
     pipe.send(protocol.Hello(protocol.PROTOCOL_VERSION, os.getpid()))
     reader.start()
     load = loads.get()
-    started = time.monotonic()
     try:
-        backend = open_backend(load, pipe)
+        if load.purpose == "embed":
+            serve_embeddings(pipe, load, inbox, reader.work)
+        else:
+            serve_answers(pipe, load, inbox, reader)
     except ModelLoadError as error:
         pipe.send(protocol.LoadFailed(Failed("load_failed", 500, f"the model could not be loaded: {error}")))
-        return 1
+    return 1
+
+
+def serve_embeddings(pipe: Pipe, load: protocol.Load, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
+    """Load an embedding model and serve it for ever. Raises ModelLoadError."""
+    started = time.monotonic()
+    embedder = open_embedder(load, lambda fraction: pipe.send(protocol.LoadProgress(fraction)))
+    Preparer(pipe, EmbeddingTexts(embedder), inbox, work).start()
+    pipe.send(describe_embedder(embedder, load.parallel, time.monotonic() - started))
+    EmbeddingWorker(embedder, inbox, pipe.send, _resident_bytes).run()
+
+
+def serve_answers(pipe: Pipe, load: protocol.Load, inbox: Inbox, reader: Reader) -> None:
+    """Load a model that generates and serve it for ever. Raises ModelLoadError."""
+    started = time.monotonic()
+    backend = open_backend(load, pipe)
     sources = Sources(
         new_seed=lambda: int.from_bytes(os.urandom(4), "little"), new_call_id=call_ids(Random()), now=datetime.now
     )
@@ -305,8 +333,7 @@ def serve(pipe: Pipe) -> int:
     engine = Engine(backend, time.monotonic, EnginePolicy(stretch=load.stream_slowdown))
     reader.interrupt = engine.interrupt
     pipe.send(describe(backend, time.monotonic() - started))
-    Worker(pipe, engine, backend.facts.pool_tokens, inbox, preparing).run()
-    return 0
+    Worker(pipe, engine, backend.facts.pool_tokens, inbox, reader.preparing).run()
 
 
 def _resident_bytes() -> int:

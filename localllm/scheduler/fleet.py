@@ -84,5 +84,6 @@ class RunnerFleet:
             template=model.template,
             use_extra_buffers=use_extra_buffers,
             backend=self._backend,
+            purpose="embed" if "embedding" in model.capabilities else "generate",
             **asdict(plan(self._settings, model.options, self._look_at_host())),
         )

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from localllm.config import Settings
+from localllm.embedding import Embeddings, EmbedRequest
 from localllm.generation import Event, GenerationRequest
 from localllm.gguf import Header
 from localllm.runner.protocol import Loaded
@@ -34,9 +35,10 @@ class ModelStore(Protocol):
 
 
 class Runner(Protocol):
-    """What generates. The generator's last event is Finished or Failed; closing it cancels the request."""
+    """What computes. The generator's last event is Finished or Failed; closing it cancels the request."""
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]: ...
+    async def embed(self, request: EmbedRequest) -> Embeddings: ...
 
 
 class Lease(Protocol):

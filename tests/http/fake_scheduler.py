@@ -9,18 +9,22 @@
     "busy"        no lease: the queue is full;  "broken" no lease: it cannot be loaded
     "tool"        one tool call
 
-The model "slow" is never loaded. Everything belongs to the server's event loop; tests read it from another thread.
+The model "embed" turns a text into its length and a half; with "wait" among its inputs it does nothing until it is
+cancelled, and it cuts "long". The model "slow" is never loaded. Everything belongs to the server's event loop; tests
+read it from another thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from localllm.embedding import Embeddings, EmbedRequest
 from localllm.errors import BadRequestError, LoadError, ModelNotFoundError, QueueFullError
 from localllm.generation import (
     ContentDelta,
@@ -155,6 +159,17 @@ class FakeRunner:
             self._scheduler.cancelled += 1
             raise
 
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        self._scheduler.embed_requests.append(request)
+        if "wait" in request.inputs:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self._scheduler.cancelled += 1
+                raise
+        vectors = tuple(array("d", (len(one), 0.5)).tobytes() for one in request.inputs)
+        return Embeddings(vectors, sum(map(len, request.inputs)), truncated_inputs=request.inputs.count("long"))
+
     async def _events(self, word: str, rest: str) -> AsyncIterator[Event]:
         if word == "silent":
             await asyncio.Event().wait()
@@ -189,6 +204,7 @@ class FakeScheduler:
     """Counts what happens to it. `leased` is how many leases are open now, `waiting` how many callers wait for one."""
 
     requests: list[GenerationRequest] = field(default_factory=list)
+    embed_requests: list[EmbedRequest] = field(default_factory=list)
     keep_alives: list[float | None] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
     cancelled: int = 0

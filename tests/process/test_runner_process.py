@@ -114,7 +114,7 @@ def test_what_a_child_prints_is_logged_and_kept_without_control_characters(caplo
     ("behaviour", "seconds", "message"),
     [
         ("silent", 0.5, "the model's process did not start within 0.5 s"),
-        ("old", 30, "the model's process speaks protocol 2, and this daemon speaks protocol 1"),
+        ("old", 30, "the model's process speaks protocol 3, and this daemon speaks protocol 2"),
         (
             "dies_at_once",
             30,

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from localllm.engine.embedding import EmbedderFacts, embed, finished, next_batch, tokenize_input
+from localllm.engine.embedding import EmbedderFacts, check_input, finished, next_batch, tokenize_input
 from localllm.errors import BadRequestError, InputTooLongError, RunnerError
 
 FIRST, LAST = 1000, 1001
 
 
 class Letters:
-    """An embedder of letters: its vector of a text is how often each of "abc" occurs; it notes its batches."""
+    """A vocabulary of letters with tokens around each text; no model."""
 
-    def __init__(self, input_tokens=16, batch_rows=8, sequences=3, opening=(FIRST,), closing=(LAST,)):
-        self.facts = EmbedderFacts(3, input_tokens, batch_rows, sequences, trained_context_tokens=64)
+    def __init__(self, input_tokens=16, opening=(FIRST,), closing=(LAST,)):
+        self.facts = EmbedderFacts(3, input_tokens, batch_rows=8, sequences=3, trained_context_tokens=64)
         self.opening, self.closing = opening, closing
-        self.batches = []
 
     def tokenize(self, text, *, add_special, parse_special):
         tokens = [ord(letter) for letter in text]
         return [*self.opening, *tokens, *self.closing] if add_special else tokens
-
-    def embed_batch(self, inputs):
-        assert sum(map(len, inputs)) <= self.facts.batch_rows or len(inputs) == 1
-        assert len(inputs) <= self.facts.sequences
-        self.batches.append([len(tokens) for tokens in inputs])
-        return np.array([[tokens.count(ord(letter)) for letter in "abc"] for tokens in inputs], dtype=np.float32)
-
-    def close(self):
-        pass
 
 
 def test_the_oldest_input_goes_first_and_those_that_fit_beside_it():
@@ -44,40 +32,13 @@ def test_an_input_that_is_longer_than_a_batch_goes_alone():
     assert [0] == next_batch([20, 1], rows_most=8, inputs_most=9)
 
 
-@given(st.lists(st.text("abc", min_size=1, max_size=14), max_size=20))
-def test_every_input_gets_its_own_vector_whatever_the_batches(texts):
-    embedder = Letters()
-    inputs = [tokenize_input(embedder, text, 64, truncates=False) for text in texts]
-    expected = [[float(text.count(letter)) for letter in "abc"] for text in texts]
-    assert expected == embed(embedder, inputs).tolist()
-    assert sorted(map(len, inputs)) == sorted(length for batch in embedder.batches for length in batch)
-
-
-def test_several_short_inputs_are_computed_together():
-    embedder = Letters()
-    embed(embedder, [[1], [2], [3], [4]])
-    assert [[1, 1, 1], [1]] == embedder.batches
-
-
-def test_a_caller_can_give_up_between_batches():
-    embedder = Letters(sequences=1)
-
-    def give_up():
-        if embedder.batches:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        embed(embedder, [[1], [2]], give_up)
-    assert [[1]] == embedder.batches
-
-
 def test_a_text_that_does_not_fit_is_refused_with_both_counts():
     with pytest.raises(InputTooLongError) as caught:
         tokenize_input(Letters(input_tokens=16), "a" * 15, 64, truncates=False)
     assert (17, 16) == (caught.value.input_tokens, caught.value.context_tokens)
     assert "the input length exceeds the context length: it has 17 tokens, the context holds 16" == str(caught.value)
     with pytest.raises(InputTooLongError):
-        embed(Letters(input_tokens=16), [[0] * 17])
+        check_input(Letters(input_tokens=16), [0] * 17, None, truncates=False)
 
 
 @pytest.mark.parametrize(
@@ -92,11 +53,24 @@ def test_a_text_that_does_not_fit_is_refused_with_both_counts():
 )
 def test_a_cut_text_keeps_the_tokens_around_it(opening, closing, expected):
     embedder = Letters(opening=opening, closing=closing)
-    assert expected == tokenize_input(embedder, "abcabc", 4, truncates=True)
+    cut = tokenize_input(embedder, "abcabc", 4, truncates=True)
+    assert (expected, True) == (cut.tokens.tolist(), cut.is_truncated)
 
 
 def test_a_text_that_fits_is_not_cut():
-    assert [FIRST, *b"ab", LAST] == tokenize_input(Letters(), "ab", 4, truncates=True)
+    whole = tokenize_input(Letters(), "ab", 4, truncates=True)
+    assert ([FIRST, *b"ab", LAST], False) == (whole.tokens.tolist(), whole.is_truncated)
+
+
+def test_token_ids_of_a_client_are_cut_behind():
+    cut = check_input(Letters(), [7, 8, 9], 2, truncates=True)
+    assert ([7, 8], True) == (cut.tokens.tolist(), cut.is_truncated)
+    assert [7, 8, 9] == check_input(Letters(), [7, 8, 9], 3, truncates=False).tokens.tolist()
+
+
+def test_a_text_without_tokens_is_refused():
+    with pytest.raises(BadRequestError, match="an input is empty"):
+        tokenize_input(Letters(opening=(), closing=()), "", None, truncates=True)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2])

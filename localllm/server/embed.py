@@ -1,0 +1,114 @@
+"""The handlers that embed: decode, find the model, lease it, ask its runner, encode.
+
+A request with many inputs goes to the runner in parts, so that one message never holds more than fits a frame, and
+others have their turn between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from localllm.dialects import ollama_embed, openai_embed
+from localllm.dialects.framing import JSON_MEDIA_TYPE
+from localllm.embedding import Embeddings, EmbedRequest
+from localllm.errors import LocalllmError, UnsupportedError
+from localllm.server.services import Services
+from localllm.store.model import Model
+
+INPUTS_PER_MESSAGE = 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """The vectors, part by part, and what the request waited for the model."""
+
+    parts: tuple[Embeddings, ...]
+    load_seconds: float
+
+
+async def ollama_embed_inputs(services: Services, request: Request) -> Response:
+    """POST /api/embed."""
+    arrived = services.clock.monotonic()
+    wanted = ollama_embed.decode_embed(await request.body())
+    done = await _embed(services, request, wanted)
+    total_seconds = services.clock.monotonic() - arrived
+    return _json(ollama_embed.encode_embed(wanted.model, done.parts, total_seconds, done.load_seconds))
+
+
+async def ollama_embed_prompt(services: Services, request: Request) -> Response:
+    """POST /api/embeddings."""
+    wanted = ollama_embed.decode_embeddings(await request.body())
+    return _json(ollama_embed.encode_embeddings((await _embed(services, request, wanted)).parts))
+
+
+async def openai_embeddings(services: Services, request: Request) -> Response:
+    """POST /v1/embeddings."""
+    wanted, as_base64 = openai_embed.decode_embeddings(await request.body())
+    done = await _embed(services, request, wanted)
+    return _json(openai_embed.encode_embeddings(wanted.model, done.parts, as_base64=as_base64))
+
+
+async def _embed(services: Services, request: Request, wanted: EmbedRequest) -> _Done:
+    model = await services.in_store(services.store.find, wanted.model)
+    if "embedding" not in model.capabilities:
+        raise UnsupportedError(f'"{wanted.model}" does not support embedding', hint="use an embedding model")
+    num_ctx = wanted.num_ctx or model.options.num_ctx or services.settings.context_length or None
+    wanted = msgspec.structs.replace(wanted, num_ctx=num_ctx)
+    return await _while_client_waits(services, request.receive, _compute(services, model, wanted))
+
+
+async def _compute(services: Services, model: Model, wanted: EmbedRequest) -> _Done:
+    async with services.scheduler.lease(model, wanted.keep_alive_seconds) as lease:
+        parts = []
+        for start in range(0, len(wanted.inputs), INPUTS_PER_MESSAGE):
+            inputs = wanted.inputs[start : start + INPUTS_PER_MESSAGE]
+            parts.append(await lease.runner.embed(msgspec.structs.replace(wanted, inputs=inputs)))
+        return _Done(tuple(parts), lease.load_seconds)
+
+
+class _Work:
+    """A task that the daemon's end can end."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self.error: LocalllmError | None = None
+
+    def fail(self, error: LocalllmError) -> None:
+        """Give the task up; its request ends with `error`."""
+        self.error = self.error or error
+        self._task.cancel()
+
+
+async def _while_client_waits(services: Services, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which ends with its client. Raises what it raises, or ClientDisconnect."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_until_gone(receive))
+    answer = _Work(task)
+    try:
+        with services.activity.answer(answer):
+            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not task.cancelled():
+            return task.result()
+        raise answer.error or ClientDisconnect
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.wait((task, gone))
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type=JSON_MEDIA_TYPE)
