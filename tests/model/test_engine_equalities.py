@@ -184,9 +184,10 @@ def test_a_decode_is_broken_off_where_that_can_be_undone(case: Case, played: Pla
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.scenario == "guessed"], ids=str)
-def test_some_guesses_are_right_and_some_are_not(case: Case, played: Play) -> None:
+def test_some_guesses_are_right_and_a_random_model_also_guesses_wrong(case: Case, played: Play) -> None:
     stats = played(case.model)[case.layout, "guessed"]["stats"]
-    assert 0 < stats["accepted_tokens"] < stats["drafted_tokens"]
+    assert stats["accepted_tokens"] > 0
+    assert stats["accepted_tokens"] < stats["drafted_tokens"] or case.model == "guide"
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
