@@ -1,0 +1,77 @@
+"""How KV cells are laid out: as asked for where that is possible, else as the kind of memory and the device favour."""
+
+import pytest
+
+from localllm.engine.layout import (
+    IDLE_SLOTS,
+    IDLE_STATES,
+    MOST_SLOTS,
+    STREAM_TOKENS,
+    WHOLE_WINDOW_TOKENS,
+    choose_layout,
+)
+
+
+def chosen(wanted="auto", kind="attention", parallel=4, pool_tokens=8192, trained=32_768, *, is_on_gpu=False):
+    choice = choose_layout(wanted, kind, parallel, pool_tokens, trained, is_on_gpu=is_on_gpu)
+    return choice.layout, choice.slots, choice.keeps_whole_window
+
+
+def test_a_cpu_shares_one_pool_and_keeps_idle_prefixes_beside_the_running():
+    assert ("unified", 4 + IDLE_SLOTS, False) == chosen()
+
+
+def test_recurrent_states_are_kept_for_fewer_idle_prefixes_on_any_device():
+    assert ("unified", 4 + IDLE_STATES, False) == chosen(kind="recurrent")
+    assert ("unified", 4 + IDLE_STATES, False) == chosen(kind="recurrent", pool_tokens=10**6, is_on_gpu=True)
+
+
+def test_a_gpu_takes_streams_as_soon_as_each_is_long_enough():
+    assert ("streams", 4, False) == chosen(pool_tokens=4 * STREAM_TOKENS, is_on_gpu=True)
+    assert ("unified", 4 + IDLE_SLOTS, False) == chosen(pool_tokens=4 * STREAM_TOKENS - 1, is_on_gpu=True)
+
+
+def test_a_stream_need_not_be_longer_than_the_models_context():
+    assert ("streams", 4, False) == chosen(pool_tokens=4 * 2048, trained=2048, is_on_gpu=True)
+    assert ("unified", 4 + IDLE_SLOTS, False) == chosen(pool_tokens=4 * 2048 - 1, trained=2048, is_on_gpu=True)
+
+
+@pytest.mark.parametrize("is_on_gpu", [False, True])
+@pytest.mark.parametrize("kind", ["attention", "recurrent"])
+def test_what_was_asked_for_is_chosen(kind, is_on_gpu):
+    large = 4 * STREAM_TOKENS
+    assert "streams" == chosen("streams", kind, is_on_gpu=is_on_gpu)[0]
+    assert "unified" == chosen("unified", kind, pool_tokens=large, is_on_gpu=is_on_gpu)[0]
+
+
+def test_there_are_never_more_slots_than_the_library_allows():
+    assert ("unified", MOST_SLOTS, False) == chosen(parallel=MOST_SLOTS - 1)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "unified", "streams"])
+def test_a_window_that_forgets_is_never_shared(wanted):
+    assert ("streams", 4, False) == chosen(wanted, "window", pool_tokens=WHOLE_WINDOW_TOKENS - 1)
+
+
+def test_a_window_is_kept_whole_where_the_pool_affords_it_and_is_then_shared():
+    assert ("unified", 4 + IDLE_SLOTS, True) == chosen(kind="window", pool_tokens=WHOLE_WINDOW_TOKENS)
+    assert ("streams", 4, True) == chosen("streams", "window", pool_tokens=WHOLE_WINDOW_TOKENS)
+
+
+def test_a_window_of_a_short_context_is_kept_whole_in_a_small_pool():
+    assert ("unified", 4 + IDLE_SLOTS, True) == chosen(kind="window", pool_tokens=4 * 1024, trained=1024)
+    assert ("streams", 4, False) == chosen(kind="window", pool_tokens=4 * 1024 - 1, trained=1024)
+
+
+def test_only_windows_are_kept_whole():
+    assert {False} == {chosen(kind=kind, pool_tokens=10**6)[2] for kind in ("attention", "recurrent")}
+
+
+def test_every_choice_says_why():
+    reasons = [
+        choose_layout(wanted, kind, 4, 8192, 32_768, is_on_gpu=gpu).reason
+        for wanted in ("auto", "unified", "streams")
+        for kind in ("attention", "window", "recurrent")
+        for gpu in (False, True)
+    ]
+    assert all(reasons)

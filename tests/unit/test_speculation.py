@@ -1,0 +1,135 @@
+"""Prompt lookup: what a draft is, against a naive search, and when drafts are tried."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localllm.engine.speculation import (
+    LONGEST_MATCH,
+    PAUSE_STEPS,
+    SEARCHED_TOKENS,
+    SHORTEST_MATCH,
+    TRIES,
+    PromptLookup,
+    draft,
+)
+
+REPEATING = np.array([1, 2, 3, 4, 5, 6, 7, 8, 9] * 3, dtype=np.int32)
+PLAIN_SECONDS = 1.0
+
+
+def naive_draft(tokens, most):
+    for length in range(LONGEST_MATCH, SHORTEST_MATCH - 1, -1):
+        end = tokens[len(tokens) - length :]
+        for start in range(len(tokens) - length - 1, -1, -1):
+            if tokens[start : start + length] == end:
+                return tokens[start + length : start + length + most]
+    return []
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 10))
+def test_a_draft_is_what_followed_the_latest_occurrence_of_the_longest_end(tokens, most):
+    assert naive_draft(tokens, most) == draft(np.array(tokens, dtype=np.int32), most).tolist()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([1, 2, 3, 7, 1, 2, 3, 8, 1, 2, 3], [8, 1, 2]),  # the latest
+        ([1, 2, 3, 4, 5, 9, 2, 3, 4, 6, 1, 2, 3, 4], [5, 9, 2]),  # the longest before the latest
+        ([1, 2, 5, 1, 2], []),  # two tokens are too short
+        ([4, 4, 4, 4], [4]),  # it may overlap the end itself
+    ],
+)
+def test_the_longest_match_wins_and_of_equals_the_latest(tokens, expected):
+    assert expected == draft(np.array(tokens, dtype=np.int32), 3).tolist()
+
+
+def test_a_long_text_is_searched_only_so_far_back():
+    between = list(range(10, SEARCHED_TOKENS + 4))
+    assert [10, 11] == draft(np.array([1, 2, 3, *between, 1, 2, 3], dtype=np.int32), 2).tolist()
+    assert [] == draft(np.array([1, 2, 3, *between, 9, 1, 2, 3], dtype=np.int32), 2).tolist()
+
+
+def test_a_draft_stays_as_it_is_when_the_text_changes():
+    tokens = REPEATING.copy()
+    drafted = draft(tokens, 3)
+    tokens[:] = 0
+    assert [1, 2, 3] == drafted.tolist()
+
+
+def step(lookup, accepted_of, draft_seconds=PLAIN_SECONDS, most=100):
+    """One step with a draft where one is proposed; returns how many tokens it had."""
+    drafted = len(lookup.propose(REPEATING, most))
+    lookup.observe(drafted, accepted_of(drafted), draft_seconds if drafted else PLAIN_SECONDS)
+    return drafted
+
+
+def all_of(drafted):
+    return drafted
+
+
+def none_of(drafted):
+    return 0
+
+
+def test_nothing_is_drafted_before_a_plain_step_was_measured():
+    lookup = PromptLookup()
+    assert 0 == len(lookup.propose(REPEATING, 8))
+    lookup.observe(0, 0, PLAIN_SECONDS)
+    assert [1, 2, 3] == lookup.propose(REPEATING, 8).tolist()
+
+
+def test_a_draft_keeps_to_what_there_is_room_for():
+    lookup = PromptLookup(longest_draft=8)
+    lookup.observe(0, 0, PLAIN_SECONDS)
+    assert [2, 0, 0] == [len(lookup.propose(REPEATING, most)) for most in (2, 0, -1)]
+    short = PromptLookup(longest_draft=2)
+    short.observe(0, 0, PLAIN_SECONDS)
+    assert [2, 2, 2] == [step(short, all_of) for _ in range(3)]
+
+
+def test_drafts_grow_while_all_of_them_are_right_up_to_the_longest():
+    lookup = PromptLookup(longest_draft=7)
+    assert [0, 3, 4, 5, 6, 7, 7] == [step(lookup, all_of) for _ in range(7)]
+
+
+def test_drafts_shrink_while_some_of_them_are_wrong_down_to_one():
+    lookup = PromptLookup(longest_draft=7)
+    assert [0, 3, 2, 1, 1, 1] == [step(lookup, none_of, draft_seconds=0.1) for _ in range(6)]
+
+
+def test_drafts_that_pay_are_never_paused():
+    lookup = PromptLookup()
+    drafted = [step(lookup, all_of, draft_seconds=2 * PLAIN_SECONDS) for _ in range(200)]
+    assert 199 == sum(map(bool, drafted))
+
+
+def test_drafts_that_take_longer_than_they_save_are_paused_after_some_tries():
+    lookup = PromptLookup()
+    drafted = [step(lookup, all_of, draft_seconds=100 * PLAIN_SECONDS) for _ in range(TRIES + 20)]
+    assert list(range(1, TRIES + 1)) == [at for at, count in enumerate(drafted) if count]
+
+
+def test_drafts_that_are_always_wrong_are_tried_again_after_pauses_that_double():
+    lookup = PromptLookup()
+    drafted = [bool(step(lookup, none_of)) for _ in range(1 + 3 * TRIES + 3 * PAUSE_STEPS + 50)]
+    runs = [(is_draft, len(list(group))) for is_draft, group in itertools.groupby(drafted)]
+    expected = [(False, 1), (True, TRIES), (False, PAUSE_STEPS), (True, TRIES), (False, 2 * PAUSE_STEPS)]
+    assert [*expected, (True, TRIES), (False, 50)] == runs
+
+
+def test_a_verdict_after_a_pause_forgets_what_was_before_it():
+    lookup = PromptLookup()
+    for _ in range(1 + TRIES + PAUSE_STEPS):
+        step(lookup, all_of, draft_seconds=100 * PLAIN_SECONDS)
+    assert 0 not in [step(lookup, all_of, draft_seconds=PLAIN_SECONDS) for _ in range(2 * TRIES)]
+
+
+def test_the_same_speed_is_not_worth_a_draft():
+    lookup = PromptLookup()
+    drafted = [bool(step(lookup, none_of, draft_seconds=PLAIN_SECONDS * 0.97)) for _ in range(TRIES + 10)]
+    assert TRIES == sum(drafted)
