@@ -1,11 +1,15 @@
 """The official ollama and openai Python clients against the real daemon and the real model."""
 
 import json
+import math
+from pathlib import Path
 
 import ollama
 import openai
 import pytest
+from cli_process import run_cli
 from daemon_process import running_daemon
+from synthetic_models import build
 
 QUESTION = [{"role": "user", "content": "How do I pull a model?"}]
 WEATHER = {
@@ -23,9 +27,14 @@ WEATHER = {
 ASK_WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 
+GUIDE = Path(__file__).resolve().parents[2] / "modelfiles" / "guide" / "guide.gguf"
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory):
     with running_daemon(tmp_path_factory.mktemp("clients")) as running:
+        file = build("bert-tiny", GUIDE, running.home / "bert-tiny.gguf")
+        assert 0 == run_cli("create", "bert-tiny", "--from", str(file), environment=running.environment).returncode
         yield running
 
 
@@ -88,7 +97,7 @@ def test_ollama_gets_the_json_it_asked_for(ollama_client):
 
 def test_ollama_lists_shows_and_watches(ollama_client):
     ollama_client.chat("guide", [], keep_alive="10m")
-    assert ["guide:latest"] == [model.model for model in ollama_client.list().models]
+    assert ["bert-tiny:latest", "guide:latest"] == [model.model for model in ollama_client.list().models]
     shown = ollama_client.show("guide")
     assert {"completion", "tools", "thinking"} <= set(shown.capabilities)
     assert "llama" == shown.modelinfo["general.architecture"]
@@ -142,6 +151,44 @@ def test_openai_gets_the_json_it_asked_for(openai_client):
 
 
 def test_openai_lists_models_and_is_told_of_an_unknown_one(openai_client):
-    assert ["guide:latest"] == [model.id for model in openai_client.models.list()]
+    assert ["bert-tiny:latest", "guide:latest"] == [model.id for model in openai_client.models.list()]
     with pytest.raises(openai.NotFoundError, match="model 'nosuch' not found"):
         openai_client.chat.completions.create(model="nosuch", messages=QUESTION)
+
+
+def test_ollama_embeds(ollama_client):
+    answer = ollama_client.embed("bert-tiny", ["why is the sky blue?", "hello"], dimensions=64)
+    assert [64, 64] == [len(vector) for vector in answer.embeddings]
+    assert all(math.isclose(1.0, math.hypot(*vector), abs_tol=1e-5) for vector in answer.embeddings)
+    assert min(answer.total_duration, answer.prompt_eval_count) > 0
+    assert 256 == len(ollama_client.embeddings("bert-tiny", "hello").embedding)
+
+
+def test_ollama_says_that_a_text_is_too_long_to_embed(ollama_client):
+    with pytest.raises(ollama.ResponseError, match="input length exceeds the context length") as caught:
+        ollama_client.embed("bert-tiny", "word " * 1000, truncate=False)
+    assert 400 == caught.value.status_code
+
+
+def test_openai_embeds_the_same_as_ollama(openai_client, ollama_client):
+    answer = openai_client.embeddings.create(model="bert-tiny", input=["hello", "bye"])  # asks for base64
+    numbers = openai_client.embeddings.create(model="bert-tiny", input=["hello", "bye"], encoding_format="float")
+    expected = ollama_client.embed("bert-tiny", ["hello", "bye"]).embeddings
+    for found in (answer, numbers):
+        assert [0, 1] == [one.index for one in found.data]
+        for one, other in zip(found.data, expected, strict=True):
+            assert all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(one.embedding, other, strict=True))
+
+
+def test_openai_gets_logprobs(openai_client):
+    answer = openai_client.chat.completions.create(
+        model="guide", messages=QUESTION, logprobs=True, top_logprobs=2, max_tokens=5, temperature=0
+    )
+    content = answer.choices[0].logprobs.content
+    assert [2] * 5 == [len(token.top_logprobs) for token in content]
+    assert answer.choices[0].message.content == "".join(token.token for token in content)
+
+
+def test_ollama_gets_logprobs(ollama_client):
+    answer = ollama_client.chat("guide", QUESTION, logprobs=True, top_logprobs=2, options={"num_predict": 5})
+    assert [2] * 5 == [len(token.top_logprobs) for token in answer.logprobs]
