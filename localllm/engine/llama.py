@@ -1,8 +1,7 @@
-"""llama.cpp as a backend: the only importer of llama_cpp, through its low-level ctypes API.
+"""llama.cpp as a backend, through its low-level ctypes API, which only the modules engine.llama* import.
 
 llama.cpp answers misuse with abort(), so everything it is given is checked here first, and this module is loaded only
-in child processes. It owns the model, the context and the samplers, and the log callback, whose lines go to stderr and
-whose sizes (buffers, offloaded layers) are read for the runner's report.
+in child processes. It owns the context and the samplers of a model.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from localllm.engine.backend import (
 )
 from localllm.engine.grammar import ConstrainedSampler, new_matcher
 from localllm.engine.layout import LayoutChoice, WantedLayout, choose_layout
-from localllm.engine.llama_log import LogReader
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
+from localllm.engine.llama_model import LlamaModel
 from localllm.engine.llama_rows import Rows
-from localllm.engine.llama_samplers import new_sampler
+from localllm.engine.llama_samplers import Samplers
 from localllm.engine.memory import needs_checkpoints
 from localllm.errors import InvalidOptionError
 from localllm.generation import Options, ResponseFormat, Sampling, merge_options, parse_options
@@ -42,8 +41,6 @@ from localllm.generation import Options, ResponseFormat, Sampling, merge_options
 MINIMUM_POOL_TOKENS = 4096
 OUTPUTS_PER_SEQUENCE = 9  # the next token and as many guesses as speculation makes
 POOL_STEP_TOKENS = 256  # llama.cpp pads the pool to this
-_CACHE_BYTES_PER_VALUE = 2  # f16, keys and values alike
-_LOAD_NO_MMAP, _LOAD_AUTO = 0, -1
 # llama.cpp asks this whether to stop: the length of a string is 0 or not. Being C, it needs no GIL.
 _IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, native.ggml_abort_callback)
 
@@ -81,13 +78,17 @@ class LlamaBackend:
     """One model in llama.cpp and its pool of KV cells. Raises ModelLoadError when it cannot be loaded."""
 
     def __init__(self, config: LlamaConfig, on_progress: Callable[[float], None] = lambda fraction: None) -> None:
-        self._log = LogReader()
-        self._log_callback = native.llama_log_callback(self._on_log)  # kept: ctypes does not
-        native.llama_log_set(self._log_callback, ctypes.c_void_p(0))
-        native.llama_backend_init()
-        self._model = self._load_model(config, on_progress)
-        self._vocab = native.llama_model_get_vocab(self._model)
-        self.vocabulary_size = native.llama_vocab_n_tokens(self._vocab)
+        self._model = LlamaModel(
+            config.model_path,
+            gpu_layers=config.gpu_layers,
+            use_mmap=config.use_mmap,
+            use_extra_buffers=config.use_extra_buffers,
+            on_progress=on_progress,
+        )
+        self._handle, self._vocabulary = self._model.handle, self._model.vocabulary
+        self.vocabulary_size = self._model.vocabulary_size
+        if not native.llama_model_has_decoder(self._handle) or native.llama_model_has_encoder(self._handle):
+            raise ModelLoadError("only decoder models can generate text")
         self.layout = self._choose_layout(config)
         self.context = self._open_context(config)
         self.facts = self._facts(config)
@@ -99,36 +100,15 @@ class LlamaBackend:
         self._rows = Rows(self.facts.batch_tokens)
         self._output_rows: frozenset[int] = frozenset()
         self._grammar_tokenizer: LLTokenizer | None = None
-        self._bytes_cache: dict[tuple[int, bool], bytes] = {}
-
-    def _on_log(self, level: int, text: bytes, _user_data: object) -> None:
-        self._log.feed(level, text.decode("utf-8", "replace"))
-
-    def _load_model(self, config: LlamaConfig, on_progress: Callable[[float], None]) -> int:
-        def report(fraction: float, _user_data: object) -> bool:
-            on_progress(fraction)
-            return True
-
-        parameters = native.llama_model_default_params()
-        parameters.n_gpu_layers = config.gpu_layers
-        parameters.use_extra_bufts = config.use_extra_buffers
-        parameters.load_mode = _LOAD_AUTO if config.use_mmap else _LOAD_NO_MMAP
-        parameters.progress_callback = callback = native.llama_progress_callback(report)
-        model = native.llama_model_load_from_file(str(config.model_path).encode(), parameters)
-        del callback
-        if not model:
-            raise ModelLoadError(self._log.last_error or "llama.cpp could not load the file")
-        if not native.llama_model_has_decoder(model) or native.llama_model_has_encoder(model):
-            raise ModelLoadError("only decoder models can generate text")
-        return int(model)
+        self._samplers = Samplers(self)
 
     def _choose_layout(self, config: LlamaConfig) -> LayoutChoice:
         return choose_layout(
             config.layout,
-            memory_kind(self._model),
+            memory_kind(self._handle),
             config.max_sequences,
             self._pool_tokens(config),
-            native.llama_model_n_ctx_train(self._model),
+            self._model.trained_context_tokens,
             is_on_gpu=config.gpu_layers != 0 and bool(native.llama_supports_gpu_offload()),
         )
 
@@ -142,10 +122,10 @@ class LlamaBackend:
         parameters.n_threads = parameters.n_threads_batch = config.threads
         parameters.kv_unified = self.layout.layout == "unified"
         parameters.swa_full = self.layout.keeps_whole_window
-        context = native.llama_init_from_model(self._model, parameters)
+        context = native.llama_init_from_model(self._handle, parameters)
         if not context:
-            native.llama_model_free(self._model)
-            raise ModelLoadError(self._log.last_error or "llama.cpp could not allocate the context")
+            self._model.close()
+            raise ModelLoadError(self._model.log.last_error or "llama.cpp could not allocate the context")
         if not native.llama_get_memory(context):  # decoding without one aborts
             raise ModelLoadError("only decoder models can generate text")
         return int(context)
@@ -153,36 +133,17 @@ class LlamaBackend:
     def _pool_tokens(self, config: LlamaConfig) -> int:
         if config.pool_tokens:
             return -(-config.pool_tokens // POOL_STEP_TOKENS) * POOL_STEP_TOKENS
-        wanted = int(native.llama_model_n_ctx_train(self._model)) * config.max_sequences
-        affordable = config.pool_bytes_limit // max(self._kv_bytes_per_token(), 1)
+        wanted = self._model.trained_context_tokens * config.max_sequences
+        affordable = config.pool_bytes_limit // max(self._model.kv_bytes_per_token, 1)
         tokens = max(MINIMUM_POOL_TOKENS, min(wanted, affordable))
         return -(-tokens // POOL_STEP_TOKENS) * POOL_STEP_TOKENS
 
-    def _kv_bytes_per_token(self) -> int:
-        """Bytes of one cell over all layers; an upper bound where only some layers keep keys and values."""
-        heads = native.llama_model_n_head(self._model) or 1
-        head_size = native.llama_model_n_embd(self._model) // heads
-        architecture = self._metadata("general.architecture")
-        key = int(self._metadata(f"{architecture}.attention.key_length") or head_size)
-        value = int(self._metadata(f"{architecture}.attention.value_length") or head_size)
-        kv_heads = native.llama_model_n_head_kv(self._model)
-        layers = native.llama_model_n_layer(self._model)
-        return int(layers * kv_heads * (key + value) * _CACHE_BYTES_PER_VALUE)
-
-    def _metadata(self, key: str) -> str:
-        size = native.llama_model_meta_val_str(self._model, key.encode(), None, 0)
-        if size < 0:
-            return ""
-        buffer = ctypes.create_string_buffer(size + 1)
-        native.llama_model_meta_val_str(self._model, key.encode(), buffer, size + 1)
-        return buffer.value.decode("utf-8", "replace")
-
     def _facts(self, config: LlamaConfig) -> BackendFacts:
-        template = native.llama_model_chat_template(self._model, None)
-        sizes = self._log.sizes
+        template = native.llama_model_chat_template(self._handle, None)
+        sizes = self._model.log.sizes
         return BackendFacts(
             vocabulary_size=self.vocabulary_size,
-            trained_context_tokens=native.llama_model_n_ctx_train(self._model),
+            trained_context_tokens=self._model.trained_context_tokens,
             pool_tokens=native.llama_n_ctx(self.context),
             batch_tokens=native.llama_n_batch(self.context),
             parallel=config.max_sequences,
@@ -190,82 +151,64 @@ class LlamaBackend:
             memory=self._traits(),
             layout_reason=self.layout.reason,
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
-            kv_bytes_per_token=self._kv_bytes_per_token(),
-            weight_bytes=native.llama_model_size(self._model),
+            kv_bytes_per_token=self._model.kv_bytes_per_token,
+            weight_bytes=native.llama_model_size(self._handle),
             kv_bytes=sizes.kv_bytes,
             gpu_bytes=sizes.gpu_bytes,
-            layers=native.llama_model_n_layer(self._model),
+            layers=native.llama_model_n_layer(self._handle),
             # A build without a GPU backend also says that it offloads; bytes on a device are what proves it.
             gpu_layers=sizes.gpu_layers if sizes.gpu_bytes else 0,
             chat_template=template.decode("utf-8", "replace") if template else None,
-            bos_text=self._special_text(native.llama_vocab_bos(self._vocab)),
-            eos_text=self._special_text(native.llama_vocab_eos(self._vocab)),
+            bos_text=self._special_text(native.llama_vocab_bos(self._vocabulary)),
+            eos_text=self._special_text(native.llama_vocab_eos(self._vocabulary)),
             sampling_defaults=self._sampling_defaults(),
         )
 
     def _traits(self) -> MemoryTraits:
         return MemoryTraits(
-            kind=memory_kind(self._model),
+            kind=memory_kind(self._handle),
             layout=self.layout.layout,
-            window_tokens=native.llama_model_n_swa(self._model),
+            window_tokens=native.llama_model_n_swa(self._handle),
             keeps_whole_window=self.layout.keeps_whole_window,
             can_shift=bool(native.llama_memory_can_shift(native.llama_get_memory(self.context))),
         )
 
     def _sampling_defaults(self) -> Options:
         """The file's own sampling; values it cannot mean are ignored, since a file is not a user to be told."""
-        said = [_option(name, self._metadata(key)) for name, key in _SAMPLING_KEYS.items()]
+        said = [_option(name, self._model.metadata(key)) for name, key in _SAMPLING_KEYS.items()]
         return merge_options(*said)
 
     def _special_text(self, token: int) -> str:
-        return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        return self.token_bytes(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; thread-safe."""
-        data = text.encode("utf-8", "replace")
-        size = len(data) + 8  # a token is at least a byte; room for BOS, EOS and a space prefix
-        buffer = (native.llama_token * size)()
-        count = native.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special)
-        if count < 0:
-            buffer = (native.llama_token * -count)()
-            count = native.llama_tokenize(self._vocab, data, len(data), buffer, -count, add_special, parse_special)
-        return list(buffer[:count])
+        return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def token_bytes(self, token: int, *, special: bool) -> bytes:
         """The bytes a token stands for; control tokens are empty unless `special`."""
-        cached = self._bytes_cache.get((token, special))
-        if cached is None:
-            cached = self._bytes_cache[(token, special)] = self._piece(token, special=special)
-        return cached
-
-    def _piece(self, token: int, *, special: bool) -> bytes:
-        buffer = ctypes.create_string_buffer(64)
-        size = native.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
-        if size < 0:
-            buffer = ctypes.create_string_buffer(-size)
-            size = native.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
-        return buffer.raw[:size]
+        return self._model.token_bytes(token, special=special)
 
     def is_end_of_generation(self, token: int) -> bool:
         """Whether the model ends its turn with this token."""
-        return bool(native.llama_vocab_is_eog(self._vocab, token))
+        return bool(native.llama_vocab_is_eog(self._vocabulary, token))
 
     def is_control(self, token: int) -> bool:
         """Whether the vocabulary marks the token as its own."""
-        return bool(native.llama_vocab_is_control(self._vocab, token))
+        return bool(native.llama_vocab_is_control(self._vocabulary, token))
 
     def new_constraint(self, response_format: ResponseFormat) -> LLMatcher:
         """A matcher for one answer; the vocabulary's tables are built at the first one (about 1 s for 150k tokens)."""
         if self._grammar_tokenizer is None:
             ends = [token for token in range(self.vocabulary_size) if self.is_end_of_generation(token)]
-            self._grammar_tokenizer = lltokenizer_from_vocab(self._vocab, eos_token=ends)
+            self._grammar_tokenizer = lltokenizer_from_vocab(self._vocabulary, eos_token=ends)
         return new_matcher(self._grammar_tokenizer, response_format)
 
     def new_sampler(
         self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], constraint: Constraint | None
     ) -> Sampler:
         """The chain of `sampling`, built once per request, within the constraint if there is one."""
-        sampler = new_sampler(self, sampling, seed, recent_tokens, self.facts.trained_context_tokens)
+        sampler = self._samplers.new(sampling, seed, recent_tokens, self.facts.trained_context_tokens)
         return ConstrainedSampler(sampler, constraint, self.logits) if isinstance(constraint, LLMatcher) else sampler
 
     def decode(self, batch: Batch) -> DecodeStatus:
@@ -353,8 +296,9 @@ class LlamaBackend:
 
     def close(self) -> None:
         """Free context and model."""
+        self._samplers.close()
         native.llama_free(self.context)
-        native.llama_model_free(self._model)
+        self._model.close()
 
 
 def _option(name: str, text: str) -> Options:

@@ -33,7 +33,6 @@ BATCH_ROWS_LEAST = 64
 LOGITS_BYTES = 256 * 2**20
 LOGITS_BYTES_OF_LONG_INPUT = 2 * 2**30
 _POOL_STEP_TOKENS = 256  # llama.cpp pads the context to this
-_CACHE_BYTES_PER_VALUE = 2  # f16
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class LlamaEmbedder:
             input_tokens=shape.input_tokens,
             batch_rows=shape.batch_rows,
             sequences=shape.sequences,
-            trained_context_tokens=native.llama_model_n_ctx_train(handle),
+            trained_context_tokens=self._model.trained_context_tokens,
             is_reranker=is_reranker,
             weight_bytes=native.llama_model_size(handle),
             kv_bytes=sizes.kv_bytes,
@@ -163,9 +162,9 @@ def _shape(model: LlamaModel, kv_bytes_limit: int) -> _Shape:
     logits_row_bytes = 4 * model.vocabulary_size * (2 if is_causal else 1)  # computed and copied, or only kept
     rows = max(BATCH_ROWS_LEAST, min(BATCH_ROWS_MOST, LOGITS_BYTES // logits_row_bytes))
     longest = min(
-        native.llama_model_n_ctx_train(model.handle),
+        model.trained_context_tokens,
         INPUT_TOKENS_MOST,
-        kv_bytes_limit // max(_kv_bytes_per_token(model, architecture), 1),
+        kv_bytes_limit // max(model.kv_bytes_per_token, 1),
     )
     if not can_split:
         longest = min(longest, max(rows, LOGITS_BYTES_OF_LONG_INPUT // logits_row_bytes))
@@ -185,12 +184,3 @@ def _batches(inputs: Sequence[Input], rows_most: int) -> Iterator[Batch]:
         piece = slice(start, start + rows_most)
         outputs = np.ones(len(tokens[piece]), dtype=np.int8)
         yield Batch(tokens[piece], positions[piece], slots[piece], outputs)
-
-
-def _kv_bytes_per_token(model: LlamaModel, architecture: str) -> int:
-    heads = native.llama_model_n_head(model.handle) or 1
-    head_size = native.llama_model_n_embd(model.handle) // heads
-    key = int(model.metadata(f"{architecture}.attention.key_length") or head_size)
-    value = int(model.metadata(f"{architecture}.attention.value_length") or head_size)
-    layers, kv_heads = native.llama_model_n_layer(model.handle), native.llama_model_n_head_kv(model.handle)
-    return int(layers * kv_heads * (key + value) * _CACHE_BYTES_PER_VALUE)

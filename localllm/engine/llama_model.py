@@ -15,6 +15,7 @@ from localllm.engine.backend import ModelLoadError
 from localllm.engine.llama_log import LogReader
 
 _LOAD_NO_MMAP, _LOAD_AUTO = 0, -1
+_CACHE_BYTES_PER_VALUE = 2  # f16, keys and values alike
 
 
 class LlamaModel:
@@ -50,6 +51,7 @@ class LlamaModel:
         self.handle = int(handle)
         self.vocabulary = native.llama_model_get_vocab(self.handle)
         self.vocabulary_size: int = native.llama_vocab_n_tokens(self.vocabulary)
+        self._bytes_cache: dict[tuple[int, bool], bytes] = {}
 
     def _on_log(self, level: int, text: bytes, _user_data: object) -> None:
         self.log.feed(level, text.decode("utf-8", "replace"))
@@ -63,6 +65,22 @@ class LlamaModel:
         native.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
         return buffer.value.decode("utf-8", "replace")
 
+    @property
+    def trained_context_tokens(self) -> int:
+        """What it was trained on at once."""
+        return int(native.llama_model_n_ctx_train(self.handle))
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of one cell over all layers; an upper bound where only some layers keep keys and values."""
+        heads = native.llama_model_n_head(self.handle) or 1
+        head_size = native.llama_model_n_embd(self.handle) // heads
+        architecture = self.metadata("general.architecture")
+        key = int(self.metadata(f"{architecture}.attention.key_length") or head_size)
+        value = int(self.metadata(f"{architecture}.attention.value_length") or head_size)
+        layers, kv_heads = native.llama_model_n_layer(self.handle), native.llama_model_n_head_kv(self.handle)
+        return int(layers * kv_heads * (key + value) * _CACHE_BYTES_PER_VALUE)
+
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; thread-safe."""
         data = text.encode("utf-8", "replace")
@@ -73,6 +91,21 @@ class LlamaModel:
             buffer = (native.llama_token * -count)()
             count = native.llama_tokenize(self.vocabulary, data, len(data), buffer, -count, add_special, parse_special)
         return list(buffer[:count])
+
+    def token_bytes(self, token: int, *, special: bool) -> bytes:
+        """The bytes a token stands for; control tokens are empty unless `special`."""
+        cached = self._bytes_cache.get((token, special))
+        if cached is None:
+            cached = self._bytes_cache[(token, special)] = self._piece(token, special)
+        return cached
+
+    def _piece(self, token: int, special: bool) -> bytes:
+        buffer = ctypes.create_string_buffer(64)
+        size = native.llama_token_to_piece(self.vocabulary, token, buffer, len(buffer), 0, special)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = native.llama_token_to_piece(self.vocabulary, token, buffer, len(buffer), 0, special)
+        return buffer.raw[:size]
 
     def close(self) -> None:
         """Free it; no use after."""

@@ -38,6 +38,7 @@ _CONSTRUCTORS: dict[plans.Kind, tuple[Callable[..., object], tuple[type[float] |
     "mirostat_v2": (native.llama_sampler_init_mirostat_v2, (int, float, float)),
     "greedy": (native.llama_sampler_init_greedy, ()),
 }
+_DRY_KEPT = 8
 _BROKEN = "the model computed non-finite logits; the file may be damaged"
 
 
@@ -56,19 +57,67 @@ class LogitsSource(Protocol):
         """A view of the logits of a row of the last batch."""
 
 
-def new_sampler(
-    source: LogitsSource, sampling: Sampling, seed: int, recent_tokens: Sequence[int], context_tokens: int
-) -> Sampler:
-    """The cheapest sampler that does what `sampling` says; its penalties already know `recent_tokens`."""
-    bias = [(token, value) for token, value in sampling.logit_bias if token < source.vocabulary_size]
-    if plans.is_plain_greedy(sampling):
-        return GreedySampler(source, bias)
-    steps = plans.chain(sampling, seed, context_tokens)
-    if steps[0].kind == "top_k" and shortlist.is_worthwhile(source.vocabulary_size, sampling.top_k):
-        return ShortlistSampler(source, sampling.top_k, _new_chain(source, steps[1:], sampling))
-    window = plans.history_window(sampling, context_tokens)
-    recent = recent_tokens[-window:] if window else ()
-    return ChainSampler(source, _new_chain(source, steps, sampling), recent)
+class Samplers:
+    """Makes the samplers of one backend, and remembers what is costly to make."""
+
+    def __init__(self, source: LogitsSource) -> None:
+        self._source = source
+        self._dry: dict[tuple[object, ...], object] = {}  # one of each kind, to be cloned; the latest used last
+
+    def new(self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], context_tokens: int) -> Sampler:
+        """The cheapest sampler that does what `sampling` says; its penalties already know `recent_tokens`."""
+        source = self._source
+        if plans.is_plain_greedy(sampling):
+            bias = [(token, value) for token, value in sampling.logit_bias if token < source.vocabulary_size]
+            return GreedySampler(source, bias)
+        steps = plans.chain(sampling, seed, context_tokens)
+        if steps[0].kind == "top_k" and shortlist.is_worthwhile(source.vocabulary_size, sampling.top_k):
+            return ShortlistSampler(source, sampling.top_k, self.chain(steps[1:], sampling))
+        window = plans.history_window(sampling, context_tokens)
+        recent = recent_tokens[-window:] if window else ()
+        return ChainSampler(source, self.chain(steps, sampling), recent)
+
+    def chain(self, steps: Sequence[plans.Step], sampling: Sampling) -> object:
+        """A llama.cpp chain of these steps, to be freed by whoever uses it. Raises EngineError."""
+        chain = native.llama_sampler_chain_init(native.llama_sampler_chain_default_params())
+        for step in steps:
+            sampler = self._sampler(step, sampling)
+            if not sampler:
+                native.llama_sampler_free(chain)
+                raise EngineError(f"llama.cpp refused the sampler {step.kind} with {step.arguments}")
+            native.llama_sampler_chain_add(chain, sampler)
+        return chain
+
+    def _sampler(self, step: plans.Step, sampling: Sampling) -> object:
+        numbers, vocabulary_size = step.arguments, self._source.vocabulary_size
+        match step.kind:
+            case "logit_bias":
+                return _bias_sampler(vocabulary_size, sampling.logit_bias)
+            case "dry":
+                return self._dry_sampler(numbers, sampling.dry_sequence_breakers)
+            case "penalties":
+                return native.llama_sampler_init_penalties(vocabulary_size, int(numbers[0]), *numbers[1:])
+            case "mirostat":
+                seed, tau, eta = int(numbers[0]), numbers[1], numbers[2]
+                return native.llama_sampler_init_mirostat(vocabulary_size, seed, tau, eta, _MIROSTAT_CANDIDATES)
+        constructor, types = _CONSTRUCTORS[step.kind]
+        return constructor(*(kind(number) for kind, number in zip(types, numbers, strict=True)))
+
+    def _dry_sampler(self, numbers: tuple[float, ...], breakers: tuple[str, ...]) -> object:
+        """llama.cpp looks for each breaker in the whole vocabulary: 7 ms for each in 150k tokens; a clone takes 0.2."""
+        key = (numbers, breakers)
+        sampler = self._dry.pop(key, None) or _dry_sampler(self._source.context, numbers, breakers)
+        if not sampler:
+            return None
+        self._dry[key] = sampler
+        if len(self._dry) > _DRY_KEPT:
+            native.llama_sampler_free(self._dry.pop(next(iter(self._dry))))
+        return native.llama_sampler_clone(sampler)
+
+    def close(self) -> None:
+        """Free what is remembered; samplers that were made live on."""
+        while self._dry:
+            native.llama_sampler_free(self._dry.popitem()[1])
 
 
 class GreedySampler:
@@ -146,44 +195,17 @@ class ShortlistSampler:
             self._chain = None
 
 
-def _new_chain(source: LogitsSource, steps: Sequence[plans.Step], sampling: Sampling) -> object:
-    chain = native.llama_sampler_chain_init(native.llama_sampler_chain_default_params())
-    for step in steps:
-        sampler = _sampler(source, step, sampling)
-        if not sampler:
-            native.llama_sampler_free(chain)
-            raise EngineError(f"llama.cpp refused the sampler {step.kind} with {step.arguments}")
-        native.llama_sampler_chain_add(chain, sampler)
-    return chain
-
-
-def _sampler(source: LogitsSource, step: plans.Step, sampling: Sampling) -> object:
-    numbers = step.arguments
-    match step.kind:
-        case "logit_bias":
-            return _bias_sampler(source, sampling)
-        case "dry":
-            return _dry_sampler(source, numbers, sampling.dry_sequence_breakers)
-        case "penalties":
-            return native.llama_sampler_init_penalties(source.vocabulary_size, int(numbers[0]), *numbers[1:])
-        case "mirostat":
-            seed, tau, eta = int(numbers[0]), numbers[1], numbers[2]
-            return native.llama_sampler_init_mirostat(source.vocabulary_size, seed, tau, eta, _MIROSTAT_CANDIDATES)
-    constructor, types = _CONSTRUCTORS[step.kind]
-    return constructor(*(kind(number) for kind, number in zip(types, numbers, strict=True)))
-
-
-def _bias_sampler(source: LogitsSource, sampling: Sampling) -> object:
-    bias = [(token, value) for token, value in sampling.logit_bias if token < source.vocabulary_size]
+def _bias_sampler(vocabulary_size: int, logit_bias: Sequence[tuple[int, float]]) -> object:
+    bias = [(token, value) for token, value in logit_bias if token < vocabulary_size]
     biases = (native.llama_logit_bias * len(bias))(*bias)
-    return native.llama_sampler_init_logit_bias(source.vocabulary_size, len(bias), biases)
+    return native.llama_sampler_init_logit_bias(vocabulary_size, len(bias), biases)
 
 
-def _dry_sampler(source: LogitsSource, numbers: tuple[float, ...], breakers: Sequence[str]) -> object:
+def _dry_sampler(context: int, numbers: tuple[float, ...], breakers: Sequence[str]) -> object:
     multiplier, base, allowed_length, window = numbers
     texts = [text.encode("utf-8", "replace") for text in breakers]
     pointers = (ctypes.c_char_p * len(texts))(*texts)
-    vocabulary = native.llama_model_get_vocab(native.llama_get_model(source.context))
+    vocabulary = native.llama_model_get_vocab(native.llama_get_model(context))
     return native.llama_sampler_init_dry(
         vocabulary, multiplier, base, int(allowed_length), int(window), pointers, len(texts)
     )

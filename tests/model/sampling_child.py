@@ -16,8 +16,9 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 import numpy.typing as npt
 
-from localllm.engine import llama_samplers, sampling
+from localllm.engine import sampling
 from localllm.engine.backend import EngineError
+from localllm.engine.llama_samplers import Samplers
 from localllm.generation import Sampling
 
 VOCABULARY_SIZE = 151_936
@@ -85,7 +86,7 @@ class AfterPrompt:
 def whole_chain(source: RandomRows, wanted: Sampling, seed: int) -> Iterator[int]:
     """llama.cpp's own way, as llama_sampler_sample does it: a candidate for every token, and the whole chain."""
     steps = sampling.chain(wanted, seed, CONTEXT_TOKENS)
-    chain = llama_samplers._new_chain(source, steps, wanted)
+    chain = Samplers(source).chain(steps, wanted)
     while True:
         candidates = np.zeros(VOCABULARY_SIZE, dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         candidates["id"], candidates["logit"] = np.arange(VOCABULARY_SIZE), source.row
@@ -98,7 +99,7 @@ def whole_chain(source: RandomRows, wanted: Sampling, seed: int) -> Iterator[int
 def both_ways(wanted: Sampling, allowed: int = VOCABULARY_SIZE) -> dict[str, object]:
     """What a shortlist and a whole chain choose from the same rows with the same seed."""
     source = RandomRows(seed=1, allowed=allowed)
-    shortlisted = llama_samplers.new_sampler(source, wanted, 7, [], CONTEXT_TOKENS)
+    shortlisted = Samplers(source).new(wanted, 7, [], CONTEXT_TOKENS)
     whole = whole_chain(source, wanted, 7)
     choices = []
     for _ in range(ROWS):
@@ -118,7 +119,7 @@ def broken_row(value: float) -> str:
     source.next_row()
     source.row[77] = value
     try:
-        return str(llama_samplers.new_sampler(source, Sampling(), 7, [], CONTEXT_TOKENS).sample(0))
+        return str(Samplers(source).new(Sampling(), 7, [], CONTEXT_TOKENS).sample(0))
     except EngineError as error:
         return str(error)
 
@@ -126,8 +127,11 @@ def broken_row(value: float) -> str:
 def choices(
     source: AfterPrompt, wanted: Sampling, seed: int = 3, recent: tuple[int, ...] = (), count: int = 20
 ) -> list[int]:
-    """What one sampler chooses, again and again, after the prompt."""
-    sampler = llama_samplers.new_sampler(source, wanted, seed, recent, CONTEXT_TOKENS)
+    """What one sampler chooses, again and again, after the prompt; the second of its kind, which may be a clone."""
+    samplers = Samplers(source)
+    samplers.new(wanted, seed, (), CONTEXT_TOKENS).close()
+    sampler = samplers.new(wanted, seed, recent, CONTEXT_TOKENS)
+    samplers.close()
     chosen = []
     for _ in range(count):
         source.refresh()
