@@ -103,16 +103,19 @@ class Pool:
     def resynchronise(self, resident: Resident) -> None:
         """After an interrupted decode: back to what was computed before it, or to nothing."""
         if not self._backend.rewind(resident.slot, resident.computed):
-            self._backend.forget(resident.slot)
-            self.cells.truncate(resident.slot, 0)
-            resident.computed, resident.checkpoints = 0, {}
+            self._empty(resident)
+
+    def _empty(self, resident: Resident) -> None:
+        self._backend.forget(resident.slot)
+        self.cells.truncate(resident.slot, 0)
+        resident.computed, resident.checkpoints = 0, {}
 
     def retire(self, resident: Resident) -> None:
-        """Its request ended: it stays as an idle prefix for as long as there is room."""
+        """Its request ended, or gave way: it stays as an idle prefix for as long as there is room."""
         if resident.is_shifted or not resident.computed or not self._keeps_prefixes:
             self.release(resident)
             return
-        resident.tokens.cut(resident.computed, len(resident.tokens))
+        resident.tokens = TokenArray(resident.computed_tokens)  # its own: the request may go on elsewhere
         resident.is_active = False
         for other in subsumed(resident, list(self._residents.values())):
             resident.shares += other.shares
@@ -196,7 +199,7 @@ class Pool:
             return None
         resident = self._residents[slot] = Resident(slot, TokenArray([]), 0)
         giver = source.resident
-        if giver is not None and source.length and giver.slot in self._residents:
+        if giver is not None and source.length and self._residents.get(giver.slot) is giver:
             self._share(giver, resident, source)
         return resident
 
@@ -208,9 +211,10 @@ class Pool:
         taker.checkpoints = {at: state for at, state in giver.checkpoints.items() if at <= source.length}
         giver.shares += 1
         if length > source.length and not self.rewind(taker, source.length, source.usable.checkpoint):
-            self._backend.forget(taker.slot)
-            self.cells.truncate(taker.slot, 0)
-            taker.computed, taker.checkpoints = 0, {}
+            # A copy may keep less of a window than its original: the last checkpoint is a way back all the same.
+            at, checkpoint = max(taker.checkpoints.items(), default=(0, None))
+            if not self.rewind(taker, at, checkpoint):
+                self._empty(taker)
 
     def _free_slot(self, keep: Resident | None) -> int | None:
         """A slot of nobody, or of the least useful idle prefix."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from localllm.engine.backend import Backend
-from localllm.engine.batch import Load, may_admit, newest_of_lowest_class
+from localllm.engine.batch import SECONDS_PER_CLASS, Load, may_admit, newest_of_lowest_class
 from localllm.engine.memory import CHECKPOINT_DISTANCE_TOKENS, checkpoint_lengths, needs_checkpoints
 from localllm.engine.pool import Pool
 from localllm.engine.prefix_cache import Source
@@ -77,7 +77,7 @@ class Roster:
             if len(self.active) == self._facts.parallel:
                 if not self._outranks(sequence):
                     return
-                self.preempt(self._newest_of_lowest_class())
+                self.preempt(self._newest_of_lowest_class(), keeps_cells=True)
             if not self._start(sequence):
                 self._is_blocked = True
 
@@ -93,14 +93,20 @@ class Roster:
         self._is_blocked = False
         sequence.sampler.close()
 
-    def preempt(self, sequence: Sequence) -> None:
-        """Take its slot; what it has computed is kept in host memory if copying is cheaper than computing."""
+    def preempt(self, sequence: Sequence, *, keeps_cells: bool = False) -> None:
+        """Take its place; what it has computed is kept in host memory if copying is cheaper than computing.
+
+        With `keeps_cells` nobody needs them now: they stay as an idle prefix besides, from which it may go on.
+        """
         resident = sequence.resident
         assert resident is not None
         if self._is_worth_saving(resident.computed):
             sequence.saved, sequence.saved_length = self.pool.save(resident), resident.computed
             self._saved_bytes += len(sequence.saved)
-        self.pool.release(resident)
+        if keeps_cells:
+            self.pool.retire(resident)
+        else:
+            self.pool.release(resident)
         sequence.resident = None
         sequence.preemptions += 1
         self.preemptions += 1
@@ -140,8 +146,12 @@ class Roster:
     def _start(self, sequence: Sequence) -> bool:
         """Give it a slot, or let it wait for a prefix that is being computed; False when there is no room."""
         tokens = sequence.tokens.view()
-        source = Source() if sequence.saved is not None else self.pool.source_for(tokens)
-        if sequence.saved is None and self._waits_for_prefix(sequence, source):
+        source = self.pool.source_for(tokens)
+        if source.length >= sequence.saved_length:
+            self._drop_saved(sequence)
+        if sequence.saved is not None:
+            source = Source()
+        elif self._waits_for_prefix(sequence, source):
             return True
         needed = len(tokens) - source.length
         available = self.pool.available(source.resident)
@@ -151,6 +161,9 @@ class Roster:
         if not self._place(sequence, source):
             return False
         self.waiting.remove(sequence)
+        # The class it came to by waiting is its own now: else better ones would take its place again before it moves.
+        aged = int((self._clock() - sequence.arrived_at) / SECONDS_PER_CLASS)
+        sequence.priority = min(sequence.priority, max(0, sequence.request.priority - aged))
         self.active.append(sequence)
         self.active.sort(key=lambda one: one.arrived_at)
         return True
