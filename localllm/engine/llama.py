@@ -52,6 +52,11 @@ _SAMPLING_KEYS = {
     "temperature": "general.sampling.temp",
     "repeat_last_n": "general.sampling.penalty_last_n",
     "repeat_penalty": "general.sampling.penalty_repeat",
+    "xtc_probability": "general.sampling.xtc_probability",
+    "xtc_threshold": "general.sampling.xtc_threshold",
+    "mirostat": "general.sampling.mirostat",
+    "mirostat_tau": "general.sampling.mirostat_tau",
+    "mirostat_eta": "general.sampling.mirostat_eta",
 }
 
 

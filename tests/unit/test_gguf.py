@@ -218,8 +218,16 @@ def test_sampling_defaults_come_from_the_file_under_our_names(read):
         "general.sampling.min_p": 0.05,
         "general.sampling.penalty_repeat": 1.1,
         "general.sampling.penalty_last_n": 128,
+        "general.sampling.xtc_probability": 0.5,
+        "general.sampling.xtc_threshold": 0.2,
+        "general.sampling.mirostat": 2,
+        "general.sampling.mirostat_tau": 4.0,
+        "general.sampling.mirostat_eta": 0.3,
     }
-    expected = Options(temperature=0.6, top_k=0, top_p=0.95, min_p=0.05, repeat_penalty=1.1, repeat_last_n=128)
+    expected = Options(
+        temperature=0.6, top_k=0, top_p=0.95, min_p=0.05, repeat_penalty=1.1, repeat_last_n=128, xtc_probability=0.5,
+        xtc_threshold=0.2, mirostat=2, mirostat_tau=4.0, mirostat_eta=0.3,
+    )  # fmt: skip
     assert expected == read(gguf_bytes(metadata)).sampling
     assert Options() == read(gguf_bytes()).sampling
 
