@@ -188,7 +188,9 @@ class Roster:
             length = sequence.saved_length
             sequence.resident = self.pool.restore(sequence.tokens, request_id, sequence.saved, length)
             self._drop_saved(sequence)
-        if sequence.resident is None:
+        if sequence.resident is not None:
+            sequence.resident.is_shifted = sequence.dropped_tokens > 0
+        else:
             sequence.resident = self.pool.place(sequence.tokens, request_id, source)
         if sequence.resident is None:
             return False
