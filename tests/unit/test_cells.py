@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from localllm.engine.cells import StreamCells, UnifiedCells
 
-POOL_TOKENS = 200  # more than a slot has room for at first
+POOL_TOKENS = 400  # more than a slot has room for at first
 SLOTS = 4
 slot_numbers = st.integers(0, SLOTS - 1)
 
@@ -32,7 +32,7 @@ class UnifiedCellsMachine(RuleBasedStateMachine):
     def others(self, slots: list[int]) -> list[int]:
         return [slot for slot in range(SLOTS) if slot not in slots]
 
-    @rule(slot=slot_numbers, count=st.integers(0, 90))
+    @rule(slot=slot_numbers, count=st.one_of(st.integers(0, 9), st.integers(0, 300)))
     def extend(self, slot: int, count: int) -> None:
         if count > POOL_TOKENS - len(self.union(list(range(SLOTS)))):
             with pytest.raises(ValueError):
@@ -51,6 +51,13 @@ class UnifiedCellsMachine(RuleBasedStateMachine):
             self.held[target] = self.held[source][:length]
 
     @rule(slot=slot_numbers, length=st.integers(0, POOL_TOKENS))
+    def truncate_to_any_length(self, slot: int, length: int) -> None:
+        self.truncate(slot, length)
+
+    @rule(slot=slot_numbers, fewer=st.integers(0, 3))
+    def truncate_by_a_few(self, slot: int, fewer: int) -> None:
+        self.truncate(slot, max(0, len(self.held[slot]) - fewer))
+
     def truncate(self, slot: int, length: int) -> None:
         self.cells.truncate(slot, length)
         del self.held[slot][length:]

@@ -74,6 +74,11 @@ def test_nothing_is_saved_nearer_to_the_start_than_a_checkpoint_is_worth():
     assert frozenset({16}) == checkpoint_lengths([0, 5, 15, 16], 17)
 
 
+def test_checkpoints_may_be_just_as_far_apart_as_they_must():
+    assert frozenset({16, 32}) == checkpoint_lengths([16, 32], 48)
+    assert frozenset({31}) == checkpoint_lengths([16, 31], 47)
+
+
 message_starts = st.lists(st.integers(0, 400), unique=True, max_size=20).map(sorted)
 
 

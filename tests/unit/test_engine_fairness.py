@@ -1,0 +1,170 @@
+"""Who is served when, on a fake model whose decodes take virtual time: classes, clients, streams and late prompts."""
+
+import itertools
+
+import pytest
+from test_engine import expected_text, request, run
+
+from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.fake import FakeBackend
+
+STEP_SECONDS = 0.010
+ROW_SECONDS = 0.001
+ALONE_SECONDS = STEP_SECONDS + ROW_SECONDS  # one stream and nobody else
+
+
+class TimedBackend(FakeBackend):
+    """Every decode takes some time, and more for each row."""
+
+    now = 0.0
+    slowness = 1.0
+
+    def decode(self, batch):
+        self.now += self.slowness * (STEP_SECONDS + ROW_SECONDS * len(batch.tokens))
+        return super().decode(batch)
+
+
+def new_engine(policy=None, **backend_options):
+    backend = TimedBackend(**backend_options)
+    return Engine(backend, lambda: backend.now, policy), backend
+
+
+def finish_order(engine):
+    order = []
+    while engine.has_work:
+        order += [output.id for output in engine.step() if output.finish]
+    return order
+
+
+def test_an_urgent_request_takes_the_place_of_a_lower_one_and_both_end_right():
+    engine, _ = new_engine(max_sequences=2)
+    for number in (1, 2):
+        engine.add(request(number, f"batch {number}", priority=2, max_new_tokens=30))
+    before = {output.id: output.text for output in engine.step()}
+    engine.add(request(3, "urgent", max_new_tokens=5))
+    assert {1, 3} == {output.id for output in engine.step()}  # the newest of the lowest class gave way
+    texts, finishes = run(engine)
+    assert expected_text("batch 2", 30) == before[2] + texts[2]
+    assert expected_text("urgent", 5)[1:] == texts[3]
+    assert expected_text("batch 1", 30)[2:] == texts[1]
+    assert [0, 1, 0] == [finishes[number].stats.preemptions for number in (1, 2, 3)]
+
+
+def test_nobody_gives_way_to_an_equal_or_a_lower_one_or_while_a_place_is_free():
+    engine, _ = new_engine(max_sequences=2)
+    engine.add(request(1, "first", priority=1, max_new_tokens=20))
+    engine.step()
+    for number, priority in ((2, 0), (3, 1), (4, 2)):
+        engine.add(request(number, f"later {number}", priority=priority, max_new_tokens=20))
+    assert [1, 2, 3, 4] == finish_order(engine)
+    assert 0 == engine.stats().preemptions
+
+
+def test_waiting_requests_are_served_by_class():
+    engine, _ = new_engine(max_sequences=1)
+    for number, priority in enumerate((2, 0, 1, 0)):
+        engine.add(request(number, f"request {number}", priority=priority, max_new_tokens=3))
+    assert [1, 3, 2, 0] == finish_order(engine)
+
+
+def test_two_clients_get_equal_shares_however_many_requests_one_has_sent():
+    engine, _ = new_engine(pool_tokens=16_384, max_sequences=1, batch_tokens=1200)
+    clients = {}
+    for number in range(16):
+        clients[number] = "first" if number < 10 else "second"
+        engine.add(request(number, f"{number:02}" * 600, client=clients[number], max_new_tokens=1))
+    served = [clients[number] for number in finish_order(engine)]
+    differences = [
+        served[:count].count("first") - served[:count].count("second") for count in range(1, 13)
+    ]  # while both have something to do
+    assert max(map(abs, differences)) <= 1
+
+
+def test_a_newcomer_has_no_claim_for_the_time_it_was_away():
+    engine, _ = new_engine(pool_tokens=16_384, max_sequences=1, batch_tokens=1200)
+    for number in range(10):
+        engine.add(request(number, f"{number:02}" * 600, client="first", max_new_tokens=1))
+    finished = []
+    while len(finished) < 5:
+        finished += [output.id for output in engine.step() if output.finish]
+    for number in range(10, 15):
+        engine.add(request(number, f"{number:02}" * 600, client="second", max_new_tokens=1))
+    assert 2 <= sum(number < 10 for number in finish_order(engine)[:5]) <= 3
+
+
+def start_a_stream(engine, steps=10):
+    engine.add(request(1, "s" * 100, max_new_tokens=2000))
+    for _ in range(steps):
+        engine.step()
+
+
+def late_steps(engine, backend, prompt_tokens):
+    """Seconds and prompt tokens of each step until a late prompt is computed; the stream gets a token in each."""
+    engine.add(request(2, "p" * prompt_tokens, max_new_tokens=1))
+    steps, processed, is_done = [], 0, False
+    while not is_done:
+        before = backend.now
+        outputs = {output.id: output for output in engine.step()}
+        assert 1 == len(outputs[1].tokens)
+        is_done = 2 in outputs and outputs[2].finish is not None
+        now_processed = prompt_tokens if is_done else outputs[2].prompt_processed if 2 in outputs else processed
+        steps.append((backend.now - before, now_processed - processed))
+        processed = now_processed
+    return steps
+
+
+def test_a_late_prompt_keeps_the_stream_within_the_stretch():
+    engine, backend = new_engine(batch_tokens=256)
+    start_a_stream(engine)
+    steps = late_steps(engine, backend, 1000)
+    assert max(seconds for seconds, _ in steps) <= 2 * ALONE_SECONDS + 1e-9
+    assert min(tokens for _, tokens in steps[:40]) >= 9  # and uses what it may: 10 or 11
+    assert 0 in [tokens for _, tokens in steps[40:]]  # decoding alone is measured again
+
+
+def test_a_larger_stretch_lets_a_late_prompt_through_sooner():
+    lengths = []
+    for stretch in (1.5, 2.0, 4.0):
+        engine, backend = new_engine(EnginePolicy(stretch=stretch), batch_tokens=256)
+        start_a_stream(engine)
+        lengths.append(len(late_steps(engine, backend, 500)))
+    assert sorted(lengths, reverse=True) == lengths
+    assert 4 * lengths[2] <= lengths[0]
+
+
+def test_a_device_that_became_slower_is_noticed():
+    engine, backend = new_engine(batch_tokens=256)
+    start_a_stream(engine)
+    backend.slowness = 50.0
+    start_a_stream_again = [engine.step() for _ in range(30)]
+    assert all(start_a_stream_again)
+    assert max(seconds for seconds, _ in late_steps(engine, backend, 1000)[20:]) <= 50 * 2.2 * ALONE_SECONDS
+
+
+def test_a_prompt_that_was_there_before_the_streams_is_computed_in_full_batches():
+    engine, _ = new_engine(batch_tokens=64)
+    engine.add(request(1, "short", max_new_tokens=50))
+    engine.add(request(2, "p" * 300, max_new_tokens=1))
+    progress = [0]
+    while (outputs := {output.id: output for output in engine.step()})[2].finish is None:
+        progress.append(outputs[2].prompt_processed)
+    assert [59, 63, 63, 63] == [after - before for before, after in itertools.pairwise(progress)]
+
+
+@pytest.mark.parametrize("places", [1, 2])
+@pytest.mark.parametrize("newcomer_tokens", [4, 30])
+def test_an_old_request_of_the_lowest_class_ends_however_many_better_ones_arrive(places, newcomer_tokens):
+    engine, backend = new_engine(max_sequences=places)
+    backend.slowness = 20.0  # a step takes about half a second
+    engine.add(request(0, "old and patient " * 4, priority=2, max_new_tokens=40))
+    numbers = itertools.count(1)
+    text = ""
+    for _ in range(1200):
+        while engine.stats().waiting + engine.stats().running < places + 2:
+            number = next(numbers)
+            engine.add(request(number, f"newcomer {number}", max_new_tokens=newcomer_tokens))
+        outputs = engine.step()
+        text += "".join(output.text for output in outputs if output.id == 0)
+        if any(output.finish for output in outputs if output.id == 0):
+            break
+    assert expected_text("old and patient " * 4, 40) == text

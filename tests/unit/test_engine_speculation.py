@@ -1,0 +1,158 @@
+"""Guessing in the engine, on the fake model: guesses save decodes, change no text and keep to every bound.
+
+"echo:" makes the fake model repeat its prompt, so that nearly every guess is right; other text repeats too seldom.
+"""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_engine import assert_nothing_leaks, expected_text, request, run
+
+from localllm.engine.backend import MemoryTraits
+from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.fake import FakeBackend
+
+ANSWER = "to be repeated, word by word, and at some length"
+PROMPT = f"echo:{ANSWER}\n"
+
+
+class RecordingBackend(FakeBackend):
+    """Remembers the rows of each decode and the highest position."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.rows = []
+        self.highest_position = 0
+
+    def decode(self, batch):
+        self.rows.append(len(batch.tokens))
+        self.highest_position = max(self.highest_position, int(batch.positions.max()))
+        return super().decode(batch)
+
+
+def new_engine(speculates=True, **backend_options):
+    backend = RecordingBackend(**backend_options)
+    return Engine(backend, lambda: 0.0, EnginePolicy(speculates=speculates)), backend
+
+
+def test_text_that_repeats_is_guessed_and_takes_fewer_decodes():
+    engine, backend = new_engine()
+    engine.add(request(1, PROMPT))
+    texts, finishes = run(engine)
+    stats = finishes[1].stats
+    assert ({1: ANSWER}, "stop", len(ANSWER) + 1) == (texts, finishes[1].reason, stats.completion_tokens)
+    assert 0.7 * len(ANSWER) < stats.accepted_tokens <= stats.drafted_tokens
+    assert len(ANSWER) + 1 - stats.accepted_tokens == backend.decodes
+    assert (stats.drafted_tokens, stats.accepted_tokens) == (
+        engine.stats().drafted_tokens,
+        engine.stats().accepted_tokens,
+    )
+    assert_nothing_leaks(engine, backend)
+
+
+def test_every_decode_keeps_to_the_rows_that_one_sequence_may_have():
+    engine, backend = new_engine()
+    engine.add(request(1, PROMPT))
+    run(engine)
+    assert backend.facts.outputs_per_sequence == max(backend.rows[1:])
+
+
+def test_nothing_is_guessed_where_that_is_not_wanted():
+    engine, backend = new_engine(speculates=False)
+    engine.add(request(1, PROMPT))
+    assert {1: ANSWER} == run(engine)[0]
+    assert (0, len(ANSWER) + 1) == (engine.stats().drafted_tokens, backend.decodes)
+
+
+@settings(deadline=None)
+@given(
+    text=st.text("ab", max_size=30),
+    is_echo=st.booleans(),
+    limit=st.integers(1, 60),
+    most=st.none() | st.integers(1, 40),
+    stop=st.text("ab", max_size=3),
+)
+def test_guesses_change_nothing_but_the_number_of_decodes(text, is_echo, limit, most, stop):
+    prompt = f"echo:{text}\n" if is_echo else f"x{text}"
+    ends = []
+    for speculates in (True, False):
+        engine, backend = new_engine(speculates)
+        stops = (stop,) if stop else ()
+        engine.add(request(1, prompt, limit_tokens=len(prompt) + limit, max_new_tokens=most, stop=stops))
+        texts, finishes = run(engine)
+        held = {backend.text(slot) for slot in range(backend.facts.slots)}
+        ends.append((texts, finishes[1].reason, finishes[1].stats.completion_tokens))
+        assert backend.highest_position < len(prompt) + limit
+        assert held <= {b"", (prompt + expected_text(prompt, 60)).encode()[: max(map(len, held))]}
+    assert ends[1] == ends[0]
+
+
+@pytest.mark.parametrize("most", range(1, 20))
+def test_no_more_tokens_than_asked_for_are_generated_or_computed(most):
+    engine, backend = new_engine()
+    engine.add(request(1, PROMPT, max_new_tokens=most))
+    texts, finishes = run(engine)
+    assert ({1: ANSWER[:most]}, most) == (texts, finishes[1].stats.completion_tokens)
+    assert backend.highest_position <= len(PROMPT) + most - 2
+
+
+@pytest.mark.parametrize("room", range(1, 20))
+def test_the_limit_and_the_pool_are_kept_to(room):
+    engine, backend = new_engine(pool_tokens=len(PROMPT) + room)
+    engine.add(request(1, PROMPT))
+    texts, finishes = run(engine)
+    assert ({1: ANSWER[:room]}, "length") == (texts, finishes[1].reason)
+    assert backend.highest_position < len(PROMPT) + room
+
+
+def test_a_stop_string_within_a_draft_ends_the_text_and_leaves_a_right_prefix():
+    engine, backend = new_engine()
+    engine.add(request(1, PROMPT, stop=(ANSWER[20:23],)))
+    assert {1: ANSWER[:20]} == run(engine)[0]
+    assert 0 < engine.stats().accepted_tokens
+    assert (PROMPT + ANSWER).startswith(backend.text(0).decode())
+    engine.add(request(2, PROMPT + ANSWER[:30]))
+    assert {2: ANSWER[30:]} == run(engine)[0]
+
+
+def test_two_running_sequences_are_not_slowed_by_guesses():
+    engine, backend = new_engine()
+    engine.add(request(1, PROMPT))
+    engine.add(request(2, "endless", max_new_tokens=len(ANSWER) + 10))
+    texts, _ = run(engine)
+    assert {1: ANSWER, 2: expected_text("endless", len(ANSWER) + 10)} == texts
+    assert 0 == engine.stats().drafted_tokens
+    assert len(ANSWER) + 10 == backend.decodes
+
+
+def test_guessing_begins_when_the_other_sequence_has_ended_and_stops_for_a_new_one():
+    engine, _ = new_engine()
+    engine.add(request(1, PROMPT))
+    engine.add(request(2, "short", max_new_tokens=5))
+    for _ in range(6):
+        engine.step()
+    assert 0 == engine.stats().drafted_tokens
+    engine.step()
+    drafted = engine.stats().drafted_tokens
+    assert 0 < drafted
+    engine.add(request(3, "another", max_new_tokens=5))
+    engine.step()
+    assert drafted == engine.stats().drafted_tokens
+
+
+def test_nothing_is_guessed_while_somebody_waits():
+    engine, _ = new_engine(max_sequences=1)
+    engine.add(request(1, PROMPT))
+    engine.step()
+    engine.add(request(2, "waiting", max_new_tokens=1))
+    texts, _ = run(engine)
+    assert ANSWER[1:] == texts[1]
+    assert 0 == engine.stats().drafted_tokens
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "window"])
+def test_nothing_is_guessed_where_a_guess_could_not_be_taken_back(kind):
+    engine, _ = new_engine(memory=MemoryTraits(kind=kind, window_tokens=8))
+    engine.add(request(1, PROMPT))
+    assert {1: ANSWER} == run(engine)[0]
+    assert 0 == engine.stats().drafted_tokens
