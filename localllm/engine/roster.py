@@ -77,6 +77,10 @@ class Roster:
             if len(self.active) == self._facts.parallel:
                 if not self._outranks(sequence):
                     return
+                if sequence.saved is None and self._waits_for_prefix(
+                    sequence, self.pool.source_for(sequence.tokens.view())
+                ):
+                    continue  # nobody gives way to one that cannot start yet
                 self.preempt(self._newest_of_lowest_class(), keeps_cells=True)
             if not self._start(sequence):
                 self._is_blocked = True

@@ -37,7 +37,7 @@ def finish_order(engine):
 
 
 def test_an_urgent_request_takes_the_place_of_a_lower_one_and_both_end_right():
-    engine, _ = new_engine(max_sequences=2)
+    engine, backend = new_engine(max_sequences=2, slots=3)
     for number in (1, 2):
         engine.add(request(number, f"batch {number}", priority=2, max_new_tokens=30))
     before = {output.id: output.text for output in engine.step()}
@@ -48,6 +48,23 @@ def test_an_urgent_request_takes_the_place_of_a_lower_one_and_both_end_right():
     assert expected_text("urgent", 5)[1:] == texts[3]
     assert expected_text("batch 1", 30)[2:] == texts[1]
     assert [0, 1, 0] == [finishes[number].stats.preemptions for number in (1, 2, 3)]
+    # Its cells stayed while nobody needed them: nothing was computed twice.
+    assert 2 * (len("batch 1") + 29) + len("urgent") + 4 == backend.computed_rows
+
+
+def test_the_newest_gives_way_even_if_it_started_first():
+    engine, _ = new_engine(max_sequences=2)
+    for number in (1, 2):
+        engine.add(request(number, f"first {number}", priority=1, max_new_tokens=4))
+    engine.step()
+    engine.add(request(3, "older and longer", priority=1, max_new_tokens=20))
+    engine.step()
+    engine.add(request(4, "newer", priority=1, max_new_tokens=20))
+    engine.step()
+    engine.step()
+    assert {3, 4} == {output.id for output in engine.step()}
+    engine.add(request(5, "urgent", max_new_tokens=20))
+    assert {3, 5} == {output.id for output in engine.step()}
 
 
 def test_nobody_gives_way_to_an_equal_or_a_lower_one_or_while_a_place_is_free():
@@ -57,6 +74,18 @@ def test_nobody_gives_way_to_an_equal_or_a_lower_one_or_while_a_place_is_free():
     for number, priority in ((2, 0), (3, 1), (4, 2)):
         engine.add(request(number, f"later {number}", priority=priority, max_new_tokens=20))
     assert [1, 2, 3, 4] == finish_order(engine)
+    assert 0 == engine.stats().preemptions
+
+
+def test_nobody_gives_way_to_one_that_only_waits_for_a_prefix():
+    engine, _ = new_engine(max_sequences=2, batch_tokens=16)
+    shared = "a long beginning that several have in common " * 3
+    engine.add(request(1, shared + "1", priority=2, max_new_tokens=1))
+    engine.step()
+    engine.add(request(2, "short", priority=2, max_new_tokens=4))
+    engine.step()
+    engine.add(request(3, shared + "3", max_new_tokens=1))
+    assert [2, 1, 3] == finish_order(engine)
     assert 0 == engine.stats().preemptions
 
 
@@ -142,13 +171,13 @@ def test_a_device_that_became_slower_is_noticed():
 
 
 def test_a_prompt_that_was_there_before_the_streams_is_computed_in_full_batches():
-    engine, _ = new_engine(batch_tokens=64)
+    engine, _ = new_engine(batch_tokens=128)
     engine.add(request(1, "short", max_new_tokens=50))
-    engine.add(request(2, "p" * 300, max_new_tokens=1))
+    engine.add(request(2, "p" * 600, max_new_tokens=1))
     progress = [0]
     while (outputs := {output.id: output for output in engine.step()})[2].finish is None:
         progress.append(outputs[2].prompt_processed)
-    assert [59, 63, 63, 63] == [after - before for before, after in itertools.pairwise(progress)]
+    assert [123, 127, 127, 127] == [after - before for before, after in itertools.pairwise(progress)]
 
 
 @pytest.mark.parametrize("places", [1, 2])
