@@ -125,6 +125,45 @@ def test_the_least_useful_slot_is_reused_when_none_is_free():
     assert {"first", "third", "fourth"} == contents(backend)
 
 
+def test_what_was_used_again_is_forgotten_in_its_turn():
+    engine, backend = new_engine(max_sequences=1, slots=3)
+    for prompt in ("first", "second", "first again", "third", "last", "new"):
+        ask(engine, prompt)
+    assert {"third", "last", "new"} == contents(backend)
+
+
+def test_each_use_of_a_part_keeps_a_prefix_from_then_on():
+    engine, backend = new_engine(max_sequences=1, slots=4)
+    prompts = ["shared one", "shared two", *"abcdefg", "shared three", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0"]
+    for prompt in prompts:
+        ask(engine, prompt)
+    assert {"shared one", *prompts[-3:]} == contents(backend)
+
+
+def test_a_prefix_that_made_another_one_useless_is_kept_for_the_uses_of_both():
+    engine, backend = new_engine(max_sequences=2, slots=3)
+    longer = "first" + expected_text("first", 2) + " and more"
+    engine.add(request(1, "first", max_new_tokens=3))
+    engine.step()
+    engine.add(request(2, longer, max_new_tokens=5))
+    run(engine)
+    for prompt in "bcde":
+        ask(engine, prompt)
+    assert {(longer + expected_text(longer, 4)), "d", "e"} == contents(backend)
+
+
+def test_the_room_for_a_prompt_is_not_taken_from_the_prefix_it_needs():
+    engine, _ = new_engine(pool_tokens=100)
+    costs = ask(engine, "a" * 40) + ask(engine, "b" * 40) + ask(engine, "a" * 20 + "!" * 30)
+    assert [0, 0, 20] == [cost.cached_tokens for cost in costs]
+
+
+def test_the_slot_for_a_prompt_is_not_taken_from_the_prefix_it_needs():
+    engine, backend = new_engine(max_sequences=1, slots=2)
+    costs = ask(engine, "first one") + ask(engine, "another") + ask(engine, "first two")
+    assert ([0, 0, 6], {"first one", "first two"}) == ([cost.cached_tokens for cost in costs], contents(backend))
+
+
 def test_a_request_that_waits_for_a_prefix_goes_on_when_its_holder_is_cancelled():
     engine, backend = new_engine(batch_tokens=16)
     engine.add(request(1, PREFIX + "first"))
@@ -186,6 +225,14 @@ def test_nothing_is_kept_where_prefixes_are_not_wanted():
     ask(engine, PREFIX)
     assert (0, 0) == (backend.used_cells, engine.stats().idle_prefixes)
     assert len(PREFIX) == rows_of(backend, lambda: ask(engine, PREFIX))
+
+
+def test_nobody_waits_for_a_prefix_where_prefixes_are_not_wanted():
+    engine, _ = new_engine(EnginePolicy(keeps_prefixes=False), batch_tokens=16)
+    for number in (1, 2):
+        engine.add(request(number, PREFIX + str(number), max_new_tokens=1))
+    engine.step()
+    assert 2 == engine.stats().running
 
 
 CHAT = "0123456789" * 6

@@ -33,7 +33,7 @@ class TimedBackend(FakeBackend):
 
     def save(self, slot):
         self.saves += 1
-        return super().save(slot)
+        return super().save(slot).ljust(self.facts.kv_bytes_per_token * len(self.cells[slot]))
 
     def restore(self, slot, state):
         is_restored = super().restore(slot, state)
@@ -136,6 +136,17 @@ def test_a_shared_context_without_room_for_cells_of_its_own_ends_with_length():
     assert (expected_text(PROMPT + " 2", 6), "length") == (texts[2], finishes[2].reason)
 
 
+def test_an_idle_prefix_gives_its_room_for_the_cells_that_a_shift_needs():
+    engine, _ = new_engine(pool_tokens=120)
+    engine.add(request(0, "z" * 60, max_new_tokens=1))
+    run(engine)
+    engine.add(request(1, PROMPT + " 1", max_new_tokens=15))
+    engine.step()
+    engine.add(request(2, PROMPT + " 2", limit_tokens=len(PROMPT) + 12, max_new_tokens=30, shifts=True))
+    texts, _ = run(engine)
+    assert shifted_text(PROMPT + " 2", 30, len(PROMPT) + 12, 0)[0] == texts[2]
+
+
 def test_a_shifted_context_is_no_prefix_of_a_later_prompt():
     engine, _ = new_engine()
     engine.add(request(1, PROMPT, limit_tokens=40, max_new_tokens=60, shifts=True, keep_tokens=9))
@@ -203,22 +214,24 @@ def test_an_interrupt_breaks_off_the_decode_that_is_mostly_for_that_request(long
 def test_an_interrupt_between_decodes_or_for_a_stranger_breaks_off_nothing():
     engine, backend = new_engine(InterruptedBackend)
     engine.add(request(1, PROMPT, max_new_tokens=3))
-    engine.interrupt(1)
     backend.during = lambda: engine.interrupt(99)
-    assert [1, 1, 1] == [len(engine.step()) for _ in range(3)]
+    for _ in range(3):
+        engine.interrupt(1)
+        assert 1 == len(engine.step())
 
 
-def press(policy, row_seconds=0.001, pool_tokens=300):
-    """Two requests that do not fit into the pool together; returns backend, statistics and rows computed twice."""
-    engine, backend = new_engine(policy=policy, pool_tokens=pool_tokens)
+def press(policy, row_seconds=0.001, count=2, size=100):
+    """Requests that do not fit into the pool together; returns the backend and how many rows were computed twice."""
+    engine, backend = new_engine(policy=policy, pool_tokens=3 * size)
     backend.row_seconds = row_seconds
-    for number in (1, 2):
-        engine.add(request(number, str(number) * 100, max_new_tokens=100))
+    prompts = {number: str(number) * (size - number) for number in range(count)}
+    for number, prompt in prompts.items():
+        engine.add(request(number, prompt, max_new_tokens=size))
     texts, _ = run(engine)
-    assert {number: expected_text(str(number) * 100, 100) for number in (1, 2)} == texts
+    assert {number: expected_text(prompt, size) for number, prompt in prompts.items()} == texts
     assert 1 <= engine.stats().preemptions
     assert_nothing_leaks(engine, backend)
-    return backend, backend.computed_rows - 2 * 199
+    return backend, backend.computed_rows - sum(len(prompt) + size - 1 for prompt in prompts.values())
 
 
 def test_the_state_of_a_preempted_sequence_is_saved_and_nothing_computed_twice():
@@ -239,6 +252,16 @@ def test_a_state_that_is_computed_faster_than_it_is_copied_is_not_saved():
 
 def test_a_state_larger_than_the_host_memory_for_it_is_not_saved():
     backend, _ = press(EnginePolicy(speculates=False, saved_bytes_most=120 * 1024))
+    assert 0 == backend.saves
+
+
+def test_states_are_saved_only_while_all_of_them_fit_into_the_host_memory_for_them():
+    assert 0 == press(EnginePolicy(speculates=False), count=3)[1]
+    assert 100 <= press(EnginePolicy(speculates=False, saved_bytes_most=220 * 1024), count=3)[1]
+
+
+def test_a_short_state_is_not_saved():
+    backend, _ = press(EnginePolicy(speculates=False), size=40)
     assert 0 == backend.saves
 
 

@@ -64,6 +64,18 @@ def test_nothing_is_guessed_where_that_is_not_wanted():
     assert (0, len(ANSWER) + 1) == (engine.stats().drafted_tokens, backend.decodes)
 
 
+def test_a_wrong_guess_costs_its_own_row_and_nothing_else():
+    engine, backend = new_engine()
+    answer = "one two three, one two four, one two five, one two three, one two six"
+    engine.add(request(1, f"echo:{answer}\n"))
+    texts, finishes = run(engine)
+    stats = finishes[1].stats
+    assert {1: answer} == texts
+    assert stats.accepted_tokens + 3 < stats.drafted_tokens
+    wrong = stats.drafted_tokens - stats.accepted_tokens
+    assert stats.prompt_tokens + stats.completion_tokens - 1 + wrong == backend.computed_rows
+
+
 @settings(deadline=None)
 @given(
     text=st.text("ab", max_size=30),
@@ -97,9 +109,11 @@ def test_no_more_tokens_than_asked_for_are_generated_or_computed(most):
 
 
 @pytest.mark.parametrize("room", range(1, 20))
-def test_the_limit_and_the_pool_are_kept_to(room):
-    engine, backend = new_engine(pool_tokens=len(PROMPT) + room)
-    engine.add(request(1, PROMPT))
+@pytest.mark.parametrize("bound", ["limit", "pool"])
+def test_the_limit_and_the_pool_are_kept_to(bound, room):
+    most = len(PROMPT) + room
+    engine, backend = new_engine(pool_tokens=most if bound == "pool" else 4096)
+    engine.add(request(1, PROMPT, limit_tokens=most if bound == "limit" else 4096))
     texts, finishes = run(engine)
     assert ({1: ANSWER[:room]}, "length") == (texts, finishes[1].reason)
     assert backend.highest_position < len(PROMPT) + room
