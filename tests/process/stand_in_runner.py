@@ -2,8 +2,8 @@
 
     python tests/process/stand_in_runner.py BEHAVIOUR --read-fd N --write-fd M
 
-answers          streams the prompt back word by word and finishes; `Render` and `Tokenize` work
-waits            streams one word, then nothing until it is cancelled or the pipe closes
+answers          streams the prompt back word by word and finishes; `Render`, `Tokenize` and `Embed` work
+waits            streams one word, and embeds nothing, until it is cancelled or the pipe closes
 holds_back       reports progress and then never finishes loading
 crawls           loads for two seconds with progress every tenth of a second
 hangs_in_render  enters the template and never comes back, for every request whose prompt is "hang"
@@ -29,6 +29,7 @@ import sys
 import time
 from pathlib import Path
 
+from localllm.embedding import Embeddings
 from localllm.generation import ContentDelta, Failed, Finished, GenerationRequest, Usage
 from localllm.runner import protocol
 
@@ -77,6 +78,8 @@ class StandIn:
             case protocol.Render(id=question, request=request):
                 self.say(protocol.RenderStarted(question), protocol.RenderEnded(question))
                 self.say(protocol.Rendered(question, request.prompt or ""))
+            case protocol.Embed(id=question, request=request) if self.behaviour != "waits":
+                self.say(protocol.Embedded(question, Embeddings((b"vector",) * len(request.inputs), 7)))
             case protocol.Tokenize(id=question, text=""):
                 self.say(protocol.Rejected(question, Failed("bad_request", 400, "nothing to tokenize")))
             case protocol.Tokenize(id=question, text=text):

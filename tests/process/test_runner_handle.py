@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 from stand_in_runner import stand_in_command
 
+from localllm.embedding import Embeddings, EmbedRequest
 from localllm.errors import (
     BadRequestError,
     LoadError,
@@ -106,6 +107,28 @@ def test_a_reader_that_is_cancelled_cancels_its_request():
             with pytest.raises(asyncio.CancelledError):
                 await reader
             assert 1 == (await handle.stats()).running
+
+    run(talk())
+
+
+def test_embeddings_come_as_one_answer_and_one_that_is_not_waited_for_is_cancelled():
+    request = EmbedRequest("m", ("a", "b"))
+
+    async def talk() -> None:
+        async with runner("answers") as handle:
+            await handle.load(LOAD, lambda fraction: None)
+            assert Embeddings((b"vector", b"vector"), 7) == await handle.embed(request)
+        async with runner("waits") as handle:
+            await handle.load(LOAD, lambda fraction: None)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await handle.embed(request)
+            assert 1 == (await handle.stats()).running
+            waiting = asyncio.create_task(handle.embed(request))
+            await asyncio.sleep(0)
+            await handle.stop()
+            with pytest.raises(RunnerCrashedError):
+                await waiting
 
     run(talk())
 
