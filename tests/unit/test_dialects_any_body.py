@@ -7,15 +7,20 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.dialects import ollama, openai
+from localllm.dialects import ollama, ollama_embed, openai, openai_embed
 from localllm.dialects.body import Decoded
+from localllm.embedding import EmbedRequest
 from localllm.errors import LocalllmError
 
-DECODERS = (ollama.decode_chat, ollama.decode_generate, openai.decode_chat)
+DECODERS = (
+    ollama.decode_chat, ollama.decode_generate, openai.decode_chat, ollama_embed.decode_embed,
+    ollama_embed.decode_embeddings, openai_embed.decode_embeddings,
+)  # fmt: skip
 WORDS = (
     "model", "messages", "role", "content", "tool_calls", "function", "name", "arguments", "tools", "type", "text",
     "options", "stop", "seed", "temperature", "num_ctx", "logit_bias", "keep_alive", "format", "think", "stream",
     "response_format", "json_schema", "schema", "max_tokens", "n", "user", "assistant", "tool", "json", "prompt", "raw",
+    "input", "dimensions", "encoding_format", "logprobs", "top_logprobs",
 )  # fmt: skip
 scalars = (
     st.none()
@@ -37,7 +42,7 @@ def check(body: bytes) -> None:
     statuses = set()
     for decode in DECODERS:
         try:
-            assert isinstance(decode(body), Decoded)
+            assert isinstance(decode(body), Decoded | EmbedRequest | tuple)
         except LocalllmError as error:
             statuses.add(error.status)
     assert statuses <= {400, 404}
