@@ -78,8 +78,10 @@ class Pool:
     def place(self, tokens: TokenArray, request_id: int, source: Source) -> Resident | None:
         """A slot for `tokens` that already holds what `source` gives; None when every slot is taken by running ones."""
         self._admissions += 1
-        if source.resident is not None:
-            source.resident.last_used = self._admissions
+        if source.resident is not None and self._residents.get(source.resident.slot) is not source.resident:
+            source = Source()  # it had to go
+        if source.kept is not None:
+            source.kept.last_used = self._admissions
         resident = self._take_over(source) or self._copy(source)
         if resident is not None:
             resident.tokens, resident.request_id, resident.prompt_length = tokens, request_id, len(tokens)
@@ -194,7 +196,7 @@ class Pool:
         return resident if is_there else None
 
     def _copy(self, source: Source) -> Resident | None:
-        slot = self._free_slot(source.resident)
+        slot = self._free_slot(source.kept)
         if slot is None:
             return None
         resident = self._residents[slot] = Resident(slot, TokenArray([]), 0)
@@ -209,7 +211,7 @@ class Pool:
         self.cells.share(giver.slot, taker.slot, length)
         taker.computed = length
         taker.checkpoints = {at: state for at, state in giver.checkpoints.items() if at <= source.length}
-        giver.shares += 1
+        giver.shares += source.kept is giver
         if length > source.length and not self.rewind(taker, source.length, source.usable.checkpoint):
             # A copy may keep less of a window than its original: the last checkpoint is a way back all the same.
             at, checkpoint = max(taker.checkpoints.items(), default=(0, None))

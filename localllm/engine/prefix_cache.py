@@ -63,6 +63,11 @@ class Source:
         """Tokens that need not be computed."""
         return self.usable.length
 
+    @property
+    def kept(self) -> Resident | None:
+        """What must stay for this prompt. All texts begin a bit alike: a few tokens are no use of what they are in."""
+        return self.resident if self.length >= LEAST_SHARED_TOKENS else None
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:

@@ -158,10 +158,10 @@ class Roster:
         elif self._waits_for_prefix(sequence, source):
             return True
         needed = len(tokens) - source.length
-        available = self.pool.available(source.resident)
+        available = self.pool.available(source.kept)
         if not may_admit([Load(one.to_compute, 0) for one in self.active], needed, available):
             return False
-        self.pool.make_room(min(needed, available), source.resident)
+        self.pool.make_room(min(needed, available), source.kept)
         if not self._place(sequence, source):
             return False
         self.waiting.remove(sequence)

@@ -111,8 +111,8 @@ def test_the_least_recently_used_prefix_goes_first_when_room_is_needed():
 
 
 def test_a_prefix_that_several_used_stays_longer():
-    engine, backend = new_engine(pool_tokens=105)
-    shared, user, second, third, fourth = "a" * 30, "a" * 20 + "!" * 10, "b" * 25, "c" * 25, "d" * 30
+    engine, backend = new_engine(pool_tokens=115)
+    shared, user, second, third, fourth = "a" * 40, "a" * 32 + "!" * 10, "b" * 25, "c" * 25, "d" * 30
     for prompt in (shared, user, second, third, fourth):
         ask(engine, prompt)
     assert {shared, third, fourth} == contents(backend)
@@ -132,18 +132,33 @@ def test_what_was_used_again_is_forgotten_in_its_turn():
     assert {"third", "last", "new"} == contents(backend)
 
 
-def test_each_use_of_a_part_keeps_a_prefix_from_then_on():
-    engine, backend = new_engine(max_sequences=1, slots=4)
-    prompts = ["shared one", "shared two", *"abcdefg", "shared three", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0"]
+def test_a_beginning_that_all_prompts_have_keeps_nothing():
+    engine, backend = new_engine(max_sequences=1, slots=3)
+    for prompt in ("^old", "^second", "^third", "^new"):
+        ask(engine, prompt)
+    assert {"^second", "^third", "^new"} == contents(backend)
+
+
+def test_a_beginning_that_all_prompts_have_keeps_no_cells_either():
+    engine, backend = new_engine(pool_tokens=30)
+    prompts = ["^" + letter * 9 for letter in "abcd"]
     for prompt in prompts:
         ask(engine, prompt)
-    assert {"shared one", *prompts[-3:]} == contents(backend)
+    assert set(prompts[1:]) == contents(backend)
+
+
+def test_each_use_of_a_part_keeps_a_prefix_from_then_on():
+    engine, backend = new_engine(max_sequences=1, slots=4)
+    prompts = [PREFIX + "one", PREFIX + "two", *"bcdefgh", PREFIX + "three", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0"]
+    for prompt in prompts:
+        ask(engine, prompt)
+    assert {prompts[0], *prompts[-3:]} == contents(backend)
 
 
 def test_a_prefix_that_made_another_one_useless_is_kept_for_the_uses_of_both():
     engine, backend = new_engine(max_sequences=2, slots=3)
-    longer = "first" + expected_text("first", 2) + " and more"
-    engine.add(request(1, "first", max_new_tokens=3))
+    longer = PREFIX + expected_text(PREFIX, 2) + " and more"
+    engine.add(request(1, PREFIX, max_new_tokens=3))
     engine.step()
     engine.add(request(2, longer, max_new_tokens=5))
     run(engine)
@@ -154,14 +169,17 @@ def test_a_prefix_that_made_another_one_useless_is_kept_for_the_uses_of_both():
 
 def test_the_room_for_a_prompt_is_not_taken_from_the_prefix_it_needs():
     engine, _ = new_engine(pool_tokens=100)
-    costs = ask(engine, "a" * 40) + ask(engine, "b" * 40) + ask(engine, "a" * 20 + "!" * 30)
-    assert [0, 0, 20] == [cost.cached_tokens for cost in costs]
+    costs = ask(engine, "a" * 40) + ask(engine, "b" * 40) + ask(engine, "a" * 32 + "!" * 30)
+    assert [0, 0, 32] == [cost.cached_tokens for cost in costs]
 
 
 def test_the_slot_for_a_prompt_is_not_taken_from_the_prefix_it_needs():
     engine, backend = new_engine(max_sequences=1, slots=2)
-    costs = ask(engine, "first one") + ask(engine, "another") + ask(engine, "first two")
-    assert ([0, 0, 6], {"first one", "first two"}) == ([cost.cached_tokens for cost in costs], contents(backend))
+    for prompt in (PREFIX + "one", PREFIX + "two", PREFIX.upper() + "one"):  # the first is worth more
+        ask(engine, prompt)
+    (cost,) = ask(engine, PREFIX.upper() + "two")
+    held = {PREFIX.upper() + "one", PREFIX.upper() + "two"}
+    assert (len(PREFIX), held) == (cost.cached_tokens, contents(backend))
 
 
 def test_a_request_that_waits_for_a_prefix_goes_on_when_its_holder_is_cancelled():
