@@ -165,8 +165,8 @@ def test_a_device_that_became_slower_is_noticed():
     engine, backend = new_engine(batch_tokens=256)
     start_a_stream(engine)
     backend.slowness = 50.0
-    start_a_stream_again = [engine.step() for _ in range(30)]
-    assert all(start_a_stream_again)
+    for _ in range(30):
+        engine.step()
     assert max(seconds for seconds, _ in late_steps(engine, backend, 1000)[20:]) <= 50 * 2.2 * ALONE_SECONDS
 
 
