@@ -57,7 +57,7 @@ class BackendFacts:
     """What the engine and the runner need to know of a loaded model. Sizes in bytes, lengths in tokens.
 
     `parallel` sequences run at once; the other `slots` keep idle prefixes. `outputs_per_sequence` rows of one sequence
-    may have logits in one batch. `kv_bytes_per_token` is 0 when it is not known.
+    may have logits in one batch. `kv_bytes_per_token` is 0 when it is not known. `threads` compute on the CPU.
     """
 
     vocabulary_size: int
@@ -70,6 +70,7 @@ class BackendFacts:
     layout_reason: str = ""
     outputs_per_sequence: int = 1
     kv_bytes_per_token: int = 0
+    threads: int = 1
     weight_bytes: int = 0
     kv_bytes: int = 0
     gpu_bytes: int = 0
@@ -145,6 +146,9 @@ class Backend(Protocol):
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The logits of a row of the last batch, shape (vocabulary_size,): a view that samplers and decodes change."""
+
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads from the next decode on; 1 to the number it was loaded with."""
 
     def interrupt(self) -> None:
         """End the decode that runs now, if the device can; thread-safe. The next decode is not affected."""

@@ -24,6 +24,7 @@ from localllm.engine.pace import Pace
 from localllm.engine.roster import Roster
 from localllm.engine.sequence import Finish, FinishReason, Sequence, SequenceOutput, SequenceRequest
 from localllm.engine.speculation import PromptLookup
+from localllm.engine.threads import ThreadTuner
 from localllm.errors import PromptTooLongError
 
 
@@ -58,9 +59,18 @@ class EngineStats:
 
 
 class Engine:
-    """Generates for many sequences at once on one backend. `clock` gives seconds that only go forward."""
+    """Generates for many sequences at once on one backend. `clock` gives seconds that only go forward.
 
-    def __init__(self, backend: Backend, clock: Callable[[], float], policy: EnginePolicy | None = None) -> None:
+    `forced_off` counts how often the process was taken off a core so far; without it threads are never tuned.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Callable[[], float],
+        policy: EnginePolicy | None = None,
+        forced_off: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._backend = backend
         self._clock = clock
         self._policy = policy or EnginePolicy()
@@ -70,6 +80,9 @@ class Engine:
         )
         self._pool = self._roster.pool
         self._pace = Pace(self._facts.batch_tokens, self._policy.stretch)
+        self._forced_off = forced_off
+        self._tuner = ThreadTuner(self._facts.threads)
+        self._threads = self._facts.threads
         self._lookups: dict[int, PromptLookup] = {}
         self._chunk_most = self._facts.batch_tokens  # smaller while the backend has less room than it said
         self._in_flight: dict[int, int] = {}  # rows of the decode that runs, by request
@@ -164,7 +177,10 @@ class Engine:
 
     def _compute(self, works: list[Work]) -> list[SequenceOutput]:
         self._in_flight = {work.sequence.request.id: work.rows for work in works}
-        started = self._clock()
+        # A prompt's step is long: its threads meet seldom in comparison, and lose little where a core is shared.
+        has_prompt = any(work.count > 1 for work in works)
+        self._use_threads(self._facts.threads if has_prompt else self._tuner.threads)
+        started, forced_off = self._clock(), self._forced_off()
         try:
             status = self._backend.decode(build_batch(works))
         except EngineError as error:
@@ -180,11 +196,18 @@ class Engine:
             return []
         self._chunk_most = self._facts.batch_tokens
         self._counts["steps"] += 1
-        return self._collect(works, self._clock() - started)
+        return self._collect(works, self._clock() - started, self._forced_off() - forced_off)
 
-    def _collect(self, works: list[Work], seconds: float) -> list[SequenceOutput]:
+    def _use_threads(self, count: int) -> None:
+        if count != self._threads:
+            self._threads = count
+            self._backend.use_threads(count)
+
+    def _collect(self, works: list[Work], seconds: float, forced_off: int) -> list[SequenceOutput]:
         prompt_rows = sum(work.count for work in works if work.count > 1)
         self._pace.observe(sum(work.count == 1 for work in works), prompt_rows, seconds)
+        if not prompt_rows:
+            self._tuner.observe(sum(work.rows for work in works), seconds, forced_off)
         outputs: list[SequenceOutput] = []
         row = 0
         for work in works:

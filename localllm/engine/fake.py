@@ -139,6 +139,9 @@ class FakeBackend:
         logits[[token, (token + 1) % self.facts.vocabulary_size]] = 8.0, 4.0
         return logits
 
+    def use_threads(self, count: int) -> None:
+        """It has but one."""
+
     def interrupt(self) -> None:
         """Half of the next batch is computed, and then no more."""
         self.interrupts_next = True

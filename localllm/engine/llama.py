@@ -157,6 +157,7 @@ class LlamaBackend:
             layout_reason=self.layout.reason,
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
             kv_bytes_per_token=self._model.kv_bytes_per_token,
+            threads=config.threads,
             weight_bytes=native.llama_model_size(self._handle),
             kv_bytes=sizes.kv_bytes,
             gpu_bytes=sizes.gpu_bytes,
@@ -230,6 +231,11 @@ class LlamaBackend:
             case 2:
                 return "interrupted"
         raise EngineError(f"llama.cpp failed to compute the batch (code {code})")
+
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads from the next decode on."""
+        count = max(1, min(count, self.facts.threads))
+        native.llama_set_n_threads(self.context, count, count)
 
     def interrupt(self) -> None:
         """llama.cpp looks at the flag before each operation on a CPU; a GPU finishes the batch."""

@@ -38,6 +38,11 @@ from localllm.runner.conversation import Conversations, Prepared, Rejection, Sou
 from localllm.runner.embedding import EmbeddingTexts, EmbeddingWorker, Inbox, describe_embedder, open_embedder
 from localllm.runner.speaker import Speaker, Spoken
 
+try:
+    import resource
+except ImportError:  # Windows does not tell: threads are not tuned there
+    resource = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
 Work = protocol.Generate | protocol.Tokenize | protocol.Render
@@ -330,10 +335,15 @@ def serve_answers(pipe: Pipe, load: protocol.Load, inbox: Inbox, reader: Reader)
     )
     conversations = Conversations(backend, load.template, sources)
     Preparer(pipe, conversations, inbox, reader.work).start()
-    engine = Engine(backend, time.monotonic, EnginePolicy(stretch=load.stream_slowdown))
+    engine = Engine(backend, time.monotonic, EnginePolicy(stretch=load.stream_slowdown), _forced_off)
     reader.interrupt = engine.interrupt
     pipe.send(describe(backend, time.monotonic() - started))
     Worker(pipe, engine, backend.facts.pool_tokens, inbox, reader.preparing).run()
+
+
+def _forced_off() -> int:
+    """How often a thread of this process had to give up its core before it was done."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
 
 
 def _resident_bytes() -> int:

@@ -25,7 +25,7 @@ from localllm.placement.plan import plan
 
 def open_backend(model: Path) -> LlamaBackend:
     """As runner/worker opens it for the daemon's Load."""
-    layout = plan(load_settings(os.environ), Options(), host())
+    layout = plan(load_settings(os.environ), Options(), host(), model.stat().st_size)
     config = LlamaConfig(
         model_path=model,
         max_sequences=layout.parallel,

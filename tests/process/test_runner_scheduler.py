@@ -327,6 +327,13 @@ def test_a_fault_in_starting_a_runner_is_an_error_for_who_waits_and_not_a_hang(t
 def test_a_model_file_says_more_than_the_settings_and_these_more_than_the_host(tmp_path):
     settings = stand_in_runner_fleet(tmp_path)._settings
     host = Host(physical_cores=6, total_bytes=16 * 2**30, available_bytes=8 * 2**30)
-    assert Plan(2, 0, 2 * 2**30, 512, 6, -1, True) == plan(settings, Options(), host)
+    assert Plan(2, 0, 2 * 2**30, 512, 6, -1, True) == plan(settings, Options(), host, 4 * 10**9)
     options = Options(num_thread=3, num_batch=64, num_gpu=0, use_mmap=False, num_ctx=1024)
-    assert Plan(2, 0, 2 * 2**30, 64, 3, 0, False) == plan(settings, options, host)
+    assert Plan(2, 0, 2 * 2**30, 64, 3, 0, False) == plan(settings, options, host, 4 * 10**9)
+
+
+def test_a_very_small_model_gets_one_thread_unless_somebody_asks_for_more(tmp_path):
+    settings = stand_in_runner_fleet(tmp_path)._settings
+    host = Host(physical_cores=6, total_bytes=16 * 2**30, available_bytes=8 * 2**30)
+    assert 1 == plan(settings, Options(), host, 3 * 10**6).threads
+    assert 4 == plan(settings, Options(num_thread=4), host, 3 * 10**6).threads

@@ -1,0 +1,58 @@
+"""The number of threads: all of them on a quiet machine, fewer while others take the cores, all again afterwards."""
+
+from localllm.engine.threads import COMPARED_STEPS, ThreadTuner
+
+
+def run(tuner: ThreadTuner, steps: int, seconds_by_threads: dict[int, float], forced_off: int) -> list[int]:
+    """The thread counts of so many steps on a machine where a step takes that long."""
+    used = []
+    for _ in range(steps):
+        used.append(tuner.threads)
+        tuner.observe(4, seconds_by_threads[tuner.threads], forced_off)
+    return used
+
+
+QUIET = {1: 0.08, 2: 0.04, 4: 0.02}
+BUSY = {1: 0.09, 2: 0.2, 4: 0.5}
+
+
+def test_on_a_quiet_machine_all_threads_are_used_and_nothing_is_tried() -> None:
+    assert {4} == set(run(ThreadTuner(4), 500, QUIET, forced_off=0))
+
+
+def test_while_others_take_the_cores_it_comes_down_to_what_is_fastest() -> None:
+    tuner = ThreadTuner(4)
+    run(tuner, 40, BUSY, forced_off=5)
+    assert 1 == tuner.threads
+
+
+def test_when_the_machine_is_quiet_again_all_threads_come_back() -> None:
+    tuner = ThreadTuner(4)
+    run(tuner, 40, BUSY, forced_off=5)
+    run(tuner, 400, QUIET, forced_off=0)
+    assert 4 == tuner.threads
+
+
+def test_interruptions_that_do_not_slow_it_down_cost_ever_fewer_trials() -> None:
+    used = run(ThreadTuner(2), 2000, {1: 0.08, 2: 0.04}, forced_off=3)
+    assert 2 == used[-1]
+    assert used.count(1) < 40
+
+
+def test_steps_with_other_rows_are_not_compared() -> None:
+    tuner = ThreadTuner(2)
+    for step in range(COMPARED_STEPS * 4):
+        tuner.observe(1 + step % 2, 0.5, forced_off=9)
+    assert 2 == tuner.threads
+
+
+def test_one_thread_stays_one() -> None:
+    assert {1} == set(run(ThreadTuner(1), 100, {1: 0.1}, forced_off=9))
+
+
+def test_a_trial_that_is_hopeless_ends_with_its_first_step() -> None:
+    tuner = ThreadTuner(2)
+    run(tuner, 40, {1: 0.05, 2: 1.0}, forced_off=5)
+    assert 1 == tuner.threads
+    used = run(tuner, 1000, {1: 0.05, 2: 1.0}, forced_off=0)
+    assert 1 <= used.count(2) <= 6
