@@ -292,15 +292,15 @@ class Engine:
         return self._finish(sequence, reason, text, tuple(taken), is_stopped=is_stopped)
 
     def _shift(self, sequence: Sequence) -> bool:
-        """Drop the older half of what follows the kept tokens, if that was asked for and is possible."""
+        """Drop the older half of what follows the kept tokens, if that was asked for and leaves room for a token."""
         resident = sequence.resident
         keep = min(sequence.request.keep_tokens, sequence.prompt_length - 1)
         drop = (sequence.computed - keep) // 2
-        if not sequence.request.shifts or not self._facts.memory.can_shift or drop < 1 or resident is None:
-            return False
-        if not self._pool.shift(resident, keep, drop):
+        if not sequence.request.shifts or drop < 1 or resident is None:
             return False
         sequence.tokens.cut(keep, keep + drop)
+        if not self._facts.memory.can_shift or not self._pool.shift(resident, keep, drop):
+            self._pool.cut_back(resident, keep)  # what follows is computed again, at its new place
         sequence.dropped_tokens += drop
         return True
 

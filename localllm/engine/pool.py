@@ -107,6 +107,13 @@ class Pool:
         if not self._backend.rewind(resident.slot, resident.computed):
             self._empty(resident)
 
+    def cut_back(self, resident: Resident, length: int) -> None:
+        """Keep the first `length` tokens, or where the memory cannot, the way back before them, or nothing."""
+        at, checkpoint = max(((at, one) for at, one in resident.checkpoints.items() if at <= length), default=(0, None))
+        if not self.rewind(resident, length) and not self.rewind(resident, at, checkpoint):
+            self._empty(resident)
+        resident.prompt_length = len(resident.tokens)
+
     def _empty(self, resident: Resident) -> None:
         self._backend.forget(resident.slot)
         self.cells.truncate(resident.slot, 0)

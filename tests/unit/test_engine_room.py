@@ -59,10 +59,19 @@ def shifted_text(prompt, count, limit, keep):
     return bytes(said).decode(), dropped
 
 
-@pytest.mark.parametrize("layout", ["unified", "streams"])
+MEMORIES = {
+    "unified": MemoryTraits(),
+    "streams": MemoryTraits(layout="streams"),
+    "cannot shift": MemoryTraits(can_shift=False),
+    "window": MemoryTraits(kind="window", window_tokens=8, can_shift=False),
+    "recurrent": MemoryTraits(kind="recurrent", can_shift=False),
+}
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("keep", [0, 9, len(PROMPT) - 1])
-def test_a_full_context_loses_the_older_half_of_what_is_not_kept(layout, keep):
-    engine, backend = new_engine(memory=MemoryTraits(layout=layout))
+def test_a_full_context_loses_the_older_half_of_what_is_not_kept(memory, keep):
+    engine, backend = new_engine(memory=MEMORIES[memory])
     limit = len(PROMPT) + 12
     engine.add(request(1, PROMPT, limit_tokens=limit, max_new_tokens=60, shifts=True, keep_tokens=keep))
     texts, finishes = run(engine)
@@ -92,10 +101,9 @@ def test_more_than_the_prompt_cannot_be_kept():
     assert {1: text} == run(engine)[0]
 
 
-@pytest.mark.parametrize(("shifts", "can_shift"), [(False, True), (True, False)], ids=["not asked for", "not possible"])
-def test_a_context_that_is_not_to_be_shifted_ends_with_length(shifts, can_shift):
-    engine, _ = new_engine(memory=MemoryTraits(can_shift=can_shift))
-    engine.add(request(1, PROMPT, limit_tokens=40, max_new_tokens=60, shifts=shifts))
+def test_a_context_that_is_not_to_be_shifted_ends_with_length():
+    engine, _ = new_engine()
+    engine.add(request(1, PROMPT, limit_tokens=40, max_new_tokens=60))
     texts, finishes = run(engine)
     assert {1: expected_text(PROMPT, 40 - len(PROMPT))} == texts
     assert ("length", 0) == (finishes[1].reason, finishes[1].stats.dropped_tokens)
@@ -126,14 +134,21 @@ def test_a_shift_of_what_is_kept_alone_needs_no_cells_of_its_own():
     assert 0 == backend.saves
 
 
-def test_a_shared_context_without_room_for_cells_of_its_own_ends_with_length():
-    engine, _ = new_engine(pool_tokens=70)
+def test_a_shared_context_without_room_for_cells_of_its_own_is_computed_again():
+    engine, backend = new_engine(pool_tokens=70)
+    limit = len(PROMPT) + 8
     engine.add(request(1, PROMPT + " 1", max_new_tokens=20))
     engine.step()
-    engine.add(request(2, PROMPT + " 2", limit_tokens=len(PROMPT) + 8, max_new_tokens=60, shifts=True))
+    engine.add(request(2, PROMPT + " 2", limit_tokens=limit, max_new_tokens=60, shifts=True))
     texts, finishes = run(engine)
+    text, dropped = shifted_text(PROMPT + " 2", 60, limit, 0)
     assert expected_text(PROMPT + " 1", 20)[1:] == texts[1]
-    assert (expected_text(PROMPT + " 2", 6), "length") == (texts[2], finishes[2].reason)
+    assert (text, 60, dropped) == (
+        texts[2],
+        finishes[2].stats.completion_tokens,
+        finishes[2].stats.dropped_tokens,
+    )
+    assert_nothing_leaks(engine, backend)
 
 
 def test_an_idle_prefix_gives_its_room_for_the_cells_that_a_shift_needs():
