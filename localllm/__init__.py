@@ -6,7 +6,7 @@ The packages, in the order a request meets them. Imports point down this list on
     client.py        the HTTP client (httpx) the CLI uses; a public API too
     server/          HTTP in, HTTP out, the wiring
     dialects/        JSON <-> generation.py's types, pure: ollama openai framing
-    store/           names, manifests and the files they point at
+    store/           names, manifests and the files they point at; pulls them from Hugging Face's hub
     scheduler/       which models are loaded, who waits, who makes room
     placement/       how a model lies on this machine
     runner/          one child process per loaded model: protocol, parent side, child side
@@ -16,11 +16,14 @@ The packages, in the order a request meets them. Imports point down this list on
     gguf_file.py     one open GGUF file: bounded reads, the same bytes throughout
     gguf_types.py    GGUF's numbers: tensor types, file types, value types
     modelfile.py     the Modelfile grammar
+    pulling.py       what a download is asked, and the events that tell how it goes
     embedding.py     the one request for embeddings and its answer
     generation.py    the one request and the one event vocabulary
     config.py        Settings: the only reader of environment and config file
     durations.py     lengths of time as people write them
+    sizes.py         amounts of bytes as people write them
     errors.py        one error tree, drawn
+    remote_errors.py errors as they arrive over HTTP
     logs.py          how a log line looks
     version.py       the version
 

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from localllm import errors
-from localllm.errors import DaemonAbsentError, DaemonError, LocalllmError, ModelNotFoundError, RemoteError
+from localllm.errors import DaemonAbsentError, DaemonError
+from localllm.remote_errors import error_of, stream_error
 
 
 @contextmanager
@@ -189,6 +189,27 @@ class ChatChunk(Metrics, frozen=True):
     done_reason: str | None = None
 
 
+class PullBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of /api/pull. `limit_rate` is bytes per second, 0 for no limit."""
+
+    model: str
+    limit_rate: int = 0
+
+
+class PullLine(msgspec.Struct, frozen=True):
+    """How a pull goes: a status in words; with a `digest` how much of one file is there, in bytes."""
+
+    status: str = ""
+    digest: str | None = None
+    file: str | None = None
+    total: int = 0
+    completed: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.status == "success"
+
+
 class _ModelList(msgspec.Struct):
     models: tuple[ModelSummary, ...] | None = None
 
@@ -197,18 +218,7 @@ class _RunningList(msgspec.Struct):
     models: tuple[RunningModel, ...] | None = None
 
 
-class _ErrorObject(msgspec.Struct):
-    message: str = ""
-    code: str | int | None = None
-
-
-class _ErrorBody(msgspec.Struct):
-    error: str | _ErrorObject | None = None
-    code: str | None = None
-    hint: str | None = None
-
-
-_Chunk = TypeVar("_Chunk", GenerateChunk, ChatChunk)
+_Chunk = TypeVar("_Chunk", GenerateChunk, ChatChunk, PullLine)
 _Answer = TypeVar("_Answer")
 
 
@@ -266,6 +276,10 @@ class Client:
         body = {"model": name, "keep_alive": 0, "stream": False}
         self._ask("POST", "/api/generate", GenerateChunk, body, name=name, seconds=None)
 
+    def pull(self, name: str, limit_bytes_per_second: int = 0) -> Generator[PullLine, None, None]:
+        """Download a model. Ends with a line that is `done`, or raises; closing it stops the download."""
+        return self._stream("/api/pull", name, PullBody(name, limit_bytes_per_second), PullLine)
+
     def generate(self, request: GenerateRequest) -> Generator[GenerateChunk, None, None]:
         """Stream an answer to a prompt. Ends with a chunk that is `done`, or raises."""
         return self._stream("/api/generate", request.model, request, GenerateChunk)
@@ -289,11 +303,11 @@ class Client:
         with _connection_errors(self.base_url):
             response = self._http.request(method, path, content=content, headers=_JSON, timeout=timeout)
         if response.is_error:
-            raise _error_of(response.content, response.status_code, name)
+            raise error_of(response.content, response.status_code, name)
         return _decoded(response.content, kind, self.base_url) if kind else None  # type: ignore[return-value]
 
     def _stream(
-        self, path: str, name: str, body: GenerateRequest | ChatRequest, kind: type[_Chunk]
+        self, path: str, name: str, body: GenerateRequest | ChatRequest | PullBody, kind: type[_Chunk]
     ) -> Generator[_Chunk, None, None]:
         # No read timeout: a prompt may wait in a queue, or a model load, for longer than any number picked here.
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
@@ -303,9 +317,9 @@ class Client:
             self._http.stream("POST", path, content=content, headers=_JSON, timeout=timeout) as response,
         ):
             if response.is_error:
-                raise _error_of(response.read(), response.status_code, name)
+                raise error_of(response.read(), response.status_code, name)
             for line in _lines(response.iter_bytes()):
-                if b'"error"' in line and (error := _stream_error(line, name)):
+                if b'"error"' in line and (error := stream_error(line, name)):
                     raise error
                 chunk = _decoded(line, kind, self.base_url)
                 yield chunk
@@ -360,40 +374,3 @@ def _decoded(body: bytes, kind: type[_Answer], base_url: str) -> _Answer:
             f"what answers at {base_url} does not speak localllm's API ({error})",
             hint="LOCALLLM_HOST says where the daemon is",
         ) from error
-
-
-def _stream_error(line: bytes, name: str) -> LocalllmError | None:
-    try:
-        body = msgspec.json.decode(line, type=_ErrorBody)
-    except msgspec.MsgspecError:  # the chunk decoder says what is wrong with it
-        return None
-    return _error_of(line, 200, name) if body.error is not None else None
-
-
-def _error_of(content: bytes, status: int, name: str) -> LocalllmError:
-    try:
-        body = msgspec.json.decode(content, type=_ErrorBody)
-    except msgspec.MsgspecError:  # a proxy's page, or another program's
-        body = _ErrorBody(error=f"HTTP {status}")
-    detail = body.error if isinstance(body.error, _ErrorObject) else _ErrorObject(message=body.error or "")
-    message = detail.message or f"HTTP {status}"
-    code = body.code or detail.code
-    if name and (code == ModelNotFoundError.code or (code is None and status == 404)):
-        missing = ModelNotFoundError(name)
-        missing.hint = body.hint or missing.hint
-        return missing
-    if code == errors.ShuttingDownError.code:
-        return errors.ShuttingDownError(message)
-    kind = _PLAIN_BY_CODE.get(str(code)) or _PLAIN_BY_STATUS.get(status)
-    return kind(message, hint=body.hint) if kind else RemoteError(message, status, hint=body.hint)
-
-
-# Only classes whose constructor takes a message and a hint; others' numbers are not on the wire.
-_PLAIN: tuple[type[LocalllmError], ...] = (
-    errors.BadRequestError, errors.InvalidNameError, errors.InvalidOptionError, errors.UnsupportedError,
-    errors.TemplateError, errors.ModelFileError, errors.UnauthorizedError, errors.AccessDeniedError,
-    errors.RunnerError, errors.LoadError, errors.RunnerCrashedError, errors.RunnerTimeoutError,
-    errors.EngineMismatchError,
-)  # fmt: skip
-_PLAIN_BY_CODE = {kind.code: kind for kind in _PLAIN} | {errors.PromptTooLongError.code: errors.BadRequestError}
-_PLAIN_BY_STATUS = {400: errors.BadRequestError, 401: errors.UnauthorizedError, 403: errors.AccessDeniedError}

@@ -22,6 +22,11 @@
     │   ├── RunnerCrashedError  500  the process died while requests ran
     │   ├── RunnerTimeoutError  500  the process did not answer in time and was replaced
     │   └── EngineMismatchError 500  the engine was built for another CPU
+    ├── HubError                502  Hugging Face's hub, or the way to it, failed
+    │   ├── HubAccessError      403  the repository is private, or its terms have not been accepted
+    │   └── WrongHashError      502  what was downloaded is not what the hub says it is
+    ├── NotOnHubError           404  no such repository, or no such file in it
+    ├── DiskFullError           507  the download does not fit the disk
     ├── RemoteError                  the daemon answered with an error that has no class of its own here
     └── DaemonError                  the CLI cannot reach, start or trust the daemon
         └── DaemonAbsentError        nothing listens at the daemon's address
@@ -222,6 +227,40 @@ class EngineMismatchError(RunnerError):
     """The engine was built for another CPU and dies on this one."""
 
     code = "engine_mismatch"
+
+
+class HubError(LocalllmError):
+    """Hugging Face's hub, or the way to it, failed."""
+
+    code = "hub_error"
+    status = 502
+
+
+class HubAccessError(HubError):
+    """The repository is private, or its terms have not been accepted with the token that was sent."""
+
+    code = "hub_access"
+    status = 403
+
+
+class WrongHashError(HubError):
+    """What was downloaded is not what the hub says it is."""
+
+    code = "wrong_hash"
+
+
+class NotOnHubError(LocalllmError):
+    """No such repository on the hub, or no such file in it."""
+
+    code = "not_on_hub"
+    status = 404
+
+
+class DiskFullError(LocalllmError):
+    """The download does not fit the disk."""
+
+    code = "disk_full"
+    status = 507
 
 
 class DaemonError(LocalllmError):

@@ -33,12 +33,12 @@ LAYERS = (
     ("runner.death", "runner.child"),
     ("runner.protocol",),
     ("dialects", "store", "placement"),
-    ("modelfile",),
+    ("modelfile", "pulling"),
     ("gguf",),
     ("gguf_file", "gguf_types"),
     ("embedding", "generation"),
     ("config", "logs"),
-    ("durations",),
+    ("durations", "remote_errors", "sizes"),
     ("errors", "version"),
 )
 RANKS = {group: rank for rank, row in enumerate(LAYERS) for group in row}

@@ -7,13 +7,13 @@ import os
 import platform
 
 from localllm.cli.daemonize import find_daemon
-from localllm.cli.figures import size_text
 from localllm.cli.output import aligned_lines, error_text, screen_of
 from localllm.client import Client
 from localllm.config import Settings, load_settings
 from localllm.errors import DaemonError, EngineMismatchError
 from localllm.placement.devices import host
 from localllm.runner.preflight import Machine, Preflight, look_at_machine
+from localllm.sizes import size_text
 from localllm.store.bundled import bundled_dir, probe_model
 from localllm.store.store import Store
 from localllm.version import __version__

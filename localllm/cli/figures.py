@@ -1,10 +1,9 @@
-"""How figures are written for people: sizes, ages, durations. Pure; clock values come in as arguments."""
+"""How figures are written for people: ages, durations, places; sizes are in sizes.py. Pure; clock values come in."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-_SIZE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 _AGE_UNITS = (
     (31_536_000, "year"),
     (2_592_000, "month"),
@@ -13,15 +12,6 @@ _AGE_UNITS = (
     (3_600, "hour"),
     (60, "minute"),
 )
-
-
-def size_text(size_bytes: int) -> str:
-    """Bytes in decimal units: 4683087332 → "4.7 GB"."""
-    for unit_bytes, unit in _SIZE_UNITS:
-        if size_bytes >= unit_bytes:
-            value = size_bytes / unit_bytes
-            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f}".removesuffix(".0") + f" {unit}"
-    return f"{size_bytes} B"
 
 
 def span_text(seconds: float) -> str:

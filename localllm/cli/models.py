@@ -1,4 +1,4 @@
-"""`list`, `show`, `create`, `rm` and `pull`: the models there are."""
+"""`list`, `show`, `create` and `rm`: the models there are."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Annotated
 import typer
 
 from localllm.cli.daemonize import connect
-from localllm.cli.figures import age_text, size_text
+from localllm.cli.figures import age_text
 from localllm.cli.output import screen_of
 from localllm.cli.sheet import sheet_lines
 from localllm.client import ModelInfo, ModelSummary
 from localllm.config import load_settings
 from localllm.errors import UnsupportedError
+from localllm.sizes import size_text
 
 _PARTS = ("license", "modelfile", "parameters", "system", "template")
 
@@ -101,16 +102,3 @@ def remove(models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Na
         for name in models:
             client.delete(name)
             screen.out(f"deleted '{name}'\n")
-
-
-def pull(model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name")]) -> None:
-    """Download a model: not in this version yet."""
-    raise UnsupportedError(
-        f"this version of localllm cannot download '{model}' yet",
-        hint=f"get a GGUF file yourself and run `localllm create {short_name(model)} --from file.gguf`",
-    )
-
-
-def short_name(reference: str) -> str:
-    """A name to suggest for a reference such as hf.co/owner/Repo-GGUF:Q4_K_M."""
-    return reference.rstrip("/").rsplit("/", 1)[-1].split(":", 1)[0].lower() or "NAME"

@@ -18,11 +18,10 @@ import typer
 from localllm.cli.answer import AnswerWriter, show_answer, statistics_lines
 from localllm.cli.arguments import AnswerStyle, RunOptions, parse_format, parse_keep_alive_argument, parse_think
 from localllm.cli.daemonize import connect
-from localllm.cli.models import short_name
 from localllm.cli.output import Screen, screen_of
 from localllm.client import Client, GenerateRequest
 from localllm.config import Settings, load_settings
-from localllm.errors import LocalllmError, ModelNotFoundError
+from localllm.errors import ModelNotFoundError
 
 _Value = TypeVar("_Value")
 
@@ -61,13 +60,10 @@ def run(
     if is_path(model):
         options = replace(options, model=_registered(model, settings, screen))
     with connect(settings, screen) as client:
-        try:
-            if text is None and screen.stdout_is_terminal:
-                _chat(client, options, screen, settings)
-            else:
-                ask(client, options, text or "", screen)
-        except ModelNotFoundError as error:
-            raise unknown_model(options.model) from error
+        if text is None and screen.stdout_is_terminal:
+            with_model(client, options.model, screen, lambda: _chat(client, options, screen, settings))
+        else:
+            with_model(client, options.model, screen, lambda: ask(client, options, text or "", screen))
 
 
 def ask(client: Client, options: RunOptions, prompt: str, screen: Screen) -> None:
@@ -100,14 +96,16 @@ def is_path(model: str) -> bool:
     return model.startswith((".", "/", "~", "\\")) or (model.lower().endswith(".gguf") and Path(model).exists())
 
 
-def unknown_model(name: str) -> LocalllmError:
-    """The error for a name that is not registered, with what to do in this version."""
-    error = ModelNotFoundError(name)
-    error.hint = (
-        "this version cannot download models yet: give a GGUF file a name with "
-        f"`localllm create {short_name(name)} --from file.gguf`; `localllm list` shows the models there are"
-    )
-    return error
+def with_model(client: Client, name: str, screen: Screen, work: Callable[[], None]) -> None:
+    """Do what needs the model; when it is not there, pull it and do it then."""
+    try:
+        work()
+    except ModelNotFoundError:
+        # Imported here: most runs pull nothing.
+        from localllm.cli.pull import pull_model
+
+        pull_model(client, name, screen)
+        work()
 
 
 def _parsed(text: str | None, parse: Callable[[str], _Value], option: str) -> _Value | None:

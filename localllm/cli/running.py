@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from localllm.cli.daemonize import connect
-from localllm.cli.figures import processor_text, size_text, until_text
+from localllm.cli.figures import processor_text, until_text
 from localllm.cli.output import screen_of
 from localllm.client import RunningModel
 from localllm.config import load_settings
 from localllm.errors import LocalllmError, ModelNotFoundError
+from localllm.sizes import size_text
 
 _HEADERS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
 _QUEUE_HEADERS = ("ACTIVE", "WAITING")

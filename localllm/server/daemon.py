@@ -28,6 +28,7 @@ from localllm.config import Address, Settings
 from localllm.errors import ShuttingDownError
 from localllm.logs import set_up_logging
 from localllm.placement.devices import host
+from localllm.pulling import Pulled
 from localllm.runner.preflight import Preflight, look_at_machine
 from localllm.scheduler.fleet import RunnerFleet
 from localllm.scheduler.loop import Scheduler
@@ -36,6 +37,7 @@ from localllm.server.access import rules_from
 from localllm.server.activity import Activity
 from localllm.server.app import build_app
 from localllm.server.listener import bound_address, open_listener
+from localllm.server.pulls import Pulls
 from localllm.server.services import Clock, ModelScheduler, Services
 from localllm.store.bundled import bundled_dir, probe_model
 from localllm.store.store import Store
@@ -96,14 +98,20 @@ def _build_scheduler(settings: Settings) -> Scheduler:
 def _build_services(
     settings: Settings, scheduler: ModelScheduler, store_thread: ThreadPoolExecutor, activity: Activity
 ) -> Services:
+    store = Store(settings.models_dir, bundled_dir())
+
+    async def register(name: str, pulled: Pulled) -> None:
+        await asyncio.get_running_loop().run_in_executor(store_thread, store.register_pulled, name, pulled)
+
     return Services(
         settings=settings,
-        store=Store(settings.models_dir, bundled_dir()),
+        store=store,
         scheduler=scheduler,
         store_thread=store_thread,
         clock=Clock(time.monotonic, time.time_ns),
         new_id=lambda: secrets.token_hex(8),
         activity=activity,
+        pulls=Pulls(register),
     )
 
 

@@ -17,8 +17,10 @@ from localllm.config import Settings
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.generation import Event, GenerationRequest
 from localllm.gguf import Header
+from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded
 from localllm.server.activity import Activity
+from localllm.server.pulls import Pulls
 from localllm.store.model import Model
 
 P = ParamSpec("P")
@@ -32,6 +34,8 @@ class ModelStore(Protocol):
     def list(self) -> tuple[Model, ...]: ...
     def delete(self, name: str) -> None: ...
     def header(self, model: Model) -> Header: ...
+    def pull_request(self, name: str) -> PullRequest | None: ...
+    def register_pulled(self, name: str, pulled: Pulled) -> Model: ...
 
 
 class Runner(Protocol):
@@ -101,6 +105,7 @@ class Services:
     clock: Clock
     new_id: Callable[[], str]
     activity: Activity
+    pulls: Pulls
     early_headers_seconds: float = 10.0
 
     async def in_store(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:

@@ -1,9 +1,10 @@
 """A manifest: the JSON file that makes a name stand for a GGUF file. Reads and writes it; decides nothing about models.
 
-    <models_dir>/localllm/manifests/
-    └── <model>/                     lower case
-        ├── <tag>.json               one name; read whole, replaced whole
-        └── .<tag>.json.<random>     a manifest that is being written, or was when the power failed; never read
+    <models_dir>/localllm/
+    ├── manifests/<model>/               lower case
+    │   ├── <tag>.json                   one name; read whole, replaced whole
+    │   └── .<tag>.json.<random>         a manifest that is being written, or was when the power failed; never read
+    └── hub/<owner>/<repository>/        the same for names of Hugging Face's hub
 
 A manifest is written to a temporary file in its folder, flushed to the disk, and renamed over the old one: whoever
 reads sees the old one or the new one, and of two who write at once the last wins, whole.
@@ -23,14 +24,26 @@ import msgspec
 from localllm.errors import ModelFileError
 from localllm.generation import Message, Options
 from localllm.store.model import Facts
+from localllm.store.names import HUB_HOST, hub_manifests
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
 _ATTEMPTS = 20
 
 
+class Part(msgspec.Struct, frozen=True):
+    """A further file of a model in several: what Manifest says of the first."""
+
+    file: str
+    size_bytes: int
+    modified_ns: int
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of one name. The file's `size_bytes` and `modified_ns` tell whether it is still the file it was."""
+    """What is known of one name. The file's `size_bytes` and `modified_ns` tell whether it is still the file it was.
+
+    Of a pulled model, `source` is OWNER/REPO@COMMIT and `digests` the hub's hash of each file; it was verified.
+    """
 
     schema: int
     name: str
@@ -44,6 +57,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     template: str | None = None
     license: str | None = None
     messages: tuple[Message, ...] = ()
+    parts: tuple[Part, ...] = ()
+    source: str | None = None
+    digests: tuple[str, ...] = ()
 
 
 _decoder = msgspec.json.Decoder(Manifest)
@@ -64,7 +80,8 @@ def decode(data: bytes, path: Path) -> Manifest:
     if manifest.schema != SCHEMA:
         message = f"the manifest {path} has schema {manifest.schema}, and this version reads {SCHEMA}"
         raise ModelFileError(message, hint=f"update localllm, or {hint}")
-    if manifest.name.lower() != f"{path.parent.name}:{path.stem}":
+    place = f"{path.parent.name}:{path.stem}"
+    if manifest.name.lower() not in (place, f"{HUB_HOST}/{path.parent.parent.name}/{place}"):
         raise ModelFileError(f"the manifest {path} is damaged: it says it is of '{manifest.name}'", hint=hint)
     return manifest
 
@@ -84,8 +101,9 @@ def read(path: Path) -> bytes | None:
 
 
 def manifest_files(folder: Path) -> list[Path]:
-    """Every manifest under `folder`, in order of name. Raises ModelFileError when a folder cannot be listed."""
-    return [path for model in _entries(folder) for path in _entries(model) if path.suffix == ".json"]
+    """Every manifest of local names, in order, then of the hub's. Raises ModelFileError for a folder without access."""
+    repositories = [entry for owner in _entries(hub_manifests(folder)) for entry in _entries(owner)]
+    return [path for model in (*_entries(folder), *repositories) for path in _entries(model) if path.suffix == ".json"]
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -1,10 +1,11 @@
 """Model names: what may be one, how two compare, and where a name's manifest lies.
 
     [host/][namespace/]model[:tag]          tag "latest" when unsaid; Ollama's default host and namespace are dropped
+    hf.co/OWNER/REPO[:QUANT|:FILE]          of Hugging Face's hub; huggingface.co and a URL's "https://" mean the same
 
 A part starts with a letter, digit or underscore and goes on with these, "." and "-" (namespace: no "."; host: also
 ":"), so that no part can be "..", hidden, or hold a separator. Names are kept as written and compared without case.
-Hosts and namespaces are understood, but nothing can be pulled from them yet.
+Other hosts and namespaces are understood, but nothing can be pulled from them yet.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ DEFAULT_TAG = "latest"
 MAX_PART_LENGTH = 80
 MAX_NAMESPACE_LENGTH = 80
 MAX_HOST_LENGTH = 350
+MAX_HUB_PART_LENGTH = 160  # a tag may be a whole file name
+HUB_HOST = "hf.co"
+_HUB_HOSTS = (HUB_HOST, "huggingface.co")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
@@ -41,6 +45,11 @@ class Name:
         """A plain NAME[:TAG]."""
         return not self.namespace and not self.host
 
+    @property
+    def is_hub(self) -> bool:
+        """A repository of Hugging Face's hub."""
+        return self.host == HUB_HOST
+
     def __str__(self) -> str:
         """The name in full, always with its tag."""
         front = "".join(f"{part}/" for part in (self.host, self.namespace) if part)
@@ -54,7 +63,7 @@ class Name:
 
 def parse_name(text: str) -> Name:
     """Read a model's name. Raises InvalidNameError that says which part is wrong."""
-    front, _, last = text.rpartition("/")
+    front, _, last = text.removeprefix("https://").rpartition("/")
     model, has_tag, tag = last.partition(":")
     host, _, namespace = front.rpartition("/")
     if "/" in host:
@@ -63,9 +72,12 @@ def parse_name(text: str) -> Name:
         raise _invalid(text, "it has an empty namespace")
     if text.startswith("/"):
         raise _invalid(text, "it starts with a slash")
-    _check(text, "model", model, _PART, MAX_PART_LENGTH)
+    if host.lower() in _HUB_HOSTS:
+        host = HUB_HOST
+    limit = MAX_HUB_PART_LENGTH if host == HUB_HOST else MAX_PART_LENGTH
+    _check(text, "model", model, _PART, limit)
     if has_tag:
-        _check(text, "tag", tag, _PART, MAX_PART_LENGTH)
+        _check(text, "tag", tag, _PART, limit)
     if namespace:
         _check(text, "namespace", namespace, _NAMESPACE, MAX_NAMESPACE_LENGTH)
     if host:
@@ -100,9 +112,19 @@ def _invalid(text: str, why: str) -> InvalidNameError:
 
 
 def manifest_path(folder: Path, name: Name) -> Path:
-    """Where the manifest of a local `name` lies under `folder`; the same for every spelling of the name."""
+    """Where the manifest of `name`, a local one or one of the hub, lies; the same for every spelling of the name.
+
+    `folder` is that of local names; those of the hub have the one beside it.
+    """
+    if name.is_hub:
+        return hub_manifests(folder) / name.namespace.lower() / name.model.lower() / f"{name.tag.lower()}.json"
     assert name.is_local
     return folder / name.model.lower() / f"{name.tag.lower()}.json"
+
+
+def hub_manifests(folder: Path) -> Path:
+    """The folder with the manifests of the hub's names, beside that of local names."""
+    return folder.with_name("hub")
 
 
 def name_from_file(path: Path) -> str:

@@ -1,7 +1,9 @@
 """The models there are: finds, lists, registers and forgets names. Owns the manifests; never writes to a model's file.
 
     <models_dir>/localllm/manifests/<model>/<tag>.json     registered (see manifest.py): the GGUF is used where it lies
+    <models_dir>/localllm/hub/<owner>/<repo>/<tag>.json    the same, for names of Hugging Face's hub
     <bundled_dir>/<model>/Modelfile                        bundled (see bundled.py): read-only, always :latest
+    <bundled_dir>/<model>/<tag>.Modelfile                  can be pulled (see catalogue.py)
 
 A registered name hides a bundled one; deleting it shows the bundled one again. Finding and listing read manifests only.
 Every method touches the disk for a moment; none keeps state but for headers already read.
@@ -17,17 +19,21 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from localllm.errors import BadRequestError, InvalidNameError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.gguf import Header
 from localllm.modelfile import Modelfile, write
+from localllm.pulling import Pulled, PullRequest
 from localllm.store import manifest as manifests
 from localllm.store.bundled import bundled_manifest, bundled_names
-from localllm.store.headers import Headers, fingerprint
-from localllm.store.manifest import SCHEMA, Manifest
-from localllm.store.model import Model, capabilities_of, facts_from
-from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_name
+from localllm.store.catalogue import Entry, entries, find_entry
+from localllm.store.headers import Fingerprint, Headers, fingerprint
+from localllm.store.manifest import SCHEMA, Manifest, Part
+from localllm.store.model import Facts, Model, capabilities_of, facts_from
+from localllm.store.names import DEFAULT_TAG, MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_name
 
-_LOCAL_ONLY = "this version runs files of this machine: download the GGUF, then `localllm create NAME --from FILE.gguf`"
+_OTHER_HOST = "models come from hf.co/OWNER/REPO; or download a GGUF and run `localllm create NAME --from FILE.gguf`"
 _NOT_MODELS = {
     "adapter": "an adapter",
     "mmproj": "a projector",
@@ -56,14 +62,19 @@ class Store:
         or no longer the one that was registered.
         """
         parsed = parse_name(name)
-        if not parsed.is_local:
-            error = ModelNotFoundError(name)
-            error.hint = _LOCAL_ONLY
-            raise error
-        model = self._registered(manifest_path(self._manifests_dir, parsed)) or self._bundled(parsed)
-        if model is None:
-            raise ModelNotFoundError(name)
-        return model
+        if parsed.is_local or parsed.is_hub:
+            model = self._registered(manifest_path(self._manifests_dir, parsed)) or self._bundled(parsed)
+            if model is not None:
+                return model
+        raise self._not_found(name, parsed)
+
+    def _not_found(self, name: str, parsed: Name) -> ModelNotFoundError:
+        error = ModelNotFoundError(name)
+        if parsed.is_hub or (parsed.is_local and find_entry(self._bundled_dir, parsed)):
+            error.hint = f"`localllm pull {name}` downloads it"
+        elif not parsed.is_local:
+            error.hint = _OTHER_HOST
+        return error
 
     def list(self) -> tuple[Model, ...]:
         """Every model that can be used, newest first. What cannot be is told by problems()."""
@@ -88,18 +99,62 @@ class Store:
         path = Path(os.path.abspath(file))  # noqa: PTH100  (resolve() would follow links to a blob's nameless path)
         _refuse_unwritable_path(path)
         seen, header = self._headers.read(path)
-        _refuse_unusable(header, path)
-        manifest = Manifest(
+        _refuse_unusable(header, path, 1)
+        return self._write(parsed, self._manifest(parsed, seen, facts_from(header)))
+
+    def catalogue(self) -> tuple[Entry, ...]:
+        """Every short name that can be pulled."""
+        return tuple(entries(self._bundled_dir))
+
+    def pull_request(self, name: str) -> PullRequest | None:
+        """What to download for `name`; None for a bundled model, which is there already.
+
+        Raises InvalidNameError, and ModelNotFoundError for a name that stands for nothing on the hub.
+        """
+        parsed = parse_name(name)
+        entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
+        source = entry.source if entry else parsed
+        if source.is_hub:
+            choice = "" if source.tag.lower() == DEFAULT_TAG else source.tag
+            return PullRequest(f"{source.namespace}/{source.model}", choice)
+        if self._bundled(parsed) is not None:
+            return None
+        error = ModelNotFoundError(name)
+        error.hint = "`localllm search` lists the short names; any other model is hf.co/OWNER/REPO"
+        raise error
+
+    def register_pulled(self, name: str, pulled: Pulled) -> Model:
+        """Let `name` stand for files that were downloaded for it. Raises ModelFileError for what is no whole model."""
+        parsed = _spelled(parse_name(name), pulled.repository)
+        entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
+        paths = [Path(file.path) for file in pulled.files]
+        read = [self._headers.read(path) for path in paths]
+        for (_, header), path in zip(read, paths, strict=True):
+            _refuse_unusable(header, path, len(paths))
+        facts = facts_from(read[0][1])
+        facts = msgspec.structs.replace(facts, parameter_count=sum(header.parameter_count for _, header in read))
+        manifest = msgspec.structs.replace(
+            self._manifest(parsed, read[0][0], facts),
+            parts=tuple(Part(str(seen.path), seen.size_bytes, seen.modified_ns) for seen, _ in read[1:]),
+            source=f"{pulled.repository}@{pulled.commit}",
+            digests=tuple(file.digest for file in pulled.files),
+        )
+        return self._write(parsed, _with_settings(manifest, entry.settings) if entry else manifest)
+
+    def _manifest(self, name: Name, seen: Fingerprint, facts: Facts) -> Manifest:
+        return Manifest(
             schema=SCHEMA,
-            name=str(parsed),
-            file=str(path),
+            name=str(name),
+            file=str(seen.path),
             size_bytes=seen.size_bytes,
             modified_ns=seen.modified_ns,
             created_at=self._now(),
-            facts=facts_from(header),
+            facts=facts,
         )
+
+    def _write(self, name: Name, manifest: Manifest) -> Model:
         data = manifests.encode(manifest)
-        manifests.write(manifest_path(self._manifests_dir, parsed), data)
+        manifests.write(manifest_path(self._manifests_dir, name), data)
         return _model(manifest, data)
 
     def name_for(self, file: Path) -> str:
@@ -135,7 +190,8 @@ class Store:
         Raises InvalidNameError, ModelNotFoundError, and BadRequestError for a bundled model.
         """
         parsed = parse_name(name)
-        if parsed.is_local and manifests.remove(manifest_path(self._manifests_dir, parsed)):
+        can_be_registered = parsed.is_local or parsed.is_hub
+        if can_be_registered and manifests.remove(manifest_path(self._manifests_dir, parsed)):
             return
         if parsed.is_local and self._bundled(parsed) is not None:
             raise BadRequestError(f"model '{parsed}' comes with localllm and cannot be deleted")
@@ -179,7 +235,7 @@ def _model(manifest: Manifest, data: bytes, is_bundled: bool = False) -> Model:
         name=manifest.name,
         key=_key(manifest),
         file=Path(manifest.file),
-        size_bytes=manifest.size_bytes,
+        size_bytes=manifest.size_bytes + sum(part.size_bytes for part in manifest.parts),
         digest=hashlib.sha256(data).hexdigest(),
         modified_at=manifest.created_at,
         options=manifest.options,
@@ -221,20 +277,41 @@ def _modelfile_text(manifest: Manifest) -> str:
     )
 
 
+def _spelled(name: Name, repository: str) -> Name:
+    """A name of the hub as the hub spells it; others, and those of a repository that was renamed, as they are."""
+    owner, _, repo = repository.partition("/")
+    spelled = Name(repo, name.tag, owner, name.host)
+    return spelled if name.is_hub and spelled.folded == name.folded else name
+
+
+def _with_settings(manifest: Manifest, settings: Modelfile) -> Manifest:
+    return msgspec.structs.replace(
+        manifest,
+        options=settings.options,
+        system=settings.system,
+        template=settings.template,
+        license="\n\n".join(settings.licenses) or None,
+        messages=settings.messages,
+    )
+
+
 def _refuse_changed(manifest: Manifest) -> None:
     again = f"localllm create {manifest.name} --from FILE.gguf"
-    path = Path(manifest.file)
-    try:
-        seen = fingerprint(path)
-    except ModelFileError as error:
-        message = f"the file of model '{manifest.name}' is gone: {error}"
-        raise ModelFileError(message, hint=f"put it back, or register it where it is now: {again}") from error
-    if (seen.size_bytes, seen.modified_ns) != (manifest.size_bytes, manifest.modified_ns):
-        message = (
-            f"the file of model '{manifest.name}' is not the one that was registered: {path} had {manifest.size_bytes} "
-            f"bytes and has {seen.size_bytes}, or was written again"
-        )
-        raise ModelFileError(message, hint=f"if that was meant, register it again: {again}")
+    if manifest.source is not None:
+        again = f"localllm pull {manifest.name}"
+    for part in (Part(manifest.file, manifest.size_bytes, manifest.modified_ns), *manifest.parts):
+        path = Path(part.file)
+        try:
+            seen = fingerprint(path)
+        except ModelFileError as error:
+            message = f"the file of model '{manifest.name}' is gone: {error}"
+            raise ModelFileError(message, hint=f"put it back, or register it where it is now: {again}") from error
+        if (seen.size_bytes, seen.modified_ns) != (part.size_bytes, part.modified_ns):
+            message = (
+                f"the file of model '{manifest.name}' is not the one that was registered: {path} had {part.size_bytes} "
+                f"bytes and has {seen.size_bytes}, or was written again"
+            )
+            raise ModelFileError(message, hint=f"if that was meant, register it again: {again}")
 
 
 def _refuse_unwritable_path(path: Path) -> None:
@@ -244,17 +321,19 @@ def _refuse_unwritable_path(path: Path) -> None:
         raise ModelFileError(f"{str(path)!a} is not a UTF-8 path", hint="rename the file or folder") from None
 
 
-def _refuse_unusable(header: Header, path: Path) -> None:
-    """A GGUF can be whole and yet no model. Raises ModelFileError."""
+def _refuse_unusable(header: Header, path: Path, files: int) -> None:
+    """A GGUF can be whole and yet no model, or one of more parts than the `files` there are. Raises ModelFileError."""
     kind = header.text("general.type") or ("mmproj" if header.architecture == "clip" else "model")
     if kind in _NOT_MODELS:
         raise ModelFileError(f"{path} is {_NOT_MODELS[kind]}, not a model", hint="name the file with the model itself")
+    parts = header.integer("split.count") or 1
+    if parts > files:
+        message = f"{path} is one of {parts} parts of a model, and only a pulled model may have parts"
+        raise ModelFileError(message, hint="join them: llama-gguf-split --merge FIRST_PART OUTPUT.gguf")
+    if header.integer("split.no"):
+        return  # the first part has the metadata
     if not header.architecture:
         raise ModelFileError(f"{path} does not say its architecture (general.architecture)")
-    parts = header.integer("split.count") or 1
-    if parts > 1:
-        message = f"{path} is one of {parts} parts of a model, and this version runs models in one file"
-        raise ModelFileError(message, hint="join them: llama-gguf-split --merge FIRST_PART OUTPUT.gguf")
-    if not header.tensors:
+    if not header.tensors and files == 1:
         raise ModelFileError(f"{path} holds no weights, only metadata", hint="download the whole model")
     _ = header.sampling  # refused now rather than when a runner loads it

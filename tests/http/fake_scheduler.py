@@ -40,6 +40,7 @@ from localllm.generation import (
     Usage,
 )
 from localllm.gguf import ArrayInfo, Header, TensorInfo
+from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded
 from localllm.store.model import Facts, Model
 
@@ -117,6 +118,13 @@ class FakeStore:
 
     def header(self, model: Model) -> Header:
         return HEADER
+
+    def pull_request(self, name: str) -> PullRequest | None:
+        self.find(name)
+        return None
+
+    async def register(self, name: str, pulled: Pulled) -> None:
+        raise AssertionError("what is there is not downloaded")
 
     def delete(self, name: str) -> None:
         if self.find(name).is_bundled:

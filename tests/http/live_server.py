@@ -25,6 +25,7 @@ from localllm.config import load_settings
 from localllm.server.access import rules_from
 from localllm.server.activity import Activity
 from localllm.server.app import build_app
+from localllm.server.pulls import Pulls
 from localllm.server.services import Clock, Services
 
 MACHINE_NAME = "Workbench"
@@ -65,6 +66,7 @@ def live_server(early_headers_seconds: float = 10.0, **changes: Any) -> Iterator
             clock=Clock(time.monotonic, time.time_ns),
             new_id=lambda: f"id{next(ids)}",
             activity=activity,
+            pulls=Pulls(store.register),
             early_headers_seconds=early_headers_seconds,
         )
         app = build_app(services, rules_from(settings, MACHINE_NAME))

@@ -12,6 +12,7 @@ from localllm.config import load_settings
 from localllm.dialects.ollama_encode import OllamaEncoder
 from localllm.generation import ContentDelta, Finished
 from localllm.server.activity import Activity
+from localllm.server.pulls import Pulls
 from localllm.server.services import Clock, Services
 from localllm.server.streaming import AnswerResponse
 
@@ -37,6 +38,7 @@ async def writes_of(events) -> list[bytes]:
             Clock(lambda: 0.0, lambda: NOW_NS),
             str,
             Activity(lambda: 0.0),
+            Pulls(FakeStore().register),
         )
         await AnswerResponse(events, OllamaEncoder("generate", "m"), services, is_stream=True)({}, receive, send)
     assert ["http.response.start"] == [message["type"] for message in sent if "body" not in message]

@@ -153,13 +153,13 @@ def test_stop_unloads_and_an_unknown_model_is_an_error(tmp_path):
     assert (1, 'Error: couldn\'t find model "x" to stop') == (result.returncode, result.stderr.splitlines()[0])
 
 
-def test_pull_says_honestly_that_it_comes_later_and_what_works_now(tmp_path):
-    result = run_cli("pull", "llama3.2:3b", environment=cli_environment(tmp_path, "127.0.0.1:1"))
-    error = (
-        "Error: this version of localllm cannot download 'llama3.2:3b' yet\n\n"
-        "hint: get a GGUF file yourself and run `localllm create llama3.2 --from file.gguf`\n"
-    )
-    assert (1, "", error) == (result.returncode, result.stdout, result.stderr)
+def test_pull_asks_the_daemon_and_tells_what_it_tells(tmp_path):
+    lines = '{"status":"pulling manifest"}\n{"status":"license: mit"}\n{"status":"success"}\n'
+    with ScriptedServer({**VERSION, "POST /api/pull": Reply(lines)}) as server:
+        environment = cli_environment(tmp_path, server.address)
+        result = run_cli("pull", "llama3.2", "--limit-rate", "1.5M", environment=environment)
+        assert [{"model": "llama3.2", "limit_rate": 1_500_000}] == server.bodies("POST /api/pull")
+    assert (0, "pulled 'llama3.2'\n", "license: mit\n") == (result.returncode, result.stdout, result.stderr)
 
 
 def test_an_ollama_at_the_address_is_named_and_left_alone(tmp_path):

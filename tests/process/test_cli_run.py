@@ -90,14 +90,11 @@ def test_text_arrives_while_the_stream_still_runs(tmp_path):
     assert (b"tick tick ", 130, b"", True) == (first, process.returncode, error, left)
 
 
-def test_an_unknown_model_says_how_to_register_a_file(tmp_path):
+def test_a_model_that_nobody_has_is_asked_for_once_and_is_an_error(tmp_path):
     with daemon(Reply('{"error":"model \'llama3.2:3b\' not found"}', 404)) as server:
         result = run_cli("run", "llama3.2:3b", "hi", environment=cli_environment(tmp_path, server.address))
-    error = (
-        "Error: model 'llama3.2:3b' not found\n\n"
-        "hint: this version cannot download models yet: give a GGUF file a name with "
-        "`localllm create llama3.2 --from file.gguf`; `localllm list` shows the models there are\n"
-    )
+        assert ["GET /api/version", "POST /api/generate", "POST /api/pull"] == [seen.route for seen in server.requests]
+    error = "Error: model 'llama3.2:3b' not found\n\nhint: `localllm list` shows the models there are\n"
     assert (1, "", error) == (result.returncode, result.stdout, result.stderr)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, get_type_hints
 import pytest
 import typer
 
-from localllm.cli import models, run, running, serve
+from localllm.cli import models, pull, run, running, serve
 from localllm.cli.shortcut import bind
 
 COMMANDS = {
@@ -18,7 +18,8 @@ COMMANDS = {
     "show": models.show,
     "create": models.create,
     "rm": models.remove,
-    "pull": models.pull,
+    "pull": pull.pull,
+    "search": pull.search,
     "ps": running.ps,
     "stop": running.stop,
     "serve": serve.serve,
@@ -35,6 +36,8 @@ LINES = [
     "rm a",
     "rm a b c",
     "pull x",
+    "search",
+    "search qwen",
     "ps",
     "stop x",
     "serve",

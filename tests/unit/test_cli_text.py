@@ -17,7 +17,7 @@ from localllm.cli.arguments import (
     parse_think,
 )
 from localllm.cli.commands import COMMANDS, find_command, overview, unknown_word_text
-from localllm.cli.models import list_table, short_name
+from localllm.cli.models import list_table
 from localllm.cli.output import Screen, aligned_lines, error_text
 from localllm.cli.run import is_path, prepare_arguments, prompt_text
 from localllm.cli.running import ps_table
@@ -25,6 +25,7 @@ from localllm.cli.sheet import sheet_lines
 from localllm.cli.wordwrap import WordWrapper
 from localllm.client import Details, Metrics, ModelInfo, ModelSummary, RunningModel, TensorSummary
 from localllm.errors import LocalllmError
+from localllm.sizes import size_text
 
 NOW = datetime(2026, 8, 1, 12, 0, tzinfo=UTC)
 
@@ -34,7 +35,7 @@ NOW = datetime(2026, 8, 1, 12, 0, tzinfo=UTC)
     [(0, "0 B"), (999, "999 B"), (4_000_000, "4 MB"), (4_683_087_332, "4.7 GB"), (42_520_000_000, "43 GB")],
 )
 def test_sizes_are_decimal(size_bytes, text):
-    assert text == figures.size_text(size_bytes)
+    assert text == size_text(size_bytes)
 
 
 @pytest.mark.parametrize(
@@ -324,14 +325,6 @@ def test_paths_are_told_from_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("./x", "/x", "../x", "~/x.gguf", "x.gguf", "y.gguf", "hf.co/a/b", "llama3.2:3b")
     assert [True, True, True, True, True, False, False, False] == [is_path(word) for word in words]
-
-
-@pytest.mark.parametrize(
-    ("reference", "name"),
-    [("llama3.2:3b", "llama3.2"), ("hf.co/bartowski/Qwen3-4B-GGUF:Q4_K_M", "qwen3-4b-gguf"), ("", "NAME")],
-)
-def test_a_reference_suggests_a_short_name(reference, name):
-    assert name == short_name(reference)
 
 
 def test_the_overview_names_every_command_with_its_help():

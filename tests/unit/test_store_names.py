@@ -25,6 +25,8 @@ FOLDER = Path("/models/localllm/manifests")
         ("registry.ollama.ai/library/guide:x", Name("guide", "x")),
         ("someone/guide", Name("guide", namespace="someone")),
         ("hf.co/owner/Repo-GGUF:Q4_K_M", Name("Repo-GGUF", "Q4_K_M", "owner", "hf.co")),
+        ("https://huggingface.co/owner/repo:a.gguf", Name("repo", "a.gguf", "owner", "hf.co")),
+        ("hf.co/owner/" + "a" * 96, Name("a" * 96, namespace="owner", host="hf.co")),
         ("localhost:5000/owner/repo", Name("repo", host="localhost:5000", namespace="owner")),
         ("a" * 80, Name("a" * 80)),
     ],
@@ -91,6 +93,18 @@ def test_no_name_leads_out_of_the_folder(text):
     assume(name.is_local)
     path = manifest_path(FOLDER, name)
     assert FOLDER == path.resolve().parent.parent
+    assert ".json" == path.suffix
+
+
+@given(st.lists(st.text(st.sampled_from("a.:/-_\\\0 \n~%Aé"), min_size=1, max_size=6), min_size=2, max_size=4))
+@example(["..", "..", "x"])
+def test_no_name_of_the_hub_leads_out_of_its_folder(parts):
+    try:
+        name = parse_name("/".join(("hf.co", *parts)))
+    except InvalidNameError:
+        return
+    path = manifest_path(FOLDER, name)
+    assert FOLDER.parent / "hub" == path.resolve().parent.parent.parent
     assert ".json" == path.suffix
 
 

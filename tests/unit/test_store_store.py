@@ -105,11 +105,17 @@ def test_an_unknown_name_is_not_found(store):
     assert "model 'nobody' not found" == caught.value.message
 
 
-@pytest.mark.parametrize("name", ["hf.co/owner/repo", "someone/model"])
-def test_a_name_of_another_host_is_not_found_and_the_hint_says_what_to_do(store, file, name):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("hf.co/owner/repo", "`localllm pull hf.co/owner/repo` downloads it"),
+        ("someone/model", "localllm create NAME --from FILE.gguf"),
+    ],
+)
+def test_a_name_of_another_host_is_not_found_and_the_hint_says_what_to_do(store, file, name, hint):
     with pytest.raises(ModelNotFoundError) as caught:
         store.find(name)
-    assert "localllm create NAME --from FILE.gguf" in (caught.value.hint or "")
+    assert hint in (caught.value.hint or "")
     with pytest.raises(InvalidNameError):
         store.create_from_file(name, file)
     with pytest.raises(ModelNotFoundError):

@@ -1,0 +1,69 @@
+"""POST /api/pull in Ollama's words: the body, and a line per event.
+
+    {"status": "pulling manifest"} · {"status": "pulling <12 hex>", "digest", "total", "completed"} · … · "success"
+
+Ours besides: `limit_rate` in the body ("5M", or bytes per second as a number), `file` beside a digest, and lines whose
+status says what was chosen. `insecure` is read and means nothing: there is one hub, and HF_ENDPOINT names it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from localllm.dialects.body import read
+from localllm.dialects.framing import to_json
+from localllm.dialects.ollama_encode import error_body
+from localllm.errors import InvalidFieldError, InvalidNameError
+from localllm.generation import Failed
+from localllm.pulling import PullEvent, PullProgress, PullStatus
+from localllm.sizes import parse_size
+
+SUCCESS = "success"
+
+
+class _Body(msgspec.Struct):
+    model: str | None = None
+    name: str | None = None
+    stream: bool | None = None
+    insecure: bool | None = None
+    limit_rate: int | str | None = None
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+def decode_pull(body: bytes) -> tuple[str, bool, int]:
+    """The name, whether to stream, and the limit in bytes per second (0: none). Raises BadRequestError's kinds."""
+    fields = read(body, _decoder)
+    name = fields.model or fields.name or ""
+    if not name:
+        raise InvalidNameError("invalid model name", hint='say which: {"model": "llama3.2"}')
+    return name, fields.stream is not False, _limit(fields.limit_rate)
+
+
+def _limit(value: int | str | None) -> int:
+    try:
+        limit = parse_size(value) if isinstance(value, str) else value or 0
+    except ValueError as error:
+        raise InvalidFieldError(f"limit_rate: {error}", field="limit_rate") from None
+    if limit < 0:
+        raise InvalidFieldError("limit_rate must not be negative", field="limit_rate")
+    return limit
+
+
+def encode_event(event: PullEvent) -> bytes:
+    """One line of the stream, without its line break; empty for what clients are not told."""
+    if isinstance(event, PullStatus):
+        return to_json({"status": event.text})
+    if isinstance(event, PullProgress):
+        return to_json(_progress(event))
+    return error_body(event) if isinstance(event, Failed) else b""
+
+
+def _progress(event: PullProgress) -> dict[str, Any]:
+    short = event.digest.partition(":")[2][:12]
+    line = {"status": f"pulling {short}", "digest": event.digest, "total": event.total_bytes}
+    # Ollama leaves out a `completed` of 0.
+    return line | ({"completed": event.completed_bytes} if event.completed_bytes else {}) | {"file": event.file}

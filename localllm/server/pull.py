@@ -1,0 +1,119 @@
+"""POST /api/pull: decode, ask the store what the name stands for, follow the download, write its events.
+
+A client that leaves ends the download, if nobody else follows it. A daemon that stops ends it as well; the partial file
+stays, and the next pull goes on there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from localllm.dialects.framing import JSON_MEDIA_TYPE, NDJSON_MEDIA_TYPE
+from localllm.dialects.ollama_pull import decode_pull, encode_event
+from localllm.errors import LocalllmError
+from localllm.generation import Failed, failed_from
+from localllm.pulling import PullEvent, PullRequest
+from localllm.server.activity import Activity
+from localllm.server.pulls import SUCCESS, is_last
+from localllm.server.replies import INTERNAL
+from localllm.server.services import Services
+from localllm.store.names import parse_name
+
+logger = logging.getLogger(__name__)
+
+
+async def ollama_pull(services: Services, request: Request) -> ASGIApp:
+    """POST /api/pull."""
+    name, is_stream, limit = decode_pull(await request.body())
+    wanted = await services.in_store(services.store.pull_request, name)
+    if wanted is not None:
+        wanted = msgspec.structs.replace(wanted, limit_bytes_per_second=limit)
+    return PullResponse(_events(services, name, wanted), services.activity, is_stream=is_stream)
+
+
+async def _events(services: Services, name: str, wanted: PullRequest | None) -> AsyncGenerator[PullEvent, None]:
+    if wanted is None:  # it comes with localllm
+        yield SUCCESS
+        return
+    async with aclosing(services.pulls.follow(str(parse_name(name)), wanted)) as events:
+        async for event in events:
+            yield event
+
+
+class PullResponse:
+    """An ASGI response: the events as lines, or the last alone."""
+
+    def __init__(self, events: AsyncGenerator[PullEvent, None], activity: Activity, *, is_stream: bool) -> None:
+        self._events = events
+        self._activity = activity
+        self._is_stream = is_stream
+        self._failed: asyncio.Future[Failed] = asyncio.get_running_loop().create_future()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; returns once the last byte is written, or the client is gone, and this client's part has ended."""
+        writer = asyncio.create_task(self._write(send))
+        watch = asyncio.create_task(_wait_until_gone(receive))
+        try:
+            with self._activity.answer(self):
+                await asyncio.wait((writer, watch, self._failed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            is_gone = watch.done()
+            for task in (writer, watch):
+                task.cancel()
+            await asyncio.wait((writer, watch))
+        if writer.cancelled():
+            if not is_gone and self._failed.done():
+                await self._end_with(self._failed.result(), send)
+            else:
+                logger.info("the client left before its pull was complete")
+        elif error := writer.exception():
+            logger.error("a pull failed in a way nobody foresaw", exc_info=error)
+            await self._end_with(INTERNAL, send)
+
+    def fail(self, error: LocalllmError) -> None:
+        """End the answer with `error`, whatever has been written."""
+        if not self._failed.done():
+            self._failed.set_result(failed_from(error))
+
+    async def _write(self, send: Send) -> None:
+        if self._is_stream:
+            # At once, as Ollama does: what fails later is told in the stream, and clients read it there.
+            await _start(send, 200, NDJSON_MEDIA_TYPE)
+        async with aclosing(self._events) as events:
+            async for event in events:
+                if is_last(event):
+                    await self._write_last(event, send)
+                elif self._is_stream and (line := encode_event(event)):
+                    await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
+
+    async def _write_last(self, event: PullEvent, send: Send) -> None:
+        if isinstance(event, Failed):
+            await self._end_with(event, send)
+            return
+        await self._write_end(encode_event(event), 200, send)
+
+    async def _end_with(self, failed: Failed, send: Send) -> None:
+        await self._write_end(encode_event(failed), failed.status, send)
+
+    async def _write_end(self, body: bytes, status: int, send: Send) -> None:
+        if not self._is_stream:
+            await _start(send, status, JSON_MEDIA_TYPE)
+        line_break = b"\n" if self._is_stream else b""
+        await send({"type": "http.response.body", "body": body + line_break})
+
+
+async def _start(send: Send, status: int, media_type: str) -> None:
+    headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-cache")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _wait_until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,208 @@
+"""Download one file into the hub's cache: resumed after anything, verified, never half-visible.
+
+    blobs/<oid>.incomplete ──append──▶ size and hash are the hub's ──rename──▶ blobs/<oid> ──▶ snapshots/…/<name>
+
+What was written before is hashed again from the disk, so that the hash always covers what the file holds. A process
+that is killed leaves the partial file; whatever wrote it, the next one goes on at its end. One at a time (a lock).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from localllm.errors import DiskFullError, HubError, LocalllmError, WrongHashError
+from localllm.pulling import PullEvent, PullProgress, PullStatus
+from localllm.sizes import size_text
+from localllm.store.hub import Hub, HubBusyError
+from localllm.store.repository import HubFile, Repository
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_PIECE_BYTES = 2**20
+_TRIES = 6  # in a row without one new byte: half a minute of waiting in all
+_TELL_SECONDS = 0.1
+_LOCK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What a download does besides its file: tells, waits, and looks at the clock (seconds)."""
+
+    tell: Callable[[PullEvent], None]
+    sleep: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
+
+
+def download(hub: Hub, repository: Repository, file: HubFile, limit_bytes_per_second: int, effects: Effects) -> Path:
+    """The whole, verified file in the cache. Raises HubError's kinds, DiskFullError, and LocalllmError for the disk."""
+    if found := hub.find(repository, file):
+        effects.tell(_progress(file, file.size_bytes))
+        return found
+    try:
+        return _alone(hub, repository, file, limit_bytes_per_second, effects)
+    except OSError as error:
+        raise disk_error(error, hub.cache_dir) from error
+
+
+def disk_error(error: OSError, cache_dir: Path) -> LocalllmError:
+    """What a disk that refuses means."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "make room; the same command goes on where this one stopped"
+        return DiskFullError(f"the disk with {cache_dir} is full", hint=hint)
+    hint = "check its permissions, or set HF_HOME to another folder and start the daemon again"
+    return LocalllmError(f"the cache {cache_dir} cannot be written: {error.strerror or error}", hint=hint)
+
+
+def partial_bytes(hub: Hub, repository: Repository, file: HubFile) -> int:
+    """How much of the file is there already, without its being whole."""
+    try:
+        return _partial(hub, repository, file).stat().st_size
+    except OSError:
+        return 0
+
+
+def _partial(hub: Hub, repository: Repository, file: HubFile) -> Path:
+    blob = hub.blob(repository, file)
+    return blob.with_name(f"{blob.name}.incomplete")
+
+
+def _alone(hub: Hub, repository: Repository, file: HubFile, limit: int, effects: Effects) -> Path:
+    """Download while no other process does, or take what it has downloaded."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hub.lock(repository, file, _LOCK_SECONDS))
+        except TimeoutError:
+            effects.tell(PullStatus(f"waiting for another download of {file.name}"))
+            stack.enter_context(hub.lock(repository, file, None))
+        return hub.find(repository, file) or _whole(hub, repository, file, limit, effects)
+
+
+def _whole(hub: Hub, repository: Repository, file: HubFile, limit: int, effects: Effects) -> Path:
+    partial = _partial(hub, repository, file)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    had_bytes = partial_bytes(hub, repository, file)
+    digest = _Transfer(hub, repository, file, limit, effects).run(partial)
+    if digest != file.oid and had_bytes:
+        # A power failure can leave a file of the right length with holes in it: what was there before is not trusted.
+        effects.tell(PullStatus(f"what was there of {file.name} is damaged: downloading it anew"))
+        partial.unlink()
+        digest = _Transfer(hub, repository, file, limit, effects).run(partial)
+    if digest != file.oid:
+        partial.unlink()
+        message = f"{file.name} was downloaded, but its hash is {digest}, and the hub says {file.oid}"
+        raise WrongHashError(
+            message, hint="pull it again; if that does not help, the hub or a proxy sends another file"
+        )
+    partial.replace(hub.blob(repository, file))
+    return hub.link(repository, file)
+
+
+class _Transfer:
+    """One attempt at a whole file, over as many connections as it takes."""
+
+    def __init__(self, hub: Hub, repository: Repository, file: HubFile, limit: int, effects: Effects) -> None:
+        self._hub = hub
+        self._repository = repository
+        self._file = file
+        self._effects = effects
+        self._limit = limit
+        # Small pieces at a low limit: each is followed by a pause, and a connection must not look dead meanwhile.
+        self._piece_bytes = max(1024, min(_PIECE_BYTES, limit // 8)) if limit else _PIECE_BYTES
+        self._hash = _new_hash(file)
+        self._completed = 0
+        self._told_at = effects.monotonic() - _TELL_SECONDS
+        self._tries = 0
+
+    def run(self, partial: Path) -> str:
+        """Fill `partial`; return the hash of what it holds."""
+        # Unbuffered: what was received is with the operating system, and stays when this process is killed.
+        with partial.open("r+b" if partial.exists() else "w+b", buffering=0) as target:
+            self._take_up(target)
+            while self._completed < self._file.size_bytes:
+                self._try(target)
+            target.truncate(self._file.size_bytes)
+            os.fsync(target.fileno())
+        self._tell()
+        return self._hash.hexdigest()
+
+    def _take_up(self, target: BinaryIO) -> None:
+        while self._completed < self._file.size_bytes:
+            piece = target.read(min(_PIECE_BYTES, self._file.size_bytes - self._completed))
+            if not piece:
+                return
+            self._count(piece)
+
+    def _try(self, target: BinaryIO) -> None:
+        before = self._completed
+        try:
+            self._receive(target)
+        except HubBusyError as error:
+            self._tries = 1 if self._completed > before else self._tries + 1
+            if self._tries >= _TRIES:
+                raise
+            self._effects.sleep(min(60.0, error.retry_after_seconds or 0.5 * 2 ** (self._tries - 1)))
+
+    def _receive(self, target: BinaryIO) -> None:
+        with self._hub.open(self._repository, self._file, self._completed, self._piece_bytes) as opened:
+            if opened.start != self._completed:
+                self._start_over(target, opened.start)
+            started_at, started_from = self._effects.monotonic(), self._completed
+            for piece in opened.pieces:
+                if self._completed + len(piece) > self._file.size_bytes:
+                    raise HubError(
+                        f"the hub sends more of {self._file.name} than the {self._file.size_bytes} bytes it has"
+                    )
+                _write(target, piece)
+                self._count(piece)
+                self._keep_to_limit(started_at, self._completed - started_from)
+        if self._completed < self._file.size_bytes:
+            raise HubBusyError(f"the connection ended after {size_text(self._completed)} of {self._file.name}")
+
+    def _start_over(self, target: BinaryIO, start: int) -> None:
+        if start:
+            raise HubError(f"the hub sends {self._file.name} from {start} on, not from {self._completed}")
+        target.seek(0)
+        target.truncate()
+        self._hash, self._completed = _new_hash(self._file), 0
+
+    def _count(self, piece: bytes) -> None:
+        self._hash.update(piece)
+        self._completed += len(piece)
+        if self._effects.monotonic() - self._told_at >= _TELL_SECONDS:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told_at = self._effects.monotonic()
+        self._effects.tell(_progress(self._file, self._completed))
+
+    def _keep_to_limit(self, started_at: float, received: int) -> None:
+        if self._limit:
+            ahead = received / self._limit - (self._effects.monotonic() - started_at)
+            if ahead > 0:
+                self._effects.sleep(ahead)
+
+
+def _new_hash(file: HubFile) -> _Hash:
+    if len(file.oid) == 64:
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % file.size_bytes, usedforsecurity=False)  # how git names a small file
+
+
+def _write(target: BinaryIO, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[target.write(view) :]
+
+
+def _progress(file: HubFile, completed: int) -> PullProgress:
+    kind = "sha256" if len(file.oid) == 64 else "sha1"
+    return PullProgress(file.name, f"{kind}:{file.oid}", file.size_bytes, completed)

@@ -1,0 +1,236 @@
+"""A hub on loopback for the real huggingface_hub client: the models API, resolve with its redirect, and a CDN.
+
+    with hub_server({"owner/Tiny-GGUF": HubRepo({"Tiny-Q4_K_M.gguf": data})}) as hub:
+        … HF_ENDPOINT=hub.url …
+        hub.served                                   bytes of file content that left the CDN, per path
+
+Two ports: the CDN is another origin, as with the real hub. A fault is used once, in order, by the next GET of its path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import struct
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+_PIECE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What the CDN does instead of sending a file: answers `status`, or resets the connection after some bytes."""
+
+    status: int = 0
+    reset_after_bytes: int = -1
+    ignores_range: bool = False
+    retry_after: str = ""
+
+
+@dataclass
+class HubRepo:
+    """A repository. `claimed` says a sha256 other than the data's; small files without LFS are in `plain`."""
+
+    files: dict[str, bytes]
+    plain: frozenset[str] = frozenset()
+    claimed: Mapping[str, str] = field(default_factory=dict)
+    token: str = ""
+    is_gated: bool = False
+    license: str | None = None
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    api_faults: list[int] = field(default_factory=list)
+    bytes_per_second: int = 0
+    commit: str = "c0ffee" + "0" * 34
+
+    def oid(self, path: str) -> str:
+        if path in self.plain:
+            return hashlib.sha1(b"blob %d\0" % len(self.files[path]) + self.files[path]).hexdigest()
+        return self.claimed.get(path) or hashlib.sha256(self.files[path]).hexdigest()
+
+
+@dataclass
+class HubServer:
+    """What runs: its URL, what it was asked, and how much it sent."""
+
+    repositories: dict[str, HubRepo]
+    url: str = ""
+    cdn_url: str = ""
+    requests: list[str] = field(default_factory=list)
+    served: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    tokens_at_cdn: list[str] = field(default_factory=list)
+    open_transfers: int = 0
+    claimed_sizes: dict[str, int] = field(default_factory=dict)
+    oids: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def served_bytes(self) -> int:
+        return sum(self.served.values())
+
+    def oid(self, repository: HubRepo, path: str) -> str:
+        """Hashed once: the same repository is asked about many times."""
+        key = (id(repository), path)
+        if key not in self.oids:
+            self.oids[key] = repository.oid(path)
+        return self.oids[key]
+
+
+@contextmanager
+def hub_server(repositories: dict[str, HubRepo]) -> Iterator[HubServer]:
+    """Serve until the block ends."""
+    hub = HubServer(repositories)
+    kinds = [type(kind.__name__, (kind,), {"hub": hub}) for kind in (_ApiHandler, _CdnHandler)]
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), kind) for kind in kinds]
+    hub.url, hub.cdn_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in servers)
+    threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}) for server in servers]
+    for server, thread in zip(servers, threads, strict=True):
+        server.daemon_threads = True
+        thread.start()
+    try:
+        yield hub
+    finally:
+        for server, thread in zip(servers, threads, strict=True):
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: HubServer
+
+    def answer(self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):
+            super().handle()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _ApiHandler(_Handler):
+    def do_GET(self) -> None:
+        self.hub.requests.append(f"{self.command} {self.path}")
+        path = unquote(urlsplit(self.path).path)
+        parts = path.strip("/").split("/")
+        if path.startswith("/api/models/"):
+            self._models("/".join(parts[2:4]))
+        elif len(parts) > 4 and parts[2] == "resolve":
+            self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+        else:
+            self.answer(404)
+
+    do_HEAD = do_GET  # noqa: N815 - http.server's names
+
+    def _models(self, name: str) -> None:
+        repository = self._repository(name)
+        if repository is None:
+            return
+        if repository.api_faults:
+            self.answer(repository.api_faults.pop(0))
+            return
+        self.answer(200, {"Content-Type": "application/json"}, json.dumps(_info(self.hub, name, repository)).encode())
+
+    def _resolve(self, name: str, revision: str, path: str) -> None:
+        repository = self._repository(name)
+        if repository is None:
+            return
+        if repository.is_gated and self._token() != repository.token:
+            self.answer(403 if self._token() else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
+        elif path not in repository.files or revision not in (repository.commit, "main"):
+            self.answer(404, {"X-Error-Code": "EntryNotFound"})
+        else:
+            oid = self.hub.oid(repository, path)
+            headers = {
+                "X-Repo-Commit": repository.commit,
+                "X-Linked-Etag": f'"{oid}"',
+                "X-Linked-Size": str(len(repository.files[path])),
+                "ETag": '"etag-of-the-redirect"',
+                "Location": f"{self.hub.cdn_url}/{name}/{path}?signature=x",
+            }
+            self.answer(302, headers)
+
+    def _repository(self, name: str) -> HubRepo | None:
+        repository = self.hub.repositories.get(name)
+        if repository is None or (repository.token and not repository.is_gated and self._token() != repository.token):
+            self.answer(401, {"X-Error-Code": "RepoNotFound"}, b'{"error":"Invalid username or password."}')
+            return None
+        return repository
+
+    def _token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+
+def _info(hub: HubServer, name: str, repository: HubRepo) -> dict[str, Any]:
+    siblings = []
+    for path, data in repository.files.items():
+        oid = hub.oid(repository, path)
+        size = hub.claimed_sizes.get(f"{name}/{path}", len(data))
+        lfs = {"size": size, "sha256": oid, "pointerSize": 134}
+        more = {"blobId": oid} if path in repository.plain else {"blobId": "0" * 40, "lfs": lfs}
+        siblings.append({"rfilename": path, "size": size, **more})
+    card = {"cardData": {"license": repository.license}} if repository.license else {}
+    gated = "manual" if repository.is_gated else False
+    return {"id": name, "modelId": name, "sha": repository.commit, "gated": gated, "siblings": siblings, **card}
+
+
+class _CdnHandler(_Handler):
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path).lstrip("/")
+        owner, name, file = path.split("/", 2)
+        repository = self.hub.repositories[f"{owner}/{name}"]
+        if token := self.headers.get("Authorization"):
+            self.hub.tokens_at_cdn.append(token)
+        faults = repository.faults.get(file)
+        fault = faults.pop(0) if faults else Fault()
+        if fault.status:
+            self.answer(fault.status, {"Retry-After": fault.retry_after} if fault.retry_after else None)
+            return
+        self.hub.open_transfers += 1
+        try:
+            self._send(path, repository, repository.files[file], fault)
+        finally:
+            self.hub.open_transfers -= 1
+
+    def _send(self, path: str, repository: HubRepo, data: bytes, fault: Fault) -> None:
+        wanted = self.headers.get("Range", "")
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not fault.ignores_range else 0
+        if start and start >= len(data):
+            self.answer(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        end = len(data) if fault.reset_after_bytes < 0 else start + fault.reset_after_bytes
+        self._pieces(path, memoryview(data)[start:end], repository)
+        if fault.reset_after_bytes >= 0:
+            # A RST rather than an orderly end.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+
+    def _pieces(self, path: str, data: memoryview, repository: HubRepo) -> None:
+        # Small buffers, so that what counts as served is not what merely lies in the kernel.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _PIECE_BYTES)
+        for at in range(0, len(data), _PIECE_BYTES):
+            piece = data[at : at + _PIECE_BYTES]
+            self.wfile.write(piece)
+            self.hub.served[path] += len(piece)
+            if repository.bytes_per_second:
+                time.sleep(len(piece) / repository.bytes_per_second)

@@ -1,0 +1,280 @@
+"""Pulls as people make them: the real CLI, the real daemon, the real huggingface_hub client, a hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+
+import httpx
+import pytest
+from cli_process import LOCALLLM, run_cli
+from daemon_process import Daemon, lines_of, running_daemon, wait_for
+from hub_server import Fault, HubRepo, HubServer, hub_server
+from pseudo_terminal import Terminal
+
+GUIDE = (Path(__file__).parents[2] / "modelfiles" / "guide" / "guide.gguf").read_bytes()
+# What follows the tensors of a GGUF belongs to nobody, so that this is a model of any size.
+LARGE = GUIDE + random.Random(1).randbytes(12_000_000)
+NAME = "hf.co/owner/Tiny-GGUF"
+SUCCESS = {"status": "success"}
+
+
+def repository(**changes) -> HubRepo:
+    files = {"Tiny-Q4_K_M.gguf": GUIDE, "Tiny-Q8_0.gguf": LARGE, "README.md": b"# Tiny"}
+    return HubRepo(files, plain=frozenset({"README.md"}), license="mit", **changes)
+
+
+@contextmanager
+def daemon_and_hub(home: Path, **repositories: HubRepo) -> Iterator[tuple[Daemon, HubServer]]:
+    names = {f"owner/{name.replace('_', '-')}": kept for name, kept in repositories.items()}
+    with hub_server(names) as hub, running_daemon(home, **variables(hub, home)) as daemon:
+        yield daemon, hub
+
+
+def variables(hub: HubServer, home: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "NO_PROXY": "*"}
+
+
+def pull(daemon: Daemon, name: str = NAME, **body) -> list[dict]:
+    with daemon.http.stream("POST", "/api/pull", json={"model": name, **body}) as response:
+        assert 200 == response.status_code
+        return list(lines_of(response))
+
+
+def names(daemon: Daemon) -> list[str]:
+    return [model["name"] for model in daemon.http.get("/api/tags").json()["models"] if "guide" not in model["name"]]
+
+
+def partial_bytes(home: Path) -> int:
+    return sum(path.stat().st_size for path in (home / "hf").rglob("*.incomplete"))
+
+
+def test_a_pulled_model_is_verified_named_and_answers_and_is_not_downloaded_again(tmp_path):
+    with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
+        lines = pull(daemon)
+        assert "pulling manifest" == lines[0]["status"]
+        assert {"status": "license: mit"} in lines
+        digest = f"sha256:{hub.repositories['owner/Tiny-GGUF'].oid('Tiny-Q4_K_M.gguf')}"
+        whole = {"digest": digest, "total": len(GUIDE), "completed": len(GUIDE), "file": "Tiny-Q4_K_M.gguf"}
+        assert {"status": f"pulling {digest[7:19]}", **whole} in lines
+        words = ["verifying sha256 digest", "writing manifest", "success"]
+        assert words == [line["status"] for line in lines[-3:]]
+        assert [f"{NAME}:latest"] == names(daemon)
+        answer = daemon.http.post("/api/chat", json={
+            "model": NAME, "stream": False, "messages": [{"role": "user", "content": "How do I pull a model?"}],
+        }).json()  # fmt: skip
+        assert "pull" in answer["message"]["content"]
+        assert SUCCESS == daemon.http.post("/api/pull", json={"model": f"{NAME}:q4_k_m", "stream": False}).json()
+        assert {"owner/Tiny-GGUF/Tiny-Q4_K_M.gguf": len(GUIDE)} == hub.served
+        assert [] == hub.tokens_at_cdn
+        assert not list((tmp_path / "hf").rglob("*.incomplete"))
+        assert 200 == daemon.http.request("DELETE", "/api/delete", json={"model": NAME}).status_code
+        assert [f"{NAME}:q4_k_m"] == names(daemon)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "hint"),
+    [
+        (f"{NAME}:Q9_Z", "owner/Tiny-GGUF has no Q9_Z", "it has Q4_K_M (2.5 MB), Q8_0 (14 MB)"),
+        ("hf.co/owner/Nothing", "owner/Nothing is not on http", "HF_TOKEN"),
+        ("hf.co/owner/Empty", "owner/Empty has no GGUF model", "whose name ends in GGUF"),
+        ("hf.co/owner/Gated", "owner/Gated asks everyone to accept its terms first", "HF_TOKEN"),
+        ("hf.co/owner/Wrong", "a.gguf was downloaded, but its hash is", "pull it again"),
+        ("hf.co/owner/Page", "is not a GGUF file: it starts with '<htm'", "was a web page"),
+        ("hf.co/owner/Split", "owner/Split has 1 of the 2 parts of Q4_K_M", "ask its owner"),
+    ],
+)
+def test_what_cannot_be_pulled_leaves_no_name_and_says_why(bad_hub, name, error, hint):
+    daemon, _ = bad_hub
+    last = pull(daemon, name)[-1]
+    assert error in last["error"]
+    assert hint in last["hint"]
+    assert [] == names(daemon)
+    answer = daemon.http.post("/api/pull", json={"model": name, "stream": False})
+    assert answer.status_code >= 400
+    assert last["error"] == answer.json()["error"]
+
+
+@pytest.fixture(scope="module")
+def bad_hub(tmp_path_factory):
+    repositories = {
+        "Tiny_GGUF": repository(),
+        "Empty": HubRepo({"README.md": b"x"}, plain=frozenset({"README.md"})),
+        "Gated": HubRepo({"a.gguf": GUIDE}, is_gated=True, token="hf_x"),
+        "Wrong": HubRepo({"a.gguf": GUIDE}, claimed={"a.gguf": "ab" * 32}),
+        "Page": HubRepo({"a.gguf": b"<html>" * 100}),
+        "Split": HubRepo({"a-Q4_K_M-00001-of-00002.gguf": GUIDE}),
+    }
+    with daemon_and_hub(tmp_path_factory.mktemp("bad"), **repositories) as running:
+        yield running
+
+
+def test_names_that_stand_for_nothing_are_refused_before_anything_is_asked(bad_hub):
+    daemon, hub = bad_hub
+    asked = len(hub.requests)
+    answers = [
+        daemon.http.post("/api/pull", json={"model": name})
+        for name in ("nobody", "../../etc/passwd", "", "other/model")
+    ]
+    assert [404, 400, 400, 404] == [answer.status_code for answer in answers]
+    assert "`localllm search`" in answers[0].json()["hint"]
+    assert asked == len(hub.requests)
+    assert [SUCCESS] == pull(daemon, "guide")
+
+
+def test_a_connection_that_breaks_and_a_busy_hub_are_tried_again_where_it_stopped(tmp_path):
+    faults = [Fault(reset_after_bytes=5_000_000), Fault(status=429, retry_after="1"), Fault(status=503),
+              Fault(reset_after_bytes=4_000_000), Fault(ignores_range=True, reset_after_bytes=1_000_000)]  # fmt: skip
+    broken = repository(faults={"Tiny-Q8_0.gguf": faults}, api_faults=[500])
+    with daemon_and_hub(tmp_path, Tiny_GGUF=broken) as (daemon, hub):
+        assert SUCCESS == pull(daemon, f"{NAME}:Q8_0")[-1]
+        assert [] == broken.faults["Tiny-Q8_0.gguf"]
+        assert hub.served_bytes() <= len(LARGE) + 5_000_000 + 4_000_000 + 1_000_000
+
+
+def test_two_pulls_share_one_download_and_it_goes_on_until_the_last_client_leaves(tmp_path):
+    slow = repository(bytes_per_second=4_000_000)
+    with daemon_and_hub(tmp_path, Tiny_GGUF=slow) as (daemon, hub):
+        ended: list[dict] = []
+        body = {"model": f"{NAME}:Q8_0"}
+        with daemon.http.stream("POST", "/api/pull", json=body) as first:
+            lines = lines_of(first)
+            assert any("completed" in line for line in lines)
+            other = Thread(target=lambda: ended.extend(pull(daemon, f"{NAME}:q8_0")))
+            other.start()
+            wait_for(lambda: partial_bytes(tmp_path) > 3_000_000, 10)
+        other.join(20)
+        assert SUCCESS == ended[-1]
+        assert len(LARGE) == hub.served_bytes()
+
+
+def test_a_client_that_leaves_stops_the_download_and_the_next_goes_on_there(tmp_path):
+    slow = repository(bytes_per_second=4_000_000)
+    with daemon_and_hub(tmp_path, Tiny_GGUF=slow) as (daemon, hub):
+        with daemon.http.stream("POST", "/api/pull", json={"model": f"{NAME}:Q8_0"}) as response:
+            assert any(line.get("completed", 0) > 2_000_000 for line in lines_of(response))
+        wait_for(lambda: not hub.open_transfers, 5)
+        kept = partial_bytes(tmp_path)
+        assert 2_000_000 < kept < len(LARGE)
+        assert [] == names(daemon)
+        slow.bytes_per_second = 0
+        assert SUCCESS == pull(daemon, f"{NAME}:Q8_0")[-1]
+        assert hub.served_bytes() - len(LARGE) < 2**20
+
+
+def test_damage_in_what_was_there_is_found_and_downloaded_anew(tmp_path):
+    with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
+        blobs = tmp_path / "hf" / "hub" / "models--owner--Tiny-GGUF" / "blobs"
+        blobs.mkdir(parents=True)
+        oid = hub.repositories["owner/Tiny-GGUF"].oid("Tiny-Q8_0.gguf")
+        (blobs / f"{oid}.incomplete").write_bytes(LARGE[:3_000_000] + bytes(1_000_000))
+        lines = pull(daemon, f"{NAME}:Tiny-Q8_0.gguf")
+        assert {"status": "what was there of Tiny-Q8_0.gguf is damaged: downloading it anew"} in lines
+        assert SUCCESS == lines[-1]
+
+
+def test_the_rate_is_kept_to(tmp_path):
+    with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, _):
+        started = time.monotonic()
+        assert SUCCESS == pull(daemon, limit_rate="2M")[-1]
+        assert 1.0 < time.monotonic() - started < 4.0
+        assert 400 == daemon.http.post("/api/pull", json={"model": NAME, "limit_rate": "fast"}).status_code
+
+
+def test_offline_what_is_in_the_cache_is_used(tmp_path):
+    with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
+        assert SUCCESS == pull(daemon)[-1]
+    asked = len(hub.requests)
+    offline = {**variables(hub, tmp_path), "HF_HUB_OFFLINE": "1"}
+    with running_daemon(tmp_path / "other", **offline) as daemon:
+        assert SUCCESS == pull(daemon)[-1]
+        assert "HF_HUB_OFFLINE" in pull(daemon, "hf.co/owner/Other")[-1]["error"]
+    assert asked == len(hub.requests)
+
+
+def test_a_token_opens_a_gated_repository_and_does_not_go_to_the_cdn(tmp_path):
+    gated = repository(is_gated=True, token="hf_secret")
+    with (
+        hub_server({"owner/Tiny-GGUF": gated}) as hub,
+        running_daemon(tmp_path, HF_TOKEN="hf_secret", **variables(hub, tmp_path)) as daemon,
+    ):
+        assert SUCCESS == pull(daemon)[-1]
+    assert [] == hub.tokens_at_cdn
+
+
+def test_the_command_prints_plain_lines_into_a_pipe_and_stops_at_ctrl_c(tmp_path):
+    with daemon_and_hub(tmp_path, Tiny_GGUF=repository(bytes_per_second=20_000_000)) as (daemon, hub):
+        done = run_cli("pull", "https://huggingface.co/owner/Tiny-GGUF", environment=daemon.environment)
+        assert (0, "pulled 'https://huggingface.co/owner/Tiny-GGUF'\n") == (done.returncode, done.stdout)
+        assert ["license: mit", "Tiny-Q4_K_M.gguf: 2.5 MB of 2.5 MB"] == [
+            line.partition(",")[0] for line in done.stderr.splitlines() if " 1 MB" not in line
+        ]
+        command = [*LOCALLLM, "pull", f"{NAME}:Q8_0", "--limit-rate", "2M"]
+        process = subprocess.Popen(command, env=daemon.environment, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: partial_bytes(tmp_path) > 500_000, 20)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+        assert 130 == process.returncode
+        assert "the same command goes on where it stopped" in said
+        wait_for(lambda: not hub.open_transfers, 5)
+        assert 0 < partial_bytes(tmp_path) < len(LARGE)
+
+
+def test_run_pulls_what_is_missing_and_a_terminal_shows_a_bar(tmp_path):
+    with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
+        with Terminal("run", NAME, "How do I pull a model?", environment=dict(daemon.environment)) as terminal:
+            assert 0 == terminal.end(30)
+            assert "Tiny-Q4_K_M.gguf ━" in terminal.shown
+            assert "localllm pull" in terminal.shown
+        assert len(GUIDE) == hub.served_bytes()
+        unknown = run_cli("run", "nobody", "hello", environment=daemon.environment)
+        assert (1, "Error: model 'nobody' not found") == (unknown.returncode, unknown.stderr.splitlines()[0])
+
+
+def test_a_disk_without_room_is_told_with_the_figures_before_anything_is_downloaded(tmp_path):
+    with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
+        hub.claimed_sizes["owner/Tiny-GGUF/Tiny-Q8_0.gguf"] = 10**15
+        last = pull(daemon, f"{NAME}:Q8_0")[-1]
+        assert "needs 1000 TB more" in last["error"]
+        assert "are free where the cache is" in last["error"]
+        assert 0 == hub.served_bytes()
+
+
+def test_whatever_kills_the_daemon_nothing_is_half_visible_and_the_next_pull_ends_right(tmp_path):
+    """SIGKILL of the daemon at random points, over and over; its download ends with it."""
+    random_points = random.Random(7)
+    name = f"{NAME}:Q8_0"
+    kept: list[int] = []
+    with hub_server({"owner/Tiny-GGUF": repository(bytes_per_second=6_000_000)}) as hub:
+        for _ in range(10):
+            with running_daemon(tmp_path, **variables(hub, tmp_path)) as daemon:
+                assert [] == names(daemon)
+                Thread(target=pull_until_killed, args=(daemon, name)).start()
+                time.sleep(random_points.uniform(0.1, 0.9))
+                daemon.process.kill()
+                daemon.process.wait()
+            wait_for(lambda: not hub.open_transfers, 5)
+            kept.append(partial_bytes(tmp_path))
+        assert len(set(kept)) >= 4, "the kills came before anything was downloaded"
+        assert sorted(kept) == kept
+        hub.repositories["owner/Tiny-GGUF"].bytes_per_second = 0
+        with running_daemon(tmp_path, **variables(hub, tmp_path)) as daemon:
+            assert SUCCESS == pull(daemon, name)[-1]
+            assert [name] == names(daemon)
+        assert hub.served_bytes() <= len(LARGE) + 16 * 2**20
+    blob = next(path for path in (tmp_path / "hf").rglob("Tiny-Q8_0.gguf"))
+    assert LARGE == blob.read_bytes()
+    assert [] == list((tmp_path / "hf").rglob("blobs/*.incomplete"))
+    assert json.loads(next(tmp_path.rglob("q8_0.json")).read_text())["source"].startswith("owner/Tiny-GGUF@")
+
+
+def pull_until_killed(daemon: Daemon, name: str) -> None:
+    with suppress(httpx.HTTPError):  # what a killed daemon leaves its client
+        httpx.post(f"{daemon.url}/api/pull", json={"model": name}, timeout=30, trust_env=False)

@@ -1,0 +1,89 @@
+"""What of a repository is chosen, and how an amount of bytes is read and written."""
+
+from __future__ import annotations
+
+import pytest
+
+from localllm.errors import NotOnHubError
+from localllm.sizes import parse_size, size_text
+from localllm.store.repository import QUANTS, HubFile, Repository, choose, variants_of
+
+
+def repository(*names: str) -> Repository:
+    """Files of 1 GB, 2 GB …"""
+    files = tuple(HubFile(name, number * 10**9, "ab" * 32) for number, name in enumerate(names, 1))
+    return Repository("owner/repo", "c" * 40, files)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "chosen"),
+    [
+        (["M-Q8_0.gguf", "M-Q4_K_M.gguf"], "", ["M-Q4_K_M.gguf"]),
+        (["qwen2.5-instruct-q8_0.gguf", "qwen2.5-instruct-q4_k_m.gguf"], "q8_0", ["qwen2.5-instruct-q8_0.gguf"]),
+        (["M-F16.gguf", "M-Q5_K_M.gguf", "M-Q4_K_S.gguf"], "", ["M-Q4_K_S.gguf"]),
+        (["M-Q2_K.gguf", "M-Q8_0.gguf"], "", ["M-Q8_0.gguf"]),
+        (["gpt-oss-20b-mxfp4.gguf"], "", ["gpt-oss-20b-mxfp4.gguf"]),
+        (["M-UD-Q4_K_XL.gguf", "M-Q5_0.gguf"], "Q4_K_XL", ["M-UD-Q4_K_XL.gguf"]),
+        (["model.gguf"], "", ["model.gguf"]),
+        (["M.Q6_K.gguf", "M.IQ3_XXS.gguf"], "iq3_xxs", ["M.IQ3_XXS.gguf"]),
+        (["M-Q4_K_M.gguf", "M-Q8_0.gguf"], "m-q8_0.GGUF", ["M-Q8_0.gguf"]),
+        (["mmproj-Q4_K_M.gguf", "M-imatrix.gguf", "M-BF16.gguf"], "", ["M-BF16.gguf"]),
+        (["old/M-Q4_K_M.gguf", "M-Q4_K_M.gguf"], "", ["M-Q4_K_M.gguf"]),
+        (
+            ["Q8_0/M-Q8_0-00002-of-00002.gguf", "Q8_0/M-Q8_0-00001-of-00002.gguf", "M-Q4_K_M.gguf"],
+            "Q8_0",
+            ["Q8_0/M-Q8_0-00001-of-00002.gguf", "Q8_0/M-Q8_0-00002-of-00002.gguf"],
+        ),
+        (["M-Q4_K_M-00001-of-00003.gguf", "M-Q8_0.gguf"], "", ["M-Q8_0.gguf"]),
+        (["a-q4_k_m.gguf", "b-q4_k_m.gguf"], "b-q4_k_m", ["b-q4_k_m.gguf"]),
+    ],
+)  # fmt: skip
+def test_the_quant_asked_for_or_the_usual_or_the_nearest_is_chosen_with_all_its_parts(names, wanted, chosen):
+    assert chosen == [file.path for file in choose(repository(*names), wanted).variant.files]
+
+
+def test_another_choice_than_the_usual_is_said_aloud_with_the_alternatives_and_what_is_left_out():
+    said = choose(repository("M-Q8_0.gguf", "M-Q4_0.gguf", "mmproj-F16.gguf"), "").remarks
+    assert (
+        "owner/repo has no Q4_K_M: taking Q4_0 (2 GB); there is also Q8_0 (1 GB)",
+        "left out: mmproj-F16.gguf (3 GB); this version reads no images",
+    ) == said
+    assert () == choose(repository("M-Q4_K_M.gguf", "M-Q8_0.gguf"), "").remarks
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "error", "hint"),
+    [
+        (["M-Q4_0.gguf"], "Q9", "owner/repo has no Q9", "it has Q4_0 (1 GB)"),
+        (["README.md", "mmproj.gguf"], "", "owner/repo has no GGUF model", "GGUF"),
+        (["M-Q4_0-00001-of-00002.gguf"], "", "owner/repo has 1 of the 2 parts of Q4_0", "another file"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_what_is(names, wanted, error, hint):
+    with pytest.raises(NotOnHubError) as caught:
+        choose(repository(*names), wanted)
+    assert error == caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_every_quant_has_one_place_in_the_order_and_is_read_from_a_file_name():
+    assert len(QUANTS) == len(set(QUANTS))
+    assert list(QUANTS) == [variants_of((HubFile(f"Model-7B-{quant}.gguf", 1, "0" * 40),))[0].quant for quant in QUANTS]
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("5M", 5_000_000), ("500 kB", 500_000), ("1.5GB", 1_500_000_000), ("2MiB", 2**21), ("5M/s", 5_000_000), ("7", 7)],
+)
+def test_amounts_of_bytes_are_read_as_people_write_them(text, size_bytes):
+    assert size_bytes == parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-5M", "5X", "5i", "1e9", "M"])
+def test_other_text_is_no_amount_of_bytes(text):
+    with pytest.raises(ValueError):
+        parse_size(text)
+
+
+def test_sizes_are_written_in_decimal_units():
+    assert ["999 B", "4.7 GB", "12 MB", "1 KB"] == [size_text(size) for size in (999, 4_683_087_332, 12_000_000, 1000)]
