@@ -10,8 +10,13 @@ To reproduce, with a virtual environment for torch next to the one that scripts/
     torch-env/bin/python scripts/train_guide.py --work build/guide
 
 The phases data, tokenizer, train, export and evaluate run in this order; each reads what the one before
-wrote into the work folder, so `--phases export evaluate` repeats only these two. On two shared cores the
-whole takes about 45 minutes, nearly all of it training.
+wrote into the work folder, so `--phases export evaluate` repeats only these two. Training has two stages, STAGES
+below, and does both; on two cores without other work it takes about 50 minutes. Freed memory comes back late: up to
+10 GB may be held.
+
+For another model, change STAGES. How fast a shared machine is shows only while it trains, so the fall of the
+learning rate can be ordered then: a file `fall` in the work folder, which holds the number of batches it is to take,
+begins it. The report names the batch; written into STAGES, both numbers make the run repeatable without an order.
 
 How far it is reproducible: the same sources and seed give the same conversations and the same tokenizer,
 byte for byte, on every machine. The weights are the same only where torch computes the same sums: same
@@ -54,17 +59,25 @@ class Stage:
     conversations: int
     long_chats: int
     tool_share: float
-    learning_rate: float
+    shortened_share: float
     drills: int
+    drilled_samples: int
+    learning_rate: float
     fall_from: int
     fall_batches: int
+    end: int
 
 
+DRAWN = ("conversations", "long_chats", "tool_share", "shortened_share")
 # How the model that is installed was made. The first stage starts from random weights, each other from the one before.
 STAGES = (
     Stage(
-        seed=1, conversations=250_000, long_chats=400, tool_share=0.18, learning_rate=3e-3, drills=9_000,
-        fall_from=1859, fall_batches=1700,
+        seed=1, conversations=250_000, long_chats=400, tool_share=0.18, shortened_share=0.6, drills=9_000,
+        drilled_samples=60_000, learning_rate=3e-3, fall_from=1862, fall_batches=1700, end=2200,
+    ),
+    Stage(
+        seed=2, conversations=50_000, long_chats=60, tool_share=0.22, shortened_share=0.2, drills=0,
+        drilled_samples=0, learning_rate=2e-3, fall_from=359, fall_batches=560, end=1_000_000,
     ),
 )  # fmt: skip
 
@@ -118,21 +131,24 @@ def write_weights(folder: Folder, options: argparse.Namespace) -> None:
     tokenizer = load_vocabulary(folder.file("tokenizer.json"))
     for number, stage in chosen(options):
         texts = folder.read(f"conversations-{number}.json")
-        samples = encode(texts, tokenizer, CONTEXT_TOKENS, stage.seed)
+        samples = encode(texts, tokenizer, CONTEXT_TOKENS, stage.seed, stage.shortened_share)
         plan = Plan(
             seed=stage.seed,
             threads=options.threads,
             context_tokens=CONTEXT_TOKENS,
             learning_rate=stage.learning_rate,
             drills=stage.drills,
+            drilled_samples=stage.drilled_samples,
             fall_from=stage.fall_from,
             fall_batches=stage.fall_batches,
+            end=stage.end,
         )
         start = load_state(folder.file(f"weights-{number - 1}.pt")) if number > 1 else None
         shape, checkpoint = Shape(tokenizer.get_vocab_size()), folder.file(f"weights-{number}.pt")
         _, plan, report = train(shape, samples, plan, checkpoint, start)
         longest = max(len(sample.ids) for sample in samples)
-        told = {"drawn": dataclasses.asdict(stage), "longest_conversation_tokens": longest}
+        drawn = {name: getattr(stage, name) for name in DRAWN}
+        told = {"drawn": drawn, "longest_conversation_tokens": longest}
         folder.write(f"training-{number}.json", told | {"plan": dataclasses.asdict(plan), **dataclasses.asdict(report)})
 
 

@@ -2,9 +2,9 @@
 
 Only what the assistant says is learnt in full; a part of the prompt counts a little. Every conversation
 starts at position 0, as at run time. Of many plain questions only the beginning of the answer is read, which
-leaves time for more questions. Long chats of up to the declared context are mixed in. The first part of the run is
-mixed with drills: random tokens, said again. A tool call has to repeat names and values from the prompt, and
-without drills so small a model takes very long to learn that.
+leaves time for more questions. Long chats of up to the declared context are mixed in. The first part may be mixed
+with drills: random tokens, said again, because a tool call has to repeat names and values from the prompt. One
+sample in eight was too few of them: the model of that run repeats no random tokens.
 
 Deterministic up to what torch promises: the same seed, thread count, machine and versions give the same
 batches in the same order; sums over threads may round differently elsewhere.
@@ -28,7 +28,6 @@ from guide.vocabulary import CONTROL_TOKENS, VISIBLE_TOKENS
 PROMPT_WEIGHT = 0.2
 PROMPT_SHARE = 6
 POOL_CONVERSATIONS = 12_000
-SHORTENED_SHARE = 0.6
 FIRST_ANSWER_TOKENS = 12
 LONGEST_QUESTION = 90
 SPECIAL_TOKENS = len(CONTROL_TOKENS) + len(VISIBLE_TOKENS)
@@ -39,7 +38,7 @@ class Plan:
     """How to train; `tokens_per_batch` counts padding.
 
     The learning rate rises over `warmup_batches`, is level until batch `fall_from`, and falls to zero over the
-    `fall_batches` after it, where the run ends.
+    `fall_batches` after it, where the run ends; or before, at batch `end`.
     """
 
     seed: int
@@ -53,6 +52,7 @@ class Plan:
     drilled_samples: int = 60_000
     fall_from: int = 1_000_000
     fall_batches: int = 0
+    end: int = 1_000_000
     report_every: int = 50
 
 
@@ -112,7 +112,9 @@ def shorten(sample: Sample) -> Sample:
     return Sample(sample.ids[:end], sample.weights[:end])
 
 
-def encode(texts: list[str], tokenizer: Tokenizer, context_tokens: int, seed: int) -> list[Sample]:
+def encode(
+    texts: list[str], tokenizer: Tokenizer, context_tokens: int, seed: int, shortened_share: float
+) -> list[Sample]:
     """The texts as samples, a share of them shortened; a part at a time, because encodings are large."""
     samples, source = [], random.Random(seed)
     for at in range(0, len(texts), POOL_CONVERSATIONS):
@@ -120,7 +122,7 @@ def encode(texts: list[str], tokenizer: Tokenizer, context_tokens: int, seed: in
             ids = np.array(encoding.ids, dtype=np.int64)
             if len(ids) <= context_tokens:
                 sample = Sample(ids, weigh(ids, tokenizer))
-                samples.append(shorten(sample) if source.random() < SHORTENED_SHARE else sample)
+                samples.append(shorten(sample) if source.random() < shortened_share else sample)
     return samples
 
 
@@ -216,7 +218,9 @@ def fall_now(plan: Plan, order: Path, index: int) -> Plan:
     """
     if index >= plan.fall_from or not order.exists():
         return plan
-    return replace(plan, fall_from=index, fall_batches=int(order.read_text(encoding="ascii")))
+    fall_batches = int(order.read_text(encoding="ascii"))
+    order.unlink()
+    return replace(plan, fall_from=index, fall_batches=fall_batches)
 
 
 def batch_loss(network: Network, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,7 +277,7 @@ def train(
         report.tokens += sum(len(sample.ids) for sample in batch)
         if not math.isfinite(recent[-1]):
             raise FloatingPointError(f"the loss is {recent[-1]} at batch {index}; lower the learning rate")
-        last = index + 1 == min(len(batches), plan.fall_from + plan.fall_batches)
+        last = index + 1 == min(len(batches), plan.fall_from + plan.fall_batches, plan.end)
         if last or (index + 1) % plan.report_every == 0:
             report.batches, report.seconds = index + 1, round(time.monotonic() - started, 1)
             report.add(sum(recent) / len(recent), rate)
