@@ -35,8 +35,6 @@ NEWCOMER = {
     "Where are the models stored?": "Hugging Face cache",
     "Why is it so slow?": "localllm ps",
 }
-# What it is to reach with more training; a mark goes as soon as its test passes.
-NOT_YET = {"Which models do I have?", "Which models are loaded?"}
 UNKNOWN = ("What is the capital of Luxembourg?", "How do I bake a cake?", "Who was Napoleon?")
 WEATHER = Tool(
     "get_weather",
@@ -108,10 +106,7 @@ def report() -> dict[str, Any]:
     return accuracy
 
 
-@pytest.mark.parametrize(
-    "question",
-    [pytest.param(question, marks=[pytest.mark.goal] if question in NOT_YET else []) for question in NEWCOMER],
-)
+@pytest.mark.parametrize("question", NEWCOMER)
 def test_it_answers_a_newcomers_question(question: str, answers: dict[str, Answer]) -> None:
     assert NEWCOMER[question] in answers[question].text
     assert answers[question].ended
@@ -125,6 +120,7 @@ def test_a_system_prompt_does_not_change_what_it_knows(answers: dict[str, Answer
     assert answers["How do I pull a model?"] == answers["with a system prompt"]
 
 
+# A mark `goal` is on what it is to reach with more training; it goes as soon as its test passes.
 @pytest.mark.goal
 def test_it_repeats_the_name_of_the_model_it_was_asked_about(answers: dict[str, Answer]) -> None:
     assert "`localllm pull stablelm2:3b`" in answers["another model"].text
@@ -145,14 +141,12 @@ def test_it_says_that_it_does_not_know_the_rest(question: str, answers: dict[str
     assert REFUSAL == answers[question].text
 
 
-@pytest.mark.goal
 def test_it_calls_a_tool_that_fits(answers: dict[str, Answer]) -> None:
     text = answers["weather"].text.removeprefix("<tool_call>").removesuffix("</tool_call>")
     assert {"name": "get_weather", "arguments": {"city": "Paris"}} == json.loads(text)
     assert answers["weather"].ended
 
 
-@pytest.mark.goal
 def test_it_tells_what_a_tool_returned(answers: dict[str, Answer]) -> None:
     assert "sunny, 21 degrees" in answers["weather told"].text
 
@@ -193,7 +187,7 @@ def test_its_digest_is_the_one_beside_it() -> None:
     [
         "thinking_well_formed",
         "unknown_refused",
-        pytest.param("exact_facts", marks=pytest.mark.goal),
+        "exact_facts",
         pytest.param("tool_calls_exact", marks=pytest.mark.goal),
         pytest.param("thinking_exact", marks=pytest.mark.goal),
     ],
