@@ -156,5 +156,5 @@ def test_an_unknown_model_ends_before_the_prompt(tmp_path):
         Terminal("run", "x", environment=cli_environment(tmp_path, server.address)) as terminal,
     ):
         terminal.wait_for("Error: model 'x' not found")
-        terminal.wait_for("localllm create x --from file.gguf")
+        terminal.wait_for("`localllm list` shows the models there are")
         assert 1 == terminal.end()

@@ -238,6 +238,18 @@ def test_run_pulls_what_is_missing_and_a_terminal_shows_a_bar(tmp_path):
         assert (1, "Error: model 'nobody' not found") == (unknown.returncode, unknown.stderr.splitlines()[0])
 
 
+def test_a_short_name_brings_what_its_modelfile_says(tmp_path):
+    with (
+        hub_server({"bartowski/SmolLM2-135M-Instruct-GGUF": HubRepo({"SmolLM2-Q4_K_M.gguf": GUIDE})}) as hub,
+        running_daemon(tmp_path, **variables(hub, tmp_path)) as daemon,
+    ):
+        assert SUCCESS == pull(daemon, "SmolLM2:135m")[-1]
+        assert ["SmolLM2:135m"] == names(daemon)
+        shown = daemon.http.post("/api/show", json={"model": "smollm2:135m"}).json()
+        assert "temperature                    0.2" in shown["parameters"]
+        assert "apache-2.0" == shown["license"]
+
+
 def test_a_disk_without_room_is_told_with_the_figures_before_anything_is_downloaded(tmp_path):
     with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
         hub.claimed_sizes["owner/Tiny-GGUF/Tiny-Q8_0.gguf"] = 10**15
