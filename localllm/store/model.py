@@ -49,7 +49,8 @@ class Model:
     """One registered or bundled model.
 
     `key` is the identity of what must be loaded: two models with one key can share a runner. `digest` is the hex sha256
-    of the manifest's bytes. `template` is the Modelfile's override, `chat_template` what is in force.
+    of the manifest's bytes. `template` is the Modelfile's override, `chat_template` what is in force. `parts` are the
+    files after the first of a model in several.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Model:
     capabilities: tuple[str, ...]
     modelfile: str
     is_bundled: bool = False
+    parts: tuple[Path, ...] = ()
 
     @property
     def family(self) -> str:

@@ -11,10 +11,11 @@ Every method touches the disk for a moment; none keeps state but for headers alr
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -85,8 +86,11 @@ class Store:
         return self._scan()[1]
 
     def header(self, model: Model) -> Header:
-        """The whole header of the model's file; read once as long as the file stays the same. Raises ModelFileError."""
-        return self._headers.read(model.file)[1]
+        """The whole header of the model's file; read once as long as the file stays the same. Raises ModelFileError.
+
+        Of a model in parts, the first one's with the tensors of all.
+        """
+        return _joined([self._headers.read(path)[1] for path in (model.file, *model.parts)])
 
     def create_from_file(self, name: str, file: Path) -> Model:
         """Let `name` stand for the GGUF `file` where it lies, instead of whatever it stood for before.
@@ -131,10 +135,9 @@ class Store:
         read = [self._headers.read(path) for path in paths]
         for (_, header), path in zip(read, paths, strict=True):
             _refuse_unusable(header, path, len(paths))
-        facts = facts_from(read[0][1])
-        facts = msgspec.structs.replace(facts, parameter_count=sum(header.parameter_count for _, header in read))
+        whole = _joined([header for _, header in read])
         manifest = msgspec.structs.replace(
-            self._manifest(parsed, read[0][0], facts),
+            self._manifest(parsed, read[0][0], facts_from(whole)),
             parts=tuple(Part(str(seen.path), seen.size_bytes, seen.modified_ns) for seen, _ in read[1:]),
             source=f"{pulled.repository}@{pulled.commit}",
             digests=tuple(file.digest for file in pulled.files),
@@ -247,7 +250,15 @@ def _model(manifest: Manifest, data: bytes, is_bundled: bool = False) -> Model:
         capabilities=capabilities_of(manifest.facts, template),
         modelfile=_modelfile_text(manifest),
         is_bundled=is_bundled,
+        parts=tuple(Path(part.file) for part in manifest.parts),
     )
+
+
+def _joined(headers: Sequence[Header]) -> Header:
+    """The first of `headers` with the tensors of all."""
+    if len(headers) == 1:
+        return headers[0]
+    return dataclasses.replace(headers[0], tensors=tuple(tensor for header in headers for tensor in header.tensors))
 
 
 def _key(manifest: Manifest) -> str:
