@@ -95,7 +95,8 @@ _MAMBA: dict[str, Value] = {
     "ssm.time_step_rank": 16,
 }
 # With the usual scale a short convolution would all but silence what comes after it, and only the last token count.
-_SPREADS = {".ssm_conv1d.weight": 0.5, ".ssm_x.weight": 0.1, ".ssm_out.weight": 0.1}
+# Nor may the router of a mixture be undecided: rounding would then choose other experts, and with them other tokens.
+_SPREADS = {".ssm_conv1d.weight": 0.5, ".ssm_x.weight": 0.1, ".ssm_out.weight": 0.1, ".ffn_gate_inp.weight": 1.0}
 # The output matrix is the embedding, as in the small Qwen3 models.
 _TIED = (*Recipe.left_out, "output.weight")
 _MEAN, _LAST, _RANK = 1, 3, 4  # llama_pooling_type of llama.h

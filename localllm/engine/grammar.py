@@ -17,13 +17,16 @@ from localllm.errors import BadRequestError
 from localllm.generation import ResponseFormat
 
 ANY_OBJECT = '{"type": "object"}'
+# Between two parts of the JSON: nothing, a space, or a new line and its indentation. Without a bound a weak model, which
+# is kept from the end of its turn there, writes white space for ever.
+WHITE_SPACE = r"( |\n[ \t]{0,48})?"
 
 
 def new_matcher(tokenizer: LLTokenizer, response_format: ResponseFormat) -> LLMatcher:
     """A matcher at the start of an answer. Raises BadRequestError naming what the schema has that cannot be kept."""
     schema = ANY_OBJECT if response_format.schema is None else response_format.schema
     try:
-        grammar = LLMatcher.grammar_from_json_schema(schema)
+        grammar = LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": WHITE_SPACE})
     except ValueError as error:
         raise BadRequestError(f"the JSON schema of `format` cannot be read: {error}") from error
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, tokenizer)
