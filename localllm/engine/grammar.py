@@ -17,8 +17,8 @@ from localllm.errors import BadRequestError
 from localllm.generation import ResponseFormat
 
 ANY_OBJECT = '{"type": "object"}'
-# Between two parts of the JSON: nothing, a space, or a new line and its indentation. Without a bound a weak model, which
-# is kept from the end of its turn there, writes white space for ever.
+# Between two parts of the JSON: nothing, a space, or a new line and its indentation. Without a bound a weak model that
+# may not end its turn there writes white space for ever.
 WHITE_SPACE = r"( |\n[ \t]{0,48})?"
 
 
