@@ -32,11 +32,14 @@ from localllm.errors import PromptTooLongError
 class EnginePolicy:
     """What may be tuned. `stretch` bounds how much slower a stream gets while another's prompt is computed.
 
-    `saved_bytes_most` is host memory for the states of preempted sequences.
+    `saved_bytes_most` is host memory for the states of preempted sequences, `shelf_bytes_most` for idle prefixes
+    (those with `shelf_tokens_least` cells of their own go there as soon as others run).
     """
 
     stretch: float = 2.0
     saved_bytes_most: int = 2**31
+    shelf_bytes_most: int = 2**30
+    shelf_tokens_least: int = 256
     keeps_prefixes: bool = True
     speculates: bool = True
 
@@ -76,7 +79,12 @@ class Engine:
         self._policy = policy or EnginePolicy()
         self._facts = backend.facts
         self._roster = Roster(
-            backend, clock, saved_bytes_most=self._policy.saved_bytes_most, keeps_prefixes=self._policy.keeps_prefixes
+            backend,
+            clock,
+            saved_bytes_most=self._policy.saved_bytes_most,
+            keeps_prefixes=self._policy.keeps_prefixes,
+            shelf_bytes_most=self._policy.shelf_bytes_most,
+            shelf_tokens_least=self._policy.shelf_tokens_least,
         )
         self._pool = self._roster.pool
         self._pace = Pace(self._facts.batch_tokens, self._policy.stretch)

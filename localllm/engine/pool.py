@@ -10,6 +10,7 @@ from localllm.engine.backend import Backend, State
 from localllm.engine.cells import Cells, StreamCells, UnifiedCells
 from localllm.engine.memory import copies_whole
 from localllm.engine.prefix_cache import (
+    LEAST_SHARED_TOKENS,
     Pending,
     Resident,
     Source,
@@ -18,23 +19,38 @@ from localllm.engine.prefix_cache import (
     find_source,
     subsumed,
 )
+from localllm.engine.shelf import Shelf, Shelved
 from localllm.engine.tokens import TokenArray, Tokens
 
 CHECKPOINT_BYTES_MOST = 2**30
 
 
 class Pool:
-    """See the module. `keeps_prefixes` False forgets a slot as soon as its request ends."""
+    """See the module. `keeps_prefixes` False forgets a slot as soon as its request ends.
 
-    def __init__(self, backend: Backend, *, keeps_prefixes: bool = True) -> None:
+    `shelf_bytes_most` bounds the host memory of idle prefixes; those with `shelf_tokens_least` cells of their own go
+    there as soon as others run.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        keeps_prefixes: bool = True,
+        shelf_bytes_most: int = 0,
+        shelf_tokens_least: int = 0,
+    ) -> None:
         self._backend = backend
         self._keeps_prefixes = keeps_prefixes
         facts = backend.facts
         self._traits = facts.memory
+        self._shelf_tokens_least = shelf_tokens_least
         self._free_slots = list(range(facts.slots - 1, -1, -1))
         self._residents: dict[int, Resident] = {}
         self._admissions = 0
         unified = facts.memory.layout == "unified"
+        # In streams idle prefixes are in nobody's way; a window's or a recurrent state is kept by its checkpoints.
+        self._shelf = Shelf(shelf_bytes_most if unified and facts.memory.kind == "attention" else 0)
         self.cells: Cells = (UnifiedCells if unified else StreamCells)(facts.pool_tokens, facts.slots)
 
     @property
@@ -53,7 +69,49 @@ class Pool:
         if self._traits.kind == "window":
             for resident in residents:
                 resident.lowest_position = self._backend.lowest_position(resident.slot)
-        return find_source(prompt, residents, self._traits)
+        source = find_source(prompt, residents, self._traits)
+        shelved = self._shelf.best(prompt, source.length + LEAST_SHARED_TOKENS)
+        if shelved is not None and self._unshelve(shelved, source.kept):
+            return find_source(prompt, residents, self._traits)
+        return source
+
+    def shelve_idle(self) -> None:
+        """Move idle prefixes to host memory while there is room: requests run, and would look past their cells.
+
+        One that mostly shares its cells with others frees too few to be worth a copy.
+        """
+        for resident in eviction_order(self._residents.values()):
+            own = self.cells.own(resident.slot)
+            is_worth_it = own >= self._shelf_tokens_least and 2 * own >= resident.computed
+            if is_worth_it and self._shelf.has_room(self._state_bytes(resident)):
+                self._shelve(resident)
+
+    def _state_bytes(self, resident: Resident) -> int:
+        return resident.computed * self._backend.facts.kv_bytes_per_token
+
+    def _shelve(self, resident: Resident) -> None:
+        """Empty an idle slot; its state goes to the shelf if there is room."""
+        if resident.computed >= LEAST_SHARED_TOKENS and self._shelf.fits(self._state_bytes(resident)):
+            state, tokens = self._backend.save(resident.slot), resident.computed_tokens.copy()
+            self._shelf.put(Shelved(tokens, state, resident.request_id, resident.shares))
+        self.release(resident)
+
+    def _unshelve(self, shelved: Shelved, keep: Resident | None) -> bool:
+        """Put a shelved prefix into a slot again; False when there is no room for it now."""
+        length = len(shelved.tokens)
+        if not self._free_slots or self.available(keep) < length or not self.make_room(length, keep):
+            return False
+        self._shelf.take(shelved)
+        slot = self._free_slots.pop()
+        resident = self._residents[slot] = Resident(
+            slot, TokenArray(shelved.tokens), shelved.request_id, is_active=False, shares=shelved.shares
+        )
+        resident.last_used = self._admissions
+        if not self._backend.restore(slot, shelved.state):
+            self.release(resident)
+            return False
+        self.grow(resident, length)
+        return True
 
     def pending_for(self, prompt: Tokens, have: int) -> Pending | None:
         """The prefix that is worth waiting for, if one is being computed."""
@@ -70,7 +128,7 @@ class Pool:
             return True
         for resident in eviction_order(self._residents.values()):
             if resident is not keep:
-                self.release(resident)
+                self._shelve(resident)
             if self.cells.free >= cells:
                 return True
         return False
@@ -126,6 +184,7 @@ class Pool:
             return
         resident.tokens = TokenArray(resident.computed_tokens)  # its own: the request may go on elsewhere
         resident.is_active = False
+        self._shelf.drop_beginnings_of(resident.computed_tokens)
         for other in subsumed(resident, list(self._residents.values())):
             resident.shares += other.shares
             self.release(other)
@@ -139,7 +198,8 @@ class Pool:
         resident.is_active, resident.computed = False, 0
 
     def release_idle(self) -> None:
-        """Empty every slot that holds an idle prefix."""
+        """Empty every slot that holds an idle prefix, and the shelf."""
+        self._shelf.clear()
         for resident in eviction_order(self._residents.values()):
             self.release(resident)
 

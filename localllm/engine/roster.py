@@ -32,13 +32,20 @@ class Roster:
         *,
         saved_bytes_most: int,
         keeps_prefixes: bool,
+        shelf_bytes_most: int = 0,
+        shelf_tokens_least: int = 0,
     ) -> None:
         self._backend = backend
         self._clock = clock
         self._facts = backend.facts
         self._saved_bytes_most = saved_bytes_most
         self._keeps_prefixes = keeps_prefixes
-        self.pool = Pool(backend, keeps_prefixes=keeps_prefixes)
+        self.pool = Pool(
+            backend,
+            keeps_prefixes=keeps_prefixes,
+            shelf_bytes_most=shelf_bytes_most,
+            shelf_tokens_least=shelf_tokens_least,
+        )
         self.waiting = WaitingRoom()
         self.active: list[Sequence] = []  # oldest first; each has a slot
         self.preemptions = 0
@@ -67,7 +74,13 @@ class Roster:
         return self.active[newest_of_lowest_class(range(len(loads)), loads)]
 
     def admit(self) -> None:
-        """Start whoever can start, in the order of service."""
+        """Start whoever can start, in the order of service; then nobody is to look past idle prefixes."""
+        before = len(self.active)
+        self._admit()
+        if len(self.active) > before:
+            self.pool.shelve_idle()
+
+    def _admit(self) -> None:
         while len(self.waiting) and not self._is_blocked and self._has_place():
             for sequence in self.waiting.in_order(self._clock()):
                 if sequence.pending is None or sequence.pending.is_ready:

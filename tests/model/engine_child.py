@@ -27,7 +27,7 @@ from localllm.engine.sequence import SequenceOutput, SequenceRequest
 from localllm.generation import Sampling
 
 STEPS_MOST = 100_000
-INTERRUPT_SECONDS = 0.0005  # much less than a decode of a whole batch takes
+INTERRUPT_SECONDS = 0.00005  # far less than a decode of a whole batch takes, on any machine
 
 
 @dataclass

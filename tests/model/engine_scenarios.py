@@ -98,6 +98,7 @@ def all_scenarios(requests: Requests, more: Requests) -> dict[str, Scenario]:
         "staggered": {"requests": [*(one | {"step": 3 * at} for at, one in enumerate(requests)), *leaving]},
         "interrupted": {"requests": interrupted, "policy": {"keeps_prefixes": False, "stretch": 100.0}},
         "again": {"requests": one_by_one([*requests, *requests, *more])},
+        "shelved": {"requests": one_by_one([*requests, *requests, *more]), "policy": {"shelf_tokens_least": 20}},
         "outranked": {"requests": outranked, "config": two},
         "outranked, computed again": {"requests": outranked, "config": two, "policy": {"saved_bytes_most": 0}},
         "crowded": {"requests": [*requests, *requests], "config": {"pool_tokens": 512}},

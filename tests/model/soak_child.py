@@ -17,7 +17,7 @@ from typing import Any
 import llama_cpp
 import psutil
 
-from localllm.engine.engine import Engine
+from localllm.engine.engine import Engine, EnginePolicy
 from localllm.engine.llama import LlamaBackend, LlamaConfig
 from localllm.engine.sequence import SequenceRequest
 from localllm.generation import Sampling
@@ -25,6 +25,7 @@ from localllm.generation import Sampling
 SEQUENCES = 8
 OUTSTANDING_MOST = 12  # running and waiting
 CANCELLED_SHARE = 0.2
+SHELF_BYTES = 2 * 2**20  # full before the first measurement: what grows then is no cache
 PREFIXES = 20  # prompts begin with one of these, so that cells are shared, and then left idle
 
 
@@ -34,7 +35,7 @@ class Soak:
     def __init__(self, model: Path) -> None:
         config = LlamaConfig(model_path=model, max_sequences=SEQUENCES, batch_tokens=128, threads=1, pool_tokens=512)
         self.backend = LlamaBackend(config)
-        self.engine = Engine(self.backend, time.monotonic)
+        self.engine = Engine(self.backend, time.monotonic, EnginePolicy(shelf_bytes_most=SHELF_BYTES))
         self.random = random.Random(1)
         self.prefixes = [self._tokens(self.random.randrange(4, 40)) for _ in range(PREFIXES)]
         self.outstanding: set[int] = set()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from localllm.engine.backend import MemoryTraits
-from localllm.engine.engine import Engine
+from localllm.engine.engine import Engine, EnginePolicy
 from localllm.engine.fake import END_TOKEN, FakeBackend, next_token
 from localllm.engine.sequence import SequenceRequest
 from localllm.generation import Sampling
@@ -20,6 +20,7 @@ from localllm.generation import Sampling
 GREEDY = Sampling(temperature=0.0)
 POOL_TOKENS = 240
 SHARED = "a shared beginning that is longer than what is worth waiting for <"  # ends where a message begins
+REPEATED = ("asked again and again <by everybody", "another one that is often asked <here>")
 MEMORIES = {
     "attention": MemoryTraits(),
     "attention in streams": MemoryTraits(layout="streams"),
@@ -47,13 +48,13 @@ class EngineMachine(RuleBasedStateMachine):
         if self.traits.layout == "streams":
             self.backend = FakeBackend(4 * POOL_TOKENS, 4, 16, slots=4, memory=self.traits)
         ticks = itertools.count()
-        self.engine = Engine(self.backend, lambda: next(ticks) * 0.01)
+        self.engine = Engine(self.backend, lambda: next(ticks) * 0.01, EnginePolicy(shelf_tokens_least=20))
         self.ids = itertools.count()
         self.expected: dict[int, str] = {}
         self.texts: dict[int, str] = {}
 
     @rule(
-        prompt=st.text("abc<", min_size=1, max_size=50),
+        prompt=st.text("abc<", min_size=1, max_size=50) | st.sampled_from(REPEATED),
         is_shared=st.booleans(),
         count=st.integers(1, 40),
         priority=st.integers(0, 2),
@@ -93,7 +94,7 @@ class EngineMachine(RuleBasedStateMachine):
     def take_cells_behind_its_back(self, cells: int) -> None:
         self.backend.unknown_cells = cells
 
-    @rule(steps=st.integers(1, 20))
+    @rule(steps=st.integers(1, 60))
     def step(self, steps: int) -> None:
         for _ in range(steps):
             self.run_one_step()

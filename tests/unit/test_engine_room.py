@@ -43,7 +43,7 @@ class TimedBackend(FakeBackend):
 
 def new_engine(backend_type=TimedBackend, policy=None, **backend_options):
     backend = backend_type(**backend_options)
-    return Engine(backend, lambda: backend.now, policy or EnginePolicy(speculates=False)), backend
+    return Engine(backend, lambda: backend.now, policy or EnginePolicy(speculates=False, shelf_bytes_most=0)), backend
 
 
 def shifted_text(prompt, count, limit, keep):
@@ -250,38 +250,40 @@ def press(policy, row_seconds=0.001, count=2, size=100):
 
 
 def test_the_state_of_a_preempted_sequence_is_saved_and_nothing_computed_twice():
-    backend, twice = press(EnginePolicy(speculates=False))
+    backend, twice = press(EnginePolicy(speculates=False, shelf_bytes_most=0))
     assert (1, 1, 0) == (backend.saves, backend.restores, twice)
 
 
 def test_without_host_memory_a_preempted_sequence_is_computed_again():
-    backend, twice = press(EnginePolicy(speculates=False, saved_bytes_most=0))
+    backend, twice = press(EnginePolicy(speculates=False, shelf_bytes_most=0, saved_bytes_most=0))
     assert (0, 0) == (backend.saves, backend.restores)
     assert 100 <= twice
 
 
 def test_a_state_that_is_computed_faster_than_it_is_copied_is_not_saved():
-    backend, twice = press(EnginePolicy(speculates=False), row_seconds=1e-6)
+    backend, twice = press(EnginePolicy(speculates=False, shelf_bytes_most=0), row_seconds=1e-6)
     assert (0, True) == (backend.saves, twice >= 100)
 
 
 def test_a_state_larger_than_the_host_memory_for_it_is_not_saved():
-    backend, _ = press(EnginePolicy(speculates=False, saved_bytes_most=120 * 1024))
+    backend, _ = press(EnginePolicy(speculates=False, shelf_bytes_most=0, saved_bytes_most=120 * 1024))
     assert 0 == backend.saves
 
 
 def test_states_are_saved_only_while_all_of_them_fit_into_the_host_memory_for_them():
-    assert 0 == press(EnginePolicy(speculates=False), count=3)[1]
-    assert 100 <= press(EnginePolicy(speculates=False, saved_bytes_most=220 * 1024), count=3)[1]
+    assert 0 == press(EnginePolicy(speculates=False, shelf_bytes_most=0), count=3)[1]
+    assert 100 <= press(EnginePolicy(speculates=False, shelf_bytes_most=0, saved_bytes_most=220 * 1024), count=3)[1]
 
 
 def test_a_short_state_is_not_saved():
-    backend, _ = press(EnginePolicy(speculates=False), size=40)
+    backend, _ = press(EnginePolicy(speculates=False, shelf_bytes_most=0), size=40)
     assert 0 == backend.saves
 
 
 def test_the_host_memory_of_a_restored_state_is_free_for_the_next():
-    engine, backend = new_engine(policy=EnginePolicy(speculates=False, saved_bytes_most=220 * 1024), pool_tokens=300)
+    engine, backend = new_engine(
+        policy=EnginePolicy(speculates=False, shelf_bytes_most=0, saved_bytes_most=220 * 1024), pool_tokens=300
+    )
     for first in (1, 3, 5):
         for number in (first, first + 1):
             engine.add(request(number, str(number) * 100, max_new_tokens=100))
@@ -290,7 +292,9 @@ def test_the_host_memory_of_a_restored_state_is_free_for_the_next():
 
 
 def test_the_host_memory_of_a_cancelled_request_is_free_for_the_next():
-    engine, backend = new_engine(policy=EnginePolicy(speculates=False, saved_bytes_most=220 * 1024), pool_tokens=300)
+    engine, backend = new_engine(
+        policy=EnginePolicy(speculates=False, shelf_bytes_most=0, saved_bytes_most=220 * 1024), pool_tokens=300
+    )
     for first in (1, 3, 5):
         for number in (first, first + 1):
             engine.add(request(number, str(number) * 100, max_new_tokens=100))
