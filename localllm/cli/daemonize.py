@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from localllm.cli.output import Screen, Spinner
@@ -45,13 +45,12 @@ def connect(settings: Settings, screen: Screen, serve: Sequence[str] = _SERVE) -
     Raises DaemonError. The caller closes the client.
     """
     client = Client(settings.address.url, settings.api_key or None)
-    try:
+    with ExitStack() as unless_connected:
+        unless_connected.callback(client.close)  # also on Ctrl-C: the client has no other owner yet
         version = find_daemon(client, settings)
         if version is None:
             version = _start(client, settings, screen, serve)
-    except BaseException:  # also Ctrl-C: the client has no other owner yet
-        client.close()
-        raise
+        unless_connected.pop_all()
     if version != __version__:
         screen.warn(
             f"the daemon is localllm {version}, this command is {__version__}",

@@ -3,9 +3,11 @@
 One step is one decode of the backend: admit what fits, plan the batch, compute, sample, turn tokens into text. It knows
 nothing of chats, templates or HTTP, starts no thread and must be driven by one; only `interrupt` may come from another.
 
-    queue         who waits, and whose turn it is        prefix_cache  what of a prompt is there already
-    batch, pace   what the next decode computes          pool          slots and cells, and what lies in them
-    decoding      the decode itself, and sampling        speculation   guesses that the decode may check
+    roster        who runs, and who gives way            queue         who waits, and whose turn it is
+    batch, pace   what the next decode computes          prefix_cache  what of a prompt is there already
+    decoding      the decode itself, and sampling        pool, cells   slots and cells, and what lies in them
+    speculation   guesses that the decode may check      shelf         idle prefixes in host memory
+    threads       how many threads compute               memory        what a kind of memory allows
 
 Nothing a request needs is ever refused for lack of room: idle prefixes go first, then the newest sequence of the lowest
 class gives way, keeps its state in host memory (or computes it again where that is cheaper) and goes on later.
@@ -21,27 +23,12 @@ from localllm.engine.batch import Load, plan_batch
 from localllm.engine.decoding import Work, build_batch, sample
 from localllm.engine.logprobs import LogprobRecorder
 from localllm.engine.pace import Pace
+from localllm.engine.policy import EnginePolicy
 from localllm.engine.roster import Roster
 from localllm.engine.sequence import Finish, FinishReason, Sequence, SequenceOutput, SequenceRequest
 from localllm.engine.speculation import PromptLookup
 from localllm.engine.threads import ThreadTuner
 from localllm.errors import PromptTooLongError
-
-
-@dataclass(frozen=True, slots=True)
-class EnginePolicy:
-    """What may be tuned. `stretch` bounds how much slower a stream gets while another's prompt is computed.
-
-    `saved_bytes_most` is host memory for the states of preempted sequences, `shelf_bytes_most` for idle prefixes
-    (those with `shelf_tokens_least` cells of their own go there as soon as others run).
-    """
-
-    stretch: float = 2.0
-    saved_bytes_most: int = 2**31
-    shelf_bytes_most: int = 2**30
-    shelf_tokens_least: int = 256
-    keeps_prefixes: bool = True
-    speculates: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +65,7 @@ class Engine:
         self._clock = clock
         self._policy = policy or EnginePolicy()
         self._facts = backend.facts
-        self._roster = Roster(
-            backend,
-            clock,
-            saved_bytes_most=self._policy.saved_bytes_most,
-            keeps_prefixes=self._policy.keeps_prefixes,
-            shelf_bytes_most=self._policy.shelf_bytes_most,
-            shelf_tokens_least=self._policy.shelf_tokens_least,
-        )
+        self._roster = Roster(backend, clock, self._policy)
         self._pool = self._roster.pool
         self._pace = Pace(self._facts.batch_tokens, self._policy.stretch)
         self._forced_off = forced_off

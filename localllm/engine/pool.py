@@ -9,6 +9,7 @@ from __future__ import annotations
 from localllm.engine.backend import Backend, State
 from localllm.engine.cells import Cells, StreamCells, UnifiedCells
 from localllm.engine.memory import copies_whole
+from localllm.engine.policy import EnginePolicy
 from localllm.engine.prefix_cache import (
     LEAST_SHARED_TOKENS,
     Pending,
@@ -26,31 +27,19 @@ CHECKPOINT_BYTES_MOST = 2**30
 
 
 class Pool:
-    """See the module. `keeps_prefixes` False forgets a slot as soon as its request ends.
+    """See the module."""
 
-    `shelf_bytes_most` bounds the host memory of idle prefixes; those with `shelf_tokens_least` cells of their own go
-    there as soon as others run.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        *,
-        keeps_prefixes: bool = True,
-        shelf_bytes_most: int = 0,
-        shelf_tokens_least: int = 0,
-    ) -> None:
+    def __init__(self, backend: Backend, policy: EnginePolicy) -> None:
         self._backend = backend
-        self._keeps_prefixes = keeps_prefixes
+        self._policy = policy
         facts = backend.facts
         self._traits = facts.memory
-        self._shelf_tokens_least = shelf_tokens_least
         self._free_slots = list(range(facts.slots - 1, -1, -1))
         self._residents: dict[int, Resident] = {}
         self._admissions = 0
         unified = facts.memory.layout == "unified"
         # In streams idle prefixes are in nobody's way; a window's or a recurrent state is kept by its checkpoints.
-        self._shelf = Shelf(shelf_bytes_most if unified and facts.memory.kind == "attention" else 0)
+        self._shelf = Shelf(policy.shelf_bytes_most if unified and facts.memory.kind == "attention" else 0)
         self.cells: Cells = (UnifiedCells if unified else StreamCells)(facts.pool_tokens, facts.slots)
 
     @property
@@ -82,7 +71,7 @@ class Pool:
         """
         for resident in eviction_order(self._residents.values()):
             own = self.cells.own(resident.slot)
-            is_worth_it = own >= self._shelf_tokens_least and 2 * own >= resident.computed
+            is_worth_it = own >= self._policy.shelf_tokens_least and 2 * own >= resident.computed
             if is_worth_it and self._shelf.has_room(self._state_bytes(resident)):
                 self._shelve(resident)
 
@@ -179,7 +168,7 @@ class Pool:
 
     def retire(self, resident: Resident) -> None:
         """Its request ended, or gave way: it stays as an idle prefix for as long as there is room."""
-        if resident.is_shifted or not resident.computed or not self._keeps_prefixes:
+        if resident.is_shifted or not resident.computed or not self._policy.keeps_prefixes:
             self.release(resident)
             return
         resident.tokens = TokenArray(resident.computed_tokens)  # its own: the request may go on elsewhere

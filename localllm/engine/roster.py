@@ -12,6 +12,7 @@ from collections.abc import Callable
 from localllm.engine.backend import Backend
 from localllm.engine.batch import SECONDS_PER_CLASS, Load, may_admit, newest_of_lowest_class
 from localllm.engine.memory import CHECKPOINT_DISTANCE_TOKENS, checkpoint_lengths, needs_checkpoints
+from localllm.engine.policy import EnginePolicy
 from localllm.engine.pool import Pool
 from localllm.engine.prefix_cache import Source
 from localllm.engine.queue import WaitingRoom
@@ -23,29 +24,14 @@ SAVED_TOKENS_LEAST = 64  # below that computing again is the simpler way
 
 
 class Roster:
-    """See the module. `saved_bytes_most` bounds the host memory of preempted states."""
+    """See the module."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        clock: Callable[[], float],
-        *,
-        saved_bytes_most: int,
-        keeps_prefixes: bool,
-        shelf_bytes_most: int = 0,
-        shelf_tokens_least: int = 0,
-    ) -> None:
+    def __init__(self, backend: Backend, clock: Callable[[], float], policy: EnginePolicy) -> None:
         self._backend = backend
         self._clock = clock
         self._facts = backend.facts
-        self._saved_bytes_most = saved_bytes_most
-        self._keeps_prefixes = keeps_prefixes
-        self.pool = Pool(
-            backend,
-            keeps_prefixes=keeps_prefixes,
-            shelf_bytes_most=shelf_bytes_most,
-            shelf_tokens_least=shelf_tokens_least,
-        )
+        self._policy = policy
+        self.pool = Pool(backend, policy)
         self.waiting = WaitingRoom()
         self.active: list[Sequence] = []  # oldest first; each has a slot
         self.preemptions = 0
@@ -186,7 +172,7 @@ class Roster:
         return True
 
     def _waits_for_prefix(self, sequence: Sequence, source: Source) -> bool:
-        if not self._keeps_prefixes:
+        if not self._policy.keeps_prefixes:
             return False
         pending = self.pool.pending_for(sequence.tokens.view(), source.length)
         if pending is None:
@@ -241,7 +227,7 @@ class Roster:
 
     def _is_worth_saving(self, tokens: int) -> bool:
         bytes_per_token = self._facts.kv_bytes_per_token
-        if tokens < SAVED_TOKENS_LEAST or self._saved_bytes + tokens * bytes_per_token > self._saved_bytes_most:
+        if tokens < SAVED_TOKENS_LEAST or self._saved_bytes + tokens * bytes_per_token > self._policy.saved_bytes_most:
             return False
         compute_seconds = self.prompt_token_seconds or 0.0
         return compute_seconds > 2 * bytes_per_token / COPY_BYTES_PER_SECOND

@@ -61,18 +61,19 @@ async def start_process(
     """
     child_read, parent_write = os.pipe()
     parent_read, child_write = os.pipe()
+    child: Process | None = None
     try:
         pipes = ("--read-fd", str(child_read), "--write-fd", str(child_write))
         child = await start_child((*command, *pipes), environment, (child_read, child_write))
-    except BaseException as error:
-        os.close(parent_read)
-        os.close(parent_write)
-        if isinstance(error, OSError):
-            raise LoadError(f"the model's process cannot be started: {error.strerror}") from error
-        raise
+    except OSError as error:
+        raise LoadError(f"the model's process cannot be started: {error.strerror}") from error
     finally:
-        os.close(child_read)
-        os.close(child_write)
+        # Without a child, also when the caller was cancelled, nobody else would close the daemon's ends.
+        unused = (
+            (child_read, child_write) if child is not None else (child_read, child_write, parent_read, parent_write)
+        )
+        for descriptor in unused:
+            os.close(descriptor)
     process = RunnerProcess(child, label)
     is_up = False
     try:

@@ -28,7 +28,8 @@ from typing import Protocol
 
 from localllm.chat.tools import call_ids
 from localllm.engine.backend import Backend, ModelLoadError
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
+from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceOutput
 from localllm.errors import BadRequestError, LocalllmError, UnsupportedError
 from localllm.generation import Failed, GenerationRequest, failed_from
@@ -119,7 +120,7 @@ class Preparer(threading.Thread):
                 self._pipe.send(protocol.Rendered(message.id, self._conversations.render(message.request)))
 
     def _refuse(self, message: Work, error: LocalllmError) -> None:
-        failed = Failed(error.code, error.status, error.message, error.hint)
+        failed = failed_from(error)
         if isinstance(message, protocol.Generate):
             self._inbox.put(Rejection(message.id, failed))
         else:
@@ -176,7 +177,7 @@ class Worker:
         try:
             self._engine.add(prepared.sequence)
         except LocalllmError as error:
-            return [Spoken(request_id, event=Failed(error.code, error.status, error.message, error.hint))]
+            return [Spoken(request_id, event=failed_from(error))]
         self._streams[request_id] = stream = Stream(prepared)
         return [Spoken(request_id, event=stream.started())]
 

@@ -23,8 +23,9 @@ from bench.report import aligned, percentile, written
 from bench.virtual_backend import PRESETS, Costs, VirtualBackend, VirtualClock
 
 from localllm.engine.backend import MemoryTraits
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
 from localllm.engine.fake import FakeBackend
+from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceOutput, SequenceRequest
 from localllm.generation import Sampling
 

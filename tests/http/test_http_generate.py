@@ -223,6 +223,7 @@ def test_a_client_that_leaves_while_it_waits_for_a_load_gives_up_its_place(serve
         )
         wait_until(lambda: server.scheduler.waiting == 1)
     wait_until(lambda: server.scheduler.waiting == 0)
+    assert (0, 0) == (server.scheduler.waiting, server.scheduler.leased)
 
 
 def test_the_next_request_on_a_connection_comes_after_the_last_ones_end(server):

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from localllm.engine.backend import Batch, DecodeStatus, Sampler
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
 from localllm.engine.llama import LlamaBackend, LlamaConfig
+from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceOutput, SequenceRequest
 from localllm.generation import Sampling
 

@@ -17,8 +17,9 @@ from typing import Any
 import llama_cpp
 import psutil
 
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
 from localllm.engine.llama import LlamaBackend, LlamaConfig
+from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceRequest
 from localllm.generation import Sampling
 

@@ -114,6 +114,7 @@ def test_no_runner_outlives_a_killed_daemon(tmp_path):
         daemon.process.kill()
         daemon.process.wait()
         wait_for(lambda: not is_alive(runner), 2)
+        assert not is_alive(runner)
 
 
 def test_sigterm_lets_a_running_answer_end_and_takes_no_new_ones(tmp_path):

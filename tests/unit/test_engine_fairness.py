@@ -5,8 +5,9 @@ import itertools
 import pytest
 from test_engine import expected_text, request, run
 
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
 from localllm.engine.fake import FakeBackend
+from localllm.engine.policy import EnginePolicy
 
 STEP_SECONDS = 0.010
 ROW_SECONDS = 0.001

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from localllm.engine.backend import MemoryTraits
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
 from localllm.engine.fake import END_TOKEN, FakeBackend, next_token
+from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceRequest
 from localllm.generation import Sampling
 

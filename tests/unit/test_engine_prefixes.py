@@ -7,8 +7,9 @@ import pytest
 from test_engine import expected_text, request, run
 
 from localllm.engine.backend import MemoryTraits
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
 from localllm.engine.fake import FakeBackend
+from localllm.engine.policy import EnginePolicy
 from localllm.generation import CacheMiss
 
 PREFIX = "a beginning that is longer than what is worth waiting for: "

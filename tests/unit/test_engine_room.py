@@ -7,8 +7,9 @@ import pytest
 from test_engine import assert_nothing_leaks, expected_text, request, run
 
 from localllm.engine.backend import MemoryTraits
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
 from localllm.engine.fake import FakeBackend, next_token
+from localllm.engine.policy import EnginePolicy
 
 PROMPT = "keep this, and lose the rest"
 MEMORIES = {

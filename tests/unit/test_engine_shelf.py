@@ -4,8 +4,9 @@ import numpy as np
 from test_engine import expected_text, request, run
 
 from localllm.engine.backend import MemoryTraits
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
 from localllm.engine.fake import FakeBackend
+from localllm.engine.policy import EnginePolicy
 from localllm.engine.shelf import Shelf, Shelved
 
 OLD = "an old conversation that nobody runs on at the moment, but that may go on"

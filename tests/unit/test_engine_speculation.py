@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from test_engine import assert_nothing_leaks, expected_text, request, run
 
 from localllm.engine.backend import MemoryTraits
-from localllm.engine.engine import Engine, EnginePolicy
+from localllm.engine.engine import Engine
 from localllm.engine.fake import FakeBackend
+from localllm.engine.policy import EnginePolicy
 
 ANSWER = "to be repeated, word by word, and at some length"
 PROMPT = f"echo:{ANSWER}\n"
