@@ -284,6 +284,8 @@ class OutputParser:
 
     def _speak_text(self, kind: type[ContentDelta] | type[ThinkingDelta], text: str) -> None:
         """Give out a text, but keep blanks at its end for the case that a marker follows."""
+        if not text:
+            return  # all of it may be a marker yet, and then the blanks before it are eaten
         spoken = text.rstrip()
         if spoken:
             self._say(kind, self._take_blanks() + spoken)

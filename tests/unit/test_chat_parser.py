@@ -224,6 +224,12 @@ def test_call_ids_are_as_ollama_makes_them():
     assert set(first[5:]) <= set("abcdefghijklmnopqrstuvwxyz0123456789")
 
 
+def test_blanks_before_a_thinking_marker_that_comes_in_parts_are_eaten():
+    assert [("thinking", "hm"), ("content", "yes")] == joined(
+        events_of(FORMATS["deepseek"], ["\n", "<", "think>hm</think>", "yes"])
+    )
+
+
 FRAGMENTS = [
     *("<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<calls>", "</calls>"),
     *("{", "}", "[", "]", ",", ";", ":", '"', "\\", "\n", " ", "a", "é", "<", '"name"', '"arguments"', '"add"', "NaN"),
