@@ -34,7 +34,10 @@ def parse_keep_alive(value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"Unsupported type: '{value}'")
-    seconds = parse_duration(value) if isinstance(value, str) else float(value)
+    try:
+        seconds = parse_duration(value) if isinstance(value, str) else float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        raise ValueError("time: invalid duration: the number of seconds is too large") from None
     if math.isnan(seconds):
         raise ValueError(f'time: invalid duration "{value}"')
     return math.inf if seconds < 0 else seconds

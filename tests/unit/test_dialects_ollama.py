@@ -151,6 +151,10 @@ def test_an_empty_prompt_loads_or_unloads(body, action, keep_alive_seconds):
         (b'{"model": "m", "keep_alive": "10"}', 'time: missing unit in duration "10"'),
         (b'{"model": "m", "keep_alive": true}', "Unsupported type: 'True'"),
         (
+            b'{"model": "m", "keep_alive": 1' + b"0" * 400 + b"}",
+            "time: invalid duration: the number of seconds is too large",
+        ),
+        (
             b'{"model": "m", "format": "xml"}',
             'invalid format: "xml"; expected "json" or a valid JSON Schema object',
         ),
