@@ -5,7 +5,9 @@
     PARAMETER temperature 0.7              `stop` may come more than once, of the others the last counts
     SYSTEM """You are                      a value ends with its line, unless it starts with a quote:
     friendly."""                           then it ends with the first line that ends with that quote
-    TEMPLATE, ADAPTER, REQUIRES, LICENSE (may come more than once), MESSAGE user|assistant|system TEXT
+    PARAMETER num_parallel 4               ours, as are kv_layout and stream_slowdown: see load_options.py
+    TEMPLATE, ADAPTER, DRAFT, RENDERER, PARSER, LICENSE (may come more than once), REQUIRES VERSION,
+    MESSAGE user|assistant|system TEXT     the first messages of every conversation
 
 Keywords in any case, statements in any order. A quote is `"` or `"""`, without escapes, as in Ollama. One thing is
 ours: a value whose first line is five quotes and a word ends at the line with that word and five quotes. It means
@@ -22,9 +24,11 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from localllm.errors import BadRequestError, InvalidOptionError
 from localllm.generation import Message, Options, Role, parse_options
+from localllm.load_options import NOT_YET, LoadOptions, parse_load_option
 
 _BLANKS = " \t"  # not str.strip()'s set, which holds the no-break space
 _STATEMENT = re.compile(r"([A-Za-z]+)(?:[ \t]+|$)(.*)", re.DOTALL)
@@ -35,17 +39,21 @@ _KEYWORDS = (
     "requires",
 )  # fmt: skip
 _NOTHING_SAID = Options()
+_LOADED_AS_USUAL = LoadOptions()
+_VERSION = re.compile(r"v?\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?", re.ASCII)
 _ROLES = ("system", "user", "assistant")
 _IGNORED = {
     "draft": "no draft model is used",
     "renderer": "the chat template is used",
     "parser": "the answer is parsed by what the chat template shows",
 }
-_DEPRECATED = frozenset(
-    (
-        "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "numa", "draft_num_predict",
-    )
-)  # fmt: skip
+_WITHOUT_EFFECT = dict.fromkeys(
+    ("penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "numa"),
+    "is deprecated and has no effect",
+) | {
+    "draft_num_predict": "has no effect: no draft model is used",
+    "main_gpu": "has no effect yet: the engine chooses among several GPUs",
+}
 
 
 class ModelfileError(BadRequestError):
@@ -60,9 +68,13 @@ class Modelfile:
 
     bases: tuple[str, ...]
     options: Options = _NOTHING_SAID
+    load: LoadOptions = _LOADED_AS_USUAL
     template: str | None = None
     system: str | None = None
     adapters: tuple[str, ...] = ()
+    draft: str | None = None
+    renderer: str | None = None
+    parser: str | None = None
     licenses: tuple[str, ...] = ()
     messages: tuple[Message, ...] = ()
     requires: str | None = None
@@ -167,6 +179,7 @@ class _Builder:
     def __init__(self) -> None:
         self.values: dict[str, list[str]] = {name: [] for name in _KEYWORDS}
         self.parameters: dict[str, object] = {}
+        self.load: dict[str, Any] = {}
         self.stops: list[str] = []
         self.messages: list[Message] = []
         self.warnings: list[str] = []
@@ -177,23 +190,29 @@ class _Builder:
             self._parameter(line, word.lower(), value)
         elif keyword == "message":
             self.messages.append(Message(role=_role(line, word), content=value))
-        elif keyword in _IGNORED:
-            self.warnings.append(f"(line {line + 1}): {keyword.upper()} has no effect: {_IGNORED[keyword]}")
         else:
+            if keyword in _IGNORED:
+                self.warnings.append(f"(line {line + 1}): {keyword.upper()} has no effect: {_IGNORED[keyword]}")
+            if keyword == "requires" and _VERSION.fullmatch(value) is None:
+                raise _error(line, "requires must be a valid semver (e.g. 0.14.0)", hint=_shown(value))
             self.values[keyword].append(value)
 
     def _parameter(self, line: int, name: str, value: str) -> None:
-        if name in _DEPRECATED:
-            self.warnings.append(f"(line {line + 1}): parameter {name} is deprecated and has no effect")
-            return
-        if name not in PARAMETER_TYPES:
-            raise _error(line, f"unknown parameter '{name}'", hint=f"there are {', '.join(PARAMETER_TYPES)}")
-        if name == "stop":
+        if name in _WITHOUT_EFFECT:
+            self.warnings.append(f"(line {line + 1}): parameter {name} {_WITHOUT_EFFECT[name]}")
+        if name in LoadOptions.__struct_fields__:
+            self.load[name] = _load_option(line, name, value)
+        elif name == "stop":
             if not value:
                 raise _error(line, "a stop text must not be empty")
             self.stops.append(value)
             self.parameters[name] = self.stops
-            return
+        elif name in PARAMETER_TYPES:
+            self.parameters[name] = self._option(line, name, value)
+        elif name not in _WITHOUT_EFFECT:
+            raise _unknown_parameter(line, name)
+
+    def _option(self, line: int, name: str, value: str) -> object:
         kind = _JSON_KINDS.get(name) or PARAMETER_TYPES[name].__name__
         try:
             read = _read(name, value)
@@ -202,7 +221,7 @@ class _Builder:
             raise _error(line, str(error)) from error
         except (ValueError, RecursionError):  # json.loads() raises the latter for ten thousand brackets
             raise _error(line, f"invalid {kind} value [{value[:80]}] for parameter '{name}'") from None
-        self.parameters[name] = read
+        return read
 
     def modelfile(self) -> Modelfile:
         if not self.values["from"]:
@@ -210,9 +229,13 @@ class _Builder:
         return Modelfile(
             bases=tuple(self.values["from"]),
             options=parse_options(self.parameters)[0],
+            load=LoadOptions(**self.load),
             template=_last(self.values["template"]),
             system=_last(self.values["system"]),
             adapters=tuple(self.values["adapter"]),
+            draft=_last(self.values["draft"]),
+            renderer=_last(self.values["renderer"]),
+            parser=_last(self.values["parser"]),
             licenses=tuple(self.values["license"]),
             messages=tuple(self.messages),
             requires=_last(self.values["requires"]),
@@ -229,6 +252,20 @@ def _role(line: int, word: str) -> Role:
         if word == role:
             return role
     raise _error(line, 'message role must be one of "system", "user", or "assistant"')
+
+
+def _load_option(line: int, name: str, value: str) -> Any:
+    try:
+        return parse_load_option(name, value)
+    except InvalidOptionError as error:
+        raise _error(line, str(error)) from error
+
+
+def _unknown_parameter(line: int, name: str) -> ModelfileError:
+    if name in NOT_YET:
+        return _error(line, f"parameter '{name}' ({NOT_YET[name]}) is not supported yet", hint="leave the line out")
+    there = ", ".join((*PARAMETER_TYPES, *LoadOptions.__struct_fields__))
+    return _error(line, f"unknown parameter '{name}'", hint=f"there are {there}")
 
 
 def _read(name: str, text: str) -> object:
@@ -257,8 +294,10 @@ def write(modelfile: Modelfile) -> str:
     """The text of a Modelfile; `parse` reads it back to an equal value (of values that parse can give)."""
     lines = [f"FROM {_quoted(value)}" for value in modelfile.bases]
     lines += [f"ADAPTER {_quoted(value)}" for value in modelfile.adapters]
-    lines += _optional("TEMPLATE", modelfile.template) + _optional("SYSTEM", modelfile.system)
-    lines += [f"PARAMETER {name} {_quoted(text)}" for name, text in parameters(modelfile.options)]
+    for keyword in ("draft", "template", "system", "renderer", "parser"):
+        lines += _optional(keyword.upper(), getattr(modelfile, keyword))
+    pairs = (*parameters(modelfile.options), *load_parameters(modelfile.load))
+    lines += [f"PARAMETER {name} {_quoted(text)}" for name, text in pairs]
     lines += _optional("REQUIRES", modelfile.requires)
     lines += [f"LICENSE {_quoted(value)}" for value in modelfile.licenses]
     lines += [f"MESSAGE {message.role} {_quoted(message.content)}" for message in modelfile.messages]
@@ -281,6 +320,12 @@ def parameters(options: Options) -> tuple[tuple[str, str], ...]:
         else:
             pairs.append((name, str(value).lower() if kind is bool else repr(value)))
     return tuple(pairs)
+
+
+def load_parameters(load: LoadOptions) -> tuple[tuple[str, str], ...]:
+    """(name, text) of every load option that is said."""
+    values = {name: getattr(load, name) for name in LoadOptions.__struct_fields__}
+    return tuple((name, str(value)) for name, value in values.items() if value is not None)
 
 
 def _optional(keyword: str, value: str | None) -> list[str]:

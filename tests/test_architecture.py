@@ -36,7 +36,7 @@ LAYERS = (
     ("modelfile", "pulling"),
     ("gguf",),
     ("gguf_file", "gguf_types"),
-    ("embedding", "generation"),
+    ("embedding", "generation", "load_options"),
     ("config", "logs"),
     ("durations", "remote_errors", "sizes"),
     ("errors", "version"),

@@ -1,4 +1,4 @@
-"""How a model is laid out when it loads: `plan(settings, options, host) -> Plan`, pure.
+"""How a model is laid out when it loads: `plan(settings, options, host, …) -> Plan`, pure.
 
 The first version knows one host and leaves two things to the runner, which alone sees the engine: how many layers go to
 a GPU when nobody said (-1: all that the build can take), and how many cells fit in the pool's bytes. `num_ctx` is a
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from localllm.config import KvLayout, Settings
 from localllm.generation import Options
+from localllm.load_options import LoadOptions
 from localllm.placement.devices import Host
 
 BATCH_TOKENS = 512
@@ -40,20 +41,24 @@ class Plan:
     stream_slowdown: float = 2.0
 
 
-def plan(settings: Settings, options: Options, host: Host, file_bytes: int) -> Plan:
-    """Lay out a model of `file_bytes`; what its Modelfile says (`options`) goes before the settings, these before what
-    the host has."""
+_AS_USUAL = LoadOptions()
+
+
+def plan(settings: Settings, options: Options, host: Host, file_bytes: int, load: LoadOptions = _AS_USUAL) -> Plan:
+    """Lay out a model of `file_bytes`; what its Modelfile says (`options`, `load`) goes before the settings, these
+    before what the host has."""
+    parallel = load.num_parallel or settings.num_parallel
     return Plan(
-        parallel=settings.num_parallel,
+        parallel=parallel,
         pool_tokens=0,
         pool_bytes_limit=min(int(host.available_bytes * POOL_SHARE), POOL_BYTES_MOST),
         # A step must have room for one row of every sequence.
-        batch_tokens=max(options.num_batch or BATCH_TOKENS, settings.num_parallel),
+        batch_tokens=max(options.num_batch or BATCH_TOKENS, parallel),
         threads=min(options.num_thread or settings.num_threads or _threads(host, file_bytes), MOST_THREADS),
         gpu_layers=ALL_LAYERS if options.num_gpu is None else options.num_gpu,
         use_mmap=options.use_mmap is not False,
-        kv_layout=settings.kv_layout,
-        stream_slowdown=settings.stream_slowdown,
+        kv_layout=load.kv_layout or settings.kv_layout,
+        stream_slowdown=load.stream_slowdown or settings.stream_slowdown,
     )
 
 

@@ -85,5 +85,5 @@ class RunnerFleet:
             use_extra_buffers=use_extra_buffers,
             backend=self._backend,
             purpose="embed" if "embedding" in model.capabilities else "generate",
-            **asdict(plan(self._settings, model.options, self._look_at_host(), model.size_bytes)),
+            **asdict(plan(self._settings, model.options, self._look_at_host(), model.size_bytes, model.load)),
         )

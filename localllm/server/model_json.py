@@ -13,6 +13,8 @@ from typing import Any
 from localllm.dialects.framing import to_json
 from localllm.generation import Options
 from localllm.gguf import ArrayInfo, Header, Value
+from localllm.load_options import LoadOptions
+from localllm.modelfile import load_parameters
 from localllm.server.services import RunningModel
 from localllm.store.model import Model
 
@@ -58,7 +60,7 @@ def show(model: Model, header: Header, served_context: int, *, verbose: bool) ->
     return {
         "license": model.license or "",
         "modelfile": model.modelfile,
-        "parameters": parameters_text(model.options),
+        "parameters": parameters_text(model.options, model.load),
         "template": model.chat_template or "",
         "system": model.system or "",
         "details": details(model),
@@ -67,7 +69,7 @@ def show(model: Model, header: Header, served_context: int, *, verbose: bool) ->
         "tensors": [{"name": t.name, "type": t.type_name, "shape": list(t.shape)} for t in header.tensors],
         "capabilities": list(model.capabilities),
         "modified_at": rfc3339(model.modified_at),
-    }
+    } | ({"requires": model.requires} if model.requires else {})
 
 
 def openai_model(model: Model) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def openai_model(model: Model) -> dict[str, Any]:
 def details(model: Model) -> dict[str, Any]:
     """What a file is, in the words of Ollama's `details`."""
     return {
-        "parent_model": "",
+        "parent_model": model.parent or "",
         "format": "gguf",
         "family": model.family,
         "families": [model.family],
@@ -100,7 +102,7 @@ def model_info(header: Header, served_context: int, *, verbose: bool) -> dict[st
     return info
 
 
-def parameters_text(options: Options) -> str:
+def parameters_text(options: Options, load: LoadOptions) -> str:
     """A line per value, `%-30s %#v` in Go's terms; clients take each line apart at the first blanks."""
     lines: list[str] = []
     for name in Options.__struct_fields__:
@@ -109,6 +111,7 @@ def parameters_text(options: Options) -> str:
             continue
         values = value if isinstance(value, tuple) else (value,)
         lines += [f"{name:<30} {_go_value(item)}" for item in values]
+    lines += [f"{name:<30} {text}" for name, text in load_parameters(load)]
     return "\n".join(lines)
 
 

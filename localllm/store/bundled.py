@@ -68,6 +68,7 @@ def bundled_manifest(folder: Path, name: Name, headers: Headers) -> Manifest | N
         created_at=datetime.fromtimestamp(seen.modified_ns // 10**9, UTC),
         facts=facts_from(header),
         options=said.options,
+        load=said.load,
         system=said.system,
         template=said.template,
         license="\n\n".join(said.licenses) or None,

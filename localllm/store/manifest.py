@@ -23,6 +23,7 @@ import msgspec
 
 from localllm.errors import ModelFileError
 from localllm.generation import Message, Options
+from localllm.load_options import LoadOptions
 from localllm.store.model import Facts
 from localllm.store.names import HUB_HOST, hub_manifests
 
@@ -42,7 +43,8 @@ class Part(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of one name. The file's `size_bytes` and `modified_ns` tell whether it is still the file it was.
 
-    Of a pulled model, `source` is OWNER/REPO@COMMIT and `digests` the hub's hash of each file; it was verified.
+    Of a pulled model, `source` is OWNER/REPO@COMMIT and `digests` the hub's hash of each file; it was verified. Of a
+    created one, `parent` is what it was made FROM, and `requires` the Ollama version its Modelfile asks for.
     """
 
     schema: int
@@ -60,6 +62,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     parts: tuple[Part, ...] = ()
     source: str | None = None
     digests: tuple[str, ...] = ()
+    load: LoadOptions = LoadOptions()
+    parent: str | None = None
+    requires: str | None = None
 
 
 _decoder = msgspec.json.Decoder(Manifest)

@@ -15,11 +15,15 @@ import msgspec
 
 from localllm.generation import Message, Options
 from localllm.gguf import Header
+from localllm.load_options import LoadOptions
 
 _TOOLS = re.compile(r"tools|tool_call")
 _THINKING = re.compile(
     r"</?think>|enable_thinking|reasoning_content|reasoning_effort|<\|channel\|>analysis|\[/?THINK\]"
 )
+
+
+_LOADED_AS_USUAL = LoadOptions()
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -50,7 +54,7 @@ class Model:
 
     `key` is the identity of what must be loaded: two models with one key can share a runner. `digest` is the hex sha256
     of the manifest's bytes. `template` is the Modelfile's override, `chat_template` what is in force. `parts` are the
-    files after the first of a model in several.
+    files after the first of a model in several. `parent` is what it was made FROM, `requires` an Ollama version.
     """
 
     name: str
@@ -69,6 +73,9 @@ class Model:
     modelfile: str
     is_bundled: bool = False
     parts: tuple[Path, ...] = ()
+    load: LoadOptions = _LOADED_AS_USUAL
+    parent: str | None = None
+    requires: str | None = None
 
     @property
     def family(self) -> str:

@@ -24,7 +24,7 @@ import msgspec
 
 from localllm.errors import BadRequestError, InvalidNameError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.gguf import Header
-from localllm.modelfile import Modelfile, write
+from localllm.modelfile import Modelfile, load_parameters, write
 from localllm.pulling import Pulled, PullRequest
 from localllm.store import manifest as manifests
 from localllm.store.bundled import bundled_manifest, bundled_names
@@ -35,6 +35,8 @@ from localllm.store.model import Facts, Model, capabilities_of, facts_from
 from localllm.store.names import DEFAULT_TAG, MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_name
 
 _OTHER_HOST = "models come from hf.co/OWNER/REPO; or download a GGUF and run `localllm create NAME --from FILE.gguf`"
+# Those of Options that shape what is loaded; the others are each request's own.
+_LOAD_TIME_OPTIONS = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
 _NOT_MODELS = {
     "adapter": "an adapter",
     "mmproj": "a projector",
@@ -251,6 +253,9 @@ def _model(manifest: Manifest, data: bytes, is_bundled: bool = False) -> Model:
         modelfile=_modelfile_text(manifest),
         is_bundled=is_bundled,
         parts=tuple(Path(part.file) for part in manifest.parts),
+        load=manifest.load,
+        parent=manifest.parent,
+        requires=manifest.requires,
     )
 
 
@@ -262,12 +267,14 @@ def _joined(headers: Sequence[Header]) -> Header:
 
 
 def _key(manifest: Manifest) -> str:
-    """What a runner has loaded: the file behind all links, which state of it, and the template in its place."""
+    """What a runner has loaded: the file behind all links, which state of it, how, and the template in its place."""
     override = ""
     if manifest.template is not None:
         override = f" template {hashlib.sha256(manifest.template.encode()).hexdigest()[:16]}"
+    said = [(name, getattr(manifest.options, name)) for name in _LOAD_TIME_OPTIONS] + [*load_parameters(manifest.load)]
+    shape = "".join(f" {name} {value}" for name, value in said if value is not None)
     real_path = os.path.realpath(manifest.file)
-    return f"{real_path} size {manifest.size_bytes} modified {manifest.modified_ns}{override}"
+    return f"{real_path} size {manifest.size_bytes} modified {manifest.modified_ns}{override}{shape}"
 
 
 def _modelfile_text(manifest: Manifest) -> str:
@@ -275,6 +282,8 @@ def _modelfile_text(manifest: Manifest) -> str:
         Modelfile(
             bases=(manifest.file,),
             options=manifest.options,
+            load=manifest.load,
+            requires=manifest.requires,
             template=manifest.template,
             system=manifest.system,
             licenses=(manifest.license,) if manifest.license is not None else (),
@@ -299,6 +308,7 @@ def _with_settings(manifest: Manifest, settings: Modelfile) -> Manifest:
     return msgspec.structs.replace(
         manifest,
         options=settings.options,
+        load=settings.load,
         system=settings.system,
         template=settings.template,
         license="\n\n".join(settings.licenses) or None,

@@ -17,6 +17,7 @@ from stand_in_fleet import stand_in_model, stand_in_runner_fleet, stand_in_sched
 
 from localllm.errors import LoadError, ModelFileError, QueueFullError, ShuttingDownError
 from localllm.generation import ContentDelta, Failed, Finished, GenerationRequest, Options, Usage
+from localllm.load_options import LoadOptions
 from localllm.placement.devices import Host
 from localllm.placement.plan import Plan, plan
 from localllm.scheduler.loop import Scheduler
@@ -330,6 +331,8 @@ def test_a_model_file_says_more_than_the_settings_and_these_more_than_the_host(t
     assert Plan(2, 0, 2 * 2**30, 512, 6, -1, True) == plan(settings, Options(), host, 4 * 10**9)
     options = Options(num_thread=3, num_batch=64, num_gpu=0, use_mmap=False, num_ctx=1024)
     assert Plan(2, 0, 2 * 2**30, 64, 3, 0, False) == plan(settings, options, host, 4 * 10**9)
+    load = LoadOptions(num_parallel=5, kv_layout="streams", stream_slowdown=3.0)
+    assert Plan(5, 0, 2 * 2**30, 512, 6, -1, True, "streams", 3.0) == plan(settings, Options(), host, 4 * 10**9, load)
 
 
 def test_a_very_small_model_gets_one_thread_unless_somebody_asks_for_more(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm.generation import Message, Options
+from localllm.load_options import NOT_YET, LoadOptions
 from localllm.modelfile import PARAMETER_TYPES, Modelfile, ModelfileError, decode, parse, write
 
 
@@ -17,11 +18,17 @@ def test_every_statement_is_read():
 # how the guide speaks
 FROM ./guide.gguf
 ADAPTER ./lora.gguf
+DRAFT ./small.gguf
+RENDERER qwen3-coder
+PARSER qwen3-coder
 PARAMETER temperature 0.7
 parameter top_k 20
 PARAMETER stop "<|im_end|>"
 PARAMETER stop two words
 PARAMETER use_mmap true
+PARAMETER num_parallel 4
+Parameter KV_LAYOUT streams
+PARAMETER stream_slowdown 1.5
 SYSTEM You are a guide.
 TEMPLATE \"\"\"{{ messages }}
 # not a comment
@@ -36,6 +43,10 @@ REQUIRES 0.14.0
     expected = Modelfile(
         bases=("./guide.gguf",),
         adapters=("./lora.gguf",),
+        draft="./small.gguf",
+        renderer="qwen3-coder",
+        parser="qwen3-coder",
+        load=LoadOptions(num_parallel=4, kv_layout="streams", stream_slowdown=1.5),
         options=Options(temperature=0.7, top_k=20, stop=("<|im_end|>", "two words"), use_mmap=True),
         system="You are a guide.",
         template="{{ messages }}\n# not a comment\n",
@@ -110,6 +121,27 @@ def test_values_end_where_their_line_or_their_quote_ends(written, value):
         ("FROM x\nPARAMETER top_p 2", '(line 2): option "top_p" must be between 0 and 1, not 2.0'),
         ('FROM x\nPARAMETER stop ""', "(line 2): a stop text must not be empty"),
         ("FROM x\nPARAMETER speed 5", "(line 2): unknown parameter 'speed'"),
+        (
+            "FROM x\nPARAMETER num_parallel 0",
+            "(line 2): option \"num_parallel\" must be an integer between 1 and 256, not '0'",
+        ),
+        (
+            "FROM x\nPARAMETER num_parallel 2.5",
+            "(line 2): option \"num_parallel\" must be an integer between 1 and 256, not '2.5'",
+        ),
+        (
+            "FROM x\nPARAMETER kv_layout wide",
+            "(line 2): option \"kv_layout\" must be auto, unified, streams, not 'wide'",
+        ),
+        (
+            "FROM x\nPARAMETER stream_slowdown 1",
+            "(line 2): option \"stream_slowdown\" must be a number above 1, not '1'",
+        ),
+        (
+            "FROM x\nPARAMETER cache_type_k q8_0",
+            "(line 2): parameter 'cache_type_k' (the type of the cached keys) is not supported yet",
+        ),
+        ("FROM x\nREQUIRES soon", "(line 2): requires must be a valid semver (e.g. 0.14.0)"),
         ("FROM x\nMESSAGE robot hi", '(line 2): message role must be one of "system", "user", or "assistant"'),
         ("FROM x\nMESSAGE user", "(line 2): MESSAGE user needs a value"),
     ],
@@ -121,17 +153,24 @@ def test_a_mistake_is_told_with_its_line(text, message):
 
 
 def test_what_has_no_effect_is_a_warning():
-    said = parse("FROM x\nPARAMETER numa 1\nRENDERER qwen3\nDRAFT ./small.gguf\n")
-    assert Modelfile(bases=("x",)) == said
+    said = parse("FROM x\nPARAMETER numa 1\nRENDERER qwen3\nDRAFT ./small.gguf\nPARSER qwen3\nPARAMETER main_gpu 1\n")
+    assert Options(main_gpu=1) == said.options
     assert (
         "(line 2): parameter numa is deprecated and has no effect",
         "(line 3): RENDERER has no effect: the chat template is used",
         "(line 4): DRAFT has no effect: no draft model is used",
+        "(line 5): PARSER has no effect: the answer is parsed by what the chat template shows",
+        "(line 6): parameter main_gpu has no effect yet: the engine chooses among several GPUs",
     ) == said.warnings
 
 
 def test_every_option_of_a_request_is_a_parameter():
     assert set(Options.__struct_fields__) == set(PARAMETER_TYPES)
+
+
+def test_a_parameter_is_known_or_not_yet_supported_but_not_both():
+    known = {*PARAMETER_TYPES, *LoadOptions.__struct_fields__}
+    assert set() == known & set(NOT_YET)
 
 
 def test_bytes_may_be_utf_8_or_utf_16_with_or_without_a_mark():
@@ -168,10 +207,21 @@ OPTIONS = st.builds(
     logit_bias=st.none()
     | st.dictionaries(st.integers(0, 2**31 - 1), NUMBERS, max_size=3).map(lambda d: tuple(d.items())),
 )
+LOAD = st.builds(
+    LoadOptions,
+    num_parallel=st.none() | st.integers(1, 256),
+    kv_layout=st.none() | st.sampled_from(["auto", "unified", "streams"]),
+    stream_slowdown=st.none() | st.floats(1, 100, exclude_min=True),
+)
+VERSIONS = st.from_regex(r"v?[0-9]{1,3}(\.[0-9]{1,3}){0,2}(-rc[0-9])?", fullmatch=True)
 MODELFILES = st.builds(
     Modelfile,
     bases=st.lists(TEXTS, min_size=1, max_size=2).map(tuple),
     options=OPTIONS,
+    load=LOAD,
+    draft=st.none() | TEXTS,
+    renderer=st.none() | TEXTS,
+    parser=st.none() | TEXTS,
     template=st.none() | TEXTS,
     system=st.none() | TEXTS,
     adapters=st.lists(TEXTS, max_size=2).map(tuple),
@@ -179,7 +229,7 @@ MODELFILES = st.builds(
     messages=st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXTS), max_size=3).map(
         tuple
     ),
-    requires=st.none() | TEXTS,
+    requires=st.none() | VERSIONS,
 )
 
 
