@@ -16,6 +16,7 @@ The packages, in the order a request meets them. Imports point down this list on
     gguf_file.py     one open GGUF file: bounded reads, the same bytes throughout
     gguf_types.py    GGUF's numbers: tensor types, file types, value types
     modelfile.py     the Modelfile grammar
+    creating.py      what a create is asked, and the events that tell how it goes
     pulling.py       what a download is asked, and the events that tell how it goes
     embedding.py     the one request for embeddings and its answer
     generation.py    the one request and the one event vocabulary

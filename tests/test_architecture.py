@@ -33,6 +33,7 @@ LAYERS = (
     ("runner.death", "runner.child"),
     ("runner.protocol",),
     ("dialects", "store", "placement"),
+    ("creating",),
     ("modelfile", "pulling"),
     ("gguf",),
     ("gguf_file", "gguf_types"),

@@ -4,7 +4,8 @@
     ├── manifests/<model>/               lower case
     │   ├── <tag>.json                   one name; read whole, replaced whole
     │   └── .<tag>.json.<random>         a manifest that is being written, or was when the power failed; never read
-    └── hub/<owner>/<repository>/        the same for names of Hugging Face's hub
+    ├── hub/<owner>/<repository>/        the same for names of Hugging Face's hub
+    └── registry/<user>/<model>/         the same for names of Ollama's registry
 
 A manifest is written to a temporary file in its folder, flushed to the disk, and renamed over the old one: whoever
 reads sees the old one or the new one, and of two who write at once the last wins, whole.
@@ -25,7 +26,7 @@ from localllm.errors import ModelFileError
 from localllm.generation import Message, Options
 from localllm.load_options import LoadOptions
 from localllm.store.model import Facts
-from localllm.store.names import HUB_HOST, hub_manifests
+from localllm.store.names import HUB_HOST, REGISTRY_HOST, hub_manifests, registry_manifests
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
@@ -62,6 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     parts: tuple[Part, ...] = ()
     source: str | None = None
     digests: tuple[str, ...] = ()
+    projector: Part | None = None
     load: LoadOptions = LoadOptions()
     parent: str | None = None
     requires: str | None = None
@@ -86,7 +88,8 @@ def decode(data: bytes, path: Path) -> Manifest:
         message = f"the manifest {path} has schema {manifest.schema}, and this version reads {SCHEMA}"
         raise ModelFileError(message, hint=f"update localllm, or {hint}")
     place = f"{path.parent.name}:{path.stem}"
-    if manifest.name.lower() not in (place, f"{HUB_HOST}/{path.parent.parent.name}/{place}"):
+    beyond = f"{path.parent.parent.name}/{place}"
+    if manifest.name.lower() not in (place, f"{HUB_HOST}/{beyond}", f"{REGISTRY_HOST}/{beyond}"):
         raise ModelFileError(f"the manifest {path} is damaged: it says it is of '{manifest.name}'", hint=hint)
     return manifest
 
@@ -106,8 +109,12 @@ def read(path: Path) -> bytes | None:
 
 
 def manifest_files(folder: Path) -> list[Path]:
-    """Every manifest of local names, in order, then of the hub's. Raises ModelFileError for a folder without access."""
-    repositories = [entry for owner in _entries(hub_manifests(folder)) for entry in _entries(owner)]
+    """Every manifest of local names, in order, then of the hub's and of the registry's.
+
+    Raises ModelFileError for a folder without access.
+    """
+    places = (hub_manifests(folder), registry_manifests(folder))
+    repositories = [entry for place in places for owner in _entries(place) for entry in _entries(owner)]
     return [path for model in (*_entries(folder), *repositories) for path in _entries(model) if path.suffix == ".json"]
 
 
@@ -119,6 +126,27 @@ def _entries(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         raise ModelFileError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def files_of(path: Path) -> tuple[str, ...]:
+    """The files that the manifest at `path` names; none for one that is not there or cannot be read."""
+    try:
+        data = read(path)
+        manifest = decode(data, path) if data is not None else None
+    except ModelFileError:
+        return ()
+    return (manifest.file, *(part.file for part in manifest.parts)) if manifest else ()
+
+
+def referenced_files(folder: Path) -> frozenset[str] | None:
+    """Every file that a manifest names; None when one of them cannot be read, which may name any."""
+    files: set[str] = set()
+    for path in manifest_files(folder):
+        named = files_of(path)
+        if not named and path.exists():
+            return None
+        files.update(named)
+    return frozenset(files)
 
 
 def write(path: Path, data: bytes) -> None:

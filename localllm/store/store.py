@@ -2,6 +2,7 @@
 
     <models_dir>/localllm/manifests/<model>/<tag>.json     registered (see manifest.py): the GGUF is used where it lies
     <models_dir>/localllm/hub/<owner>/<repo>/<tag>.json    the same, for names of Hugging Face's hub
+    <models_dir>/localllm/blobs/sha256-<hex>               files of our own (see blobs.py)
     <bundled_dir>/<model>/Modelfile                        bundled (see bundled.py): read-only, always :latest
     <bundled_dir>/<model>/<tag>.Modelfile                  can be pulled (see catalogue.py)
 
@@ -22,27 +23,25 @@ from pathlib import Path
 
 import msgspec
 
+from localllm.creating import Creation
 from localllm.errors import BadRequestError, InvalidNameError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.gguf import Header
 from localllm.modelfile import Modelfile, load_parameters, write
 from localllm.pulling import Pulled, PullRequest
 from localllm.store import manifest as manifests
+from localllm.store.blobs import blobs_dir
 from localllm.store.bundled import bundled_manifest, bundled_names
 from localllm.store.catalogue import Entry, entries, find_entry
-from localllm.store.headers import Fingerprint, Headers, fingerprint
+from localllm.store.checks import refuse_changed, refuse_unusable, refuse_unwritable_path
+from localllm.store.headers import Headers
+from localllm.store.layers import layered, with_settings
 from localllm.store.manifest import SCHEMA, Manifest, Part
-from localllm.store.model import Facts, Model, capabilities_of, facts_from
+from localllm.store.model import Model, capabilities_of, facts_from
 from localllm.store.names import DEFAULT_TAG, MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_name
 
 _OTHER_HOST = "models come from hf.co/OWNER/REPO; or download a GGUF and run `localllm create NAME --from FILE.gguf`"
 # Those of Options that shape what is loaded; the others are each request's own.
 _LOAD_TIME_OPTIONS = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
-_NOT_MODELS = {
-    "adapter": "an adapter",
-    "mmproj": "a projector",
-    "imatrix": "an importance matrix",
-    "vocab": "a vocabulary",
-}
 
 
 def _utc_now() -> datetime:
@@ -53,6 +52,7 @@ class Store:
     """All models under `models_dir` and `bundled_dir`; either may be missing. `now` dates what is registered."""
 
     def __init__(self, models_dir: Path, bundled_dir: Path, now: Callable[[], datetime] = _utc_now) -> None:
+        self.blobs_dir = blobs_dir(models_dir)
         self._manifests_dir = models_dir / "localllm" / "manifests"
         self._bundled_dir = bundled_dir
         self._now = now
@@ -64,11 +64,14 @@ class Store:
         Raises InvalidNameError, ModelNotFoundError, and ModelFileError when its manifest is damaged or its file is gone
         or no longer the one that was registered.
         """
+        return self._found(name).model()
+
+    def _found(self, name: str) -> _Found:
         parsed = parse_name(name)
         if parsed.is_local or parsed.is_hub:
-            model = self._registered(manifest_path(self._manifests_dir, parsed)) or self._bundled(parsed)
-            if model is not None:
-                return model
+            found = self._registered(manifest_path(self._manifests_dir, parsed)) or self._bundled(parsed)
+            if found is not None:
+                return found
         raise self._not_found(name, parsed)
 
     def _not_found(self, name: str, parsed: Name) -> ModelNotFoundError:
@@ -99,14 +102,67 @@ class Store:
 
         Raises InvalidNameError, and ModelFileError when the file is not a whole model that localllm can run.
         """
-        parsed = parse_name(name)
-        if not parsed.is_local:
-            raise InvalidNameError(f"invalid model name '{name}': a model made here has no host or namespace")
-        path = Path(os.path.abspath(file))  # noqa: PTH100  (resolve() would follow links to a blob's nameless path)
-        _refuse_unwritable_path(path)
-        seen, header = self._headers.read(path)
-        _refuse_unusable(header, path, 1)
-        return self._write(parsed, self._manifest(parsed, seen, facts_from(header)))
+        # Not resolve(), which would follow links to a blob's nameless path.
+        return self._write(self._of_files(_local(name), [Path(os.path.abspath(file))]))  # noqa: PTH100
+
+    def base(self, creation: Creation) -> Manifest:
+        """What `creation` starts from, under its new name and without what it lays over that.
+
+        Raises InvalidNameError, ModelNotFoundError and ModelFileError.
+        """
+        name = _local(creation.name)
+        if creation.files:
+            return self._of_files(name, [Path(file) for file in creation.files])
+        assert creation.base is not None
+        return self._renamed(self._found(creation.base).manifest, name)
+
+    def create(self, base: Manifest, settings: Modelfile) -> Model:
+        """Let the name of `base` stand for it with `settings` laid over it, instead of whatever it stood for before.
+
+        Raises ModelFileError when the base's file has gone or changed since base() looked at it.
+        """
+        refuse_changed(base)
+        return self._write(layered(base, settings))
+
+    def with_file(self, base: Manifest, file: Path) -> Manifest:
+        """`base` with the GGUF `file` in place of its own. Raises ModelFileError when that is no model."""
+        made = self._of_files(parse_name(base.name), [file])
+        return msgspec.structs.replace(
+            base,
+            file=made.file,
+            size_bytes=made.size_bytes,
+            modified_ns=made.modified_ns,
+            facts=made.facts,
+            parts=(),
+            source=None,
+            digests=(),
+        )
+
+    def copy(self, source: str, destination: str) -> Model:
+        """Let `destination` stand for what `source` stands for. Raises InvalidNameError and what find() raises."""
+        name = _local(destination)
+        return self._write(self._renamed(self._found(source).manifest, name))
+
+    def _renamed(self, manifest: Manifest, name: Name) -> Manifest:
+        return msgspec.structs.replace(manifest, name=str(name), created_at=self._now())
+
+    def _of_files(self, name: Name, paths: Sequence[Path]) -> Manifest:
+        for path in paths:
+            refuse_unwritable_path(path)
+        read = [self._headers.read(path) for path in paths]
+        for (_, header), path in zip(read, paths, strict=True):
+            refuse_unusable(header, path, len(paths))
+        seen = read[0][0]
+        return Manifest(
+            schema=SCHEMA,
+            name=str(name),
+            file=str(seen.path),
+            size_bytes=seen.size_bytes,
+            modified_ns=seen.modified_ns,
+            created_at=self._now(),
+            facts=facts_from(_joined([header for _, header in read])),
+            parts=tuple(Part(str(seen.path), seen.size_bytes, seen.modified_ns) for seen, _ in read[1:]),
+        )
 
     def catalogue(self) -> tuple[Entry, ...]:
         """Every short name that can be pulled."""
@@ -133,33 +189,16 @@ class Store:
         """Let `name` stand for files that were downloaded for it. Raises ModelFileError for what is no whole model."""
         parsed = _spelled(parse_name(name), pulled.repository)
         entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
-        paths = [Path(file.path) for file in pulled.files]
-        read = [self._headers.read(path) for path in paths]
-        for (_, header), path in zip(read, paths, strict=True):
-            _refuse_unusable(header, path, len(paths))
-        whole = _joined([header for _, header in read])
         manifest = msgspec.structs.replace(
-            self._manifest(parsed, read[0][0], facts_from(whole)),
-            parts=tuple(Part(str(seen.path), seen.size_bytes, seen.modified_ns) for seen, _ in read[1:]),
+            self._of_files(parsed, [Path(file.path) for file in pulled.files]),
             source=f"{pulled.repository}@{pulled.commit}",
             digests=tuple(file.digest for file in pulled.files),
         )
-        return self._write(parsed, _with_settings(manifest, entry.settings) if entry else manifest)
+        return self._write(with_settings(manifest, entry.settings) if entry else manifest)
 
-    def _manifest(self, name: Name, seen: Fingerprint, facts: Facts) -> Manifest:
-        return Manifest(
-            schema=SCHEMA,
-            name=str(name),
-            file=str(seen.path),
-            size_bytes=seen.size_bytes,
-            modified_ns=seen.modified_ns,
-            created_at=self._now(),
-            facts=facts,
-        )
-
-    def _write(self, name: Name, manifest: Manifest) -> Model:
+    def _write(self, manifest: Manifest) -> Model:
         data = manifests.encode(manifest)
-        manifests.write(manifest_path(self._manifests_dir, name), data)
+        manifests.write(manifest_path(self._manifests_dir, parse_name(manifest.name)), data)
         return _model(manifest, data)
 
     def name_for(self, file: Path) -> str:
@@ -190,47 +229,78 @@ class Store:
             return ""
 
     def delete(self, name: str) -> None:
-        """Forget a registered name, also one whose manifest is damaged; the GGUF stays.
+        """Forget a registered name, also one whose manifest is damaged.
 
-        Raises InvalidNameError, ModelNotFoundError, and BadRequestError for a bundled model.
+        The GGUF stays, but for a blob of ours that no other name needs. Raises InvalidNameError, ModelNotFoundError,
+        and BadRequestError for a bundled model.
         """
         parsed = parse_name(name)
-        can_be_registered = parsed.is_local or parsed.is_hub
-        if can_be_registered and manifests.remove(manifest_path(self._manifests_dir, parsed)):
-            return
+        if parsed.is_local or parsed.is_hub:
+            path = manifest_path(self._manifests_dir, parsed)
+            files = manifests.files_of(path)
+            if manifests.remove(path):
+                self._drop_blobs(files)
+                return
         if parsed.is_local and self._bundled(parsed) is not None:
             raise BadRequestError(f"model '{parsed}' comes with localllm and cannot be deleted")
         raise ModelNotFoundError(name)
 
-    def _registered(self, path: Path) -> Model | None:
+    def _drop_blobs(self, files: Sequence[str]) -> None:
+        blobs = [Path(file) for file in files if Path(file).parent == self.blobs_dir]
+        needed = manifests.referenced_files(self._manifests_dir) if blobs else frozenset()
+        if needed is not None:
+            for blob in blobs:
+                if str(blob) not in needed:
+                    blob.unlink(missing_ok=True)
+
+    def _registered(self, path: Path) -> _Found | None:
         data = manifests.read(path)
         if data is None:
             return None
         manifest = manifests.decode(data, path)
-        _refuse_changed(manifest)
-        return _model(manifest, data)
+        refuse_changed(manifest)
+        return _Found(manifest, data)
 
-    def _bundled(self, name: Name) -> Model | None:
+    def _bundled(self, name: Name) -> _Found | None:
         manifest = bundled_manifest(self._bundled_dir, name, self._headers)
-        return _model(manifest, manifests.encode(manifest), is_bundled=True) if manifest else None
+        return _Found(manifest, manifests.encode(manifest), is_bundled=True) if manifest else None
 
     def _scan(self) -> tuple[tuple[Model, ...], tuple[LocalllmError, ...]]:
         models: dict[str, Model] = {}
         problems: list[LocalllmError] = []
         # Bundled models first: a registered one of the same name takes the place.
-        looks: list[Callable[[], Model | None]]
+        looks: list[Callable[[], _Found | None]]
         looks = [partial(self._bundled, name) for name in bundled_names(self._bundled_dir)]
         looks += [partial(self._registered, path) for path in manifests.manifest_files(self._manifests_dir)]
         for look in looks:
             try:
-                model = look()
+                found = look()
             except LocalllmError as error:
                 problems.append(error)
             else:
-                if model is not None:
-                    models[model.name.lower()] = model
+                if found is not None:
+                    models[found.manifest.name.lower()] = found.model()
         newest_first = sorted(models.values(), key=lambda model: (-model.modified_at.timestamp(), model.name))
         return tuple(newest_first), tuple(problems)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Found:
+    """A manifest and the bytes of its file."""
+
+    manifest: Manifest
+    data: bytes
+    is_bundled: bool = False
+
+    def model(self) -> Model:
+        return _model(self.manifest, self.data, self.is_bundled)
+
+
+def _local(name: str) -> Name:
+    parsed = parse_name(name)
+    if not parsed.is_local:
+        raise InvalidNameError(f"invalid model name '{name}': a model made here has no host or namespace")
+    return parsed
 
 
 def _model(manifest: Manifest, data: bytes, is_bundled: bool = False) -> Model:
@@ -302,59 +372,3 @@ def _spelled(name: Name, repository: str) -> Name:
     owner, _, repo = repository.partition("/")
     spelled = Name(repo, name.tag, owner, name.host)
     return spelled if name.is_hub and spelled.folded == name.folded else name
-
-
-def _with_settings(manifest: Manifest, settings: Modelfile) -> Manifest:
-    return msgspec.structs.replace(
-        manifest,
-        options=settings.options,
-        load=settings.load,
-        system=settings.system,
-        template=settings.template,
-        license="\n\n".join(settings.licenses) or None,
-        messages=settings.messages,
-    )
-
-
-def _refuse_changed(manifest: Manifest) -> None:
-    again = f"localllm create {manifest.name} --from FILE.gguf"
-    if manifest.source is not None:
-        again = f"localllm pull {manifest.name}"
-    for part in (Part(manifest.file, manifest.size_bytes, manifest.modified_ns), *manifest.parts):
-        path = Path(part.file)
-        try:
-            seen = fingerprint(path)
-        except ModelFileError as error:
-            message = f"the file of model '{manifest.name}' is gone: {error}"
-            raise ModelFileError(message, hint=f"put it back, or register it where it is now: {again}") from error
-        if (seen.size_bytes, seen.modified_ns) != (part.size_bytes, part.modified_ns):
-            message = (
-                f"the file of model '{manifest.name}' is not the one that was registered: {path} had {part.size_bytes} "
-                f"bytes and has {seen.size_bytes}, or was written again"
-            )
-            raise ModelFileError(message, hint=f"if that was meant, register it again: {again}")
-
-
-def _refuse_unwritable_path(path: Path) -> None:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise ModelFileError(f"{str(path)!a} is not a UTF-8 path", hint="rename the file or folder") from None
-
-
-def _refuse_unusable(header: Header, path: Path, files: int) -> None:
-    """A GGUF can be whole and yet no model, or one of more parts than the `files` there are. Raises ModelFileError."""
-    kind = header.text("general.type") or ("mmproj" if header.architecture == "clip" else "model")
-    if kind in _NOT_MODELS:
-        raise ModelFileError(f"{path} is {_NOT_MODELS[kind]}, not a model", hint="name the file with the model itself")
-    parts = header.integer("split.count") or 1
-    if parts > files:
-        message = f"{path} is one of {parts} parts of a model, and only a pulled model may have parts"
-        raise ModelFileError(message, hint="join them: llama-gguf-split --merge FIRST_PART OUTPUT.gguf")
-    if header.integer("split.no"):
-        return  # the first part has the metadata
-    if not header.architecture:
-        raise ModelFileError(f"{path} does not say its architecture (general.architecture)")
-    if not header.tensors and files == 1:
-        raise ModelFileError(f"{path} holds no weights, only metadata", hint="download the whole model")
-    _ = header.sampling  # refused now rather than when a runner loads it

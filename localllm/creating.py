@@ -1,0 +1,44 @@
+"""A create: what is asked, and the events that tell how it goes.
+
+    cli/create or /api/create ── Creation ──▶ store.create ── CreateEvent… ──▶ whoever asked
+                                                 └─ with a quantization: a process of its own makes a new file
+
+The last event is SUCCESS; what goes wrong is raised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from localllm.modelfile import Modelfile
+from localllm.pulling import PullStatus
+
+SUCCESS = PullStatus("success")
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """Make `name` stand for the model `base`, or for `files`, with what `settings` says laid over it.
+
+    Exactly one of `base` (a name) and `files` (absolute paths, the parts of a model in order) is given. With
+    `quantization` (a file type such as "Q4_K_M") the weights are written anew in that type.
+    """
+
+    name: str
+    settings: Modelfile
+    base: str | None = None
+    files: tuple[str, ...] = ()
+    quantization: str | None = None
+
+
+class CreateProgress(msgspec.Struct, frozen=True, tag="progress"):
+    """How much of the source's weights is written anew."""
+
+    text: str
+    total_bytes: int
+    completed_bytes: int
+
+
+CreateEvent = PullStatus | CreateProgress
