@@ -6,7 +6,7 @@ The packages, in the order a request meets them. Imports point down this list on
     client.py        the HTTP client (httpx) the CLI uses; a public API too
     server/          HTTP in, HTTP out, the wiring
     dialects/        JSON <-> generation.py's types, pure: ollama openai framing
-    store/           names, manifests and the files they point at; pulls them from Hugging Face's hub
+    store/           names, manifests, their files; pulls from Hugging Face's hub and Ollama's registry
     scheduler/       which models are loaded, who waits, who makes room
     placement/       how a model lies on this machine
     runner/          one child process per loaded model: protocol, parent side, child side

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -68,6 +69,7 @@ class Settings:
     kv_layout: KvLayout
     stream_slowdown: float
     origins: tuple[str, ...]
+    registry: str
     api_key: str
     max_body_bytes: int
     log_level: str
@@ -139,6 +141,13 @@ def _factor(text: str) -> float:
     return value
 
 
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("not a URL")
+    return text.rstrip("/")
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -187,6 +196,8 @@ SETTINGS: tuple[Setting, ...] = (
             "How much slower an answer may stream while another's long prompt is computed"),
     Setting("origins", "origins", _list, "", "a comma-separated list such as https://chat.example",
             "Web pages that may use the API besides local ones", "OLLAMA_ORIGINS"),
+    Setting("registry", "registry", _url, "https://registry.ollama.ai", "an http or https URL",
+            "Where models named ollama.com/… are pulled from: Ollama's registry, or a mirror of it"),
     Setting("api_key", "api_key", str.strip, "", "any text",
             "The key clients must send; needed for a bind that is not loopback"),
     Setting("max_body_bytes", "max_body_bytes", _positive, str(64 * 2**20), "a count of bytes",

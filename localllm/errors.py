@@ -22,10 +22,10 @@
     │   ├── RunnerCrashedError  500  the process died while requests ran
     │   ├── RunnerTimeoutError  500  the process did not answer in time and was replaced
     │   └── EngineMismatchError 500  the engine was built for another CPU
-    ├── HubError                502  Hugging Face's hub, or the way to it, failed
+    ├── HubError                502  Hugging Face's hub or Ollama's registry, or the way to it, failed
     │   ├── HubAccessError      403  the repository is private, or its terms have not been accepted
-    │   └── WrongHashError      502  what was downloaded is not what the hub says it is
-    ├── NotOnHubError           404  no such repository, or no such file in it
+    │   └── WrongHashError      502  what was downloaded is not what the hub or registry says it is
+    ├── NotOnHubError           404  no such repository or model there, or no such file in it
     ├── DiskFullError           507  the download does not fit the disk
     ├── RemoteError                  the daemon answered with an error that has no class of its own here
     └── DaemonError                  the CLI cannot reach, start or trust the daemon
@@ -230,7 +230,7 @@ class EngineMismatchError(RunnerError):
 
 
 class HubError(LocalllmError):
-    """Hugging Face's hub, or the way to it, failed."""
+    """Hugging Face's hub or Ollama's registry, or the way to it, failed."""
 
     code = "hub_error"
     status = 502
@@ -244,13 +244,13 @@ class HubAccessError(HubError):
 
 
 class WrongHashError(HubError):
-    """What was downloaded is not what the hub says it is."""
+    """What was downloaded is not what the hub or registry says it is."""
 
     code = "wrong_hash"
 
 
 class NotOnHubError(LocalllmError):
-    """No such repository on the hub, or no such file in it."""
+    """No such repository on the hub or model in the registry, or no such file in it."""
 
     code = "not_on_hub"
     status = 404

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import msgspec
 
-from localllm.generation import Failed
+from localllm.generation import Failed, Message, Options
+
+AUTO_QUANT = "auto"
+
+
+class RegistryPlace(msgspec.Struct, frozen=True):
+    """Ollama's registry: its URL, and the folder its files belong in."""
+
+    url: str
+    blobs_dir: str
 
 
 class PullRequest(msgspec.Struct, frozen=True):
-    """Download from the repository "OWNER/REPO". `choice` is a quant, a file's name, or "" for the usual one.
+    """Download from the hub's repository "OWNER/REPO", or from `registry` the model "NAMESPACE/MODEL".
 
-    `limit_bytes_per_second` is 0 for as fast as it goes.
+    `choice` is on the hub a quant, a file's name, "" for the usual one or AUTO_QUANT for the largest that fits; in the
+    registry a tag. `limit_bytes_per_second` is 0 for as fast as it goes.
     """
 
     repository: str
     choice: str = ""
     limit_bytes_per_second: int = 0
+    registry: RegistryPlace | None = None
 
 
 class PullStatus(msgspec.Struct, frozen=True, tag="status"):
@@ -39,18 +50,34 @@ class PullProgress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class PulledFile(msgspec.Struct, frozen=True):
-    """A whole, verified file. `path` is absolute, in the hub's cache."""
+    """A whole, verified file. `path` is absolute, in the hub's cache or among the blobs."""
 
     path: str
     digest: str
 
 
+class PulledSettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a registry says of a model besides its files."""
+
+    options: Options = Options()
+    template: str | None = None
+    system: str | None = None
+    license: str | None = None
+    messages: tuple[Message, ...] = ()
+
+
 class Pulled(msgspec.Struct, frozen=True, tag="pulled"):
-    """The files of the model, a split model's parts in order. `repository` is spelled as the hub does."""
+    """The files of the model, a split model's parts in order. `repository` is spelled as the hub does.
+
+    `projector` is what turns images into the model's input, for a model that can see. `settings` come from a registry;
+    the hub has none.
+    """
 
     repository: str
     commit: str
     files: tuple[PulledFile, ...]
+    projector: PulledFile | None = None
+    settings: PulledSettings | None = None
 
 
 PullEvent = PullStatus | PullProgress | Pulled | Failed

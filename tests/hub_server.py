@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +37,14 @@ class Fault:
 
 
 @dataclass
+class Pace:
+    """How fast a CDN sends: 0 is as fast as it goes; small pieces make a trickle."""
+
+    bytes_per_second: int = 0
+    piece_bytes: int = _PIECE_BYTES
+
+
+@dataclass
 class HubRepo:
     """A repository. `claimed` says a sha256 other than the data's; small files without LFS are in `plain`."""
 
@@ -49,6 +57,7 @@ class HubRepo:
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     api_faults: list[int] = field(default_factory=list)
     bytes_per_second: int = 0
+    piece_bytes: int = _PIECE_BYTES
     commit: str = "c0ffee" + "0" * 34
 
     def oid(self, path: str) -> str:
@@ -102,9 +111,10 @@ def hub_server(repositories: dict[str, HubRepo]) -> Iterator[HubServer]:
             thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """What both origins of a server have in common."""
+
     protocol_version = "HTTP/1.1"
-    hub: HubServer
 
     def answer(self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b"") -> None:
         self.send_response(status)
@@ -122,7 +132,39 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-class _ApiHandler(_Handler):
+def send_file(
+    handler: BaseHTTPRequestHandler, data: bytes, fault: Fault, pace: Pace, count: Callable[[int], None]
+) -> None:
+    """Answer with `data` from where the Range header says, as a CDN does; `count` hears what was sent."""
+    wanted = handler.headers.get("Range", "")
+    start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not fault.ignores_range else 0
+    if start and start >= len(data):
+        handler.send_error(416)
+        return
+    handler.send_response(206 if start else 200)
+    handler.send_header("Content-Length", str(len(data) - start))
+    if start:
+        handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+    handler.end_headers()
+    end = len(data) if fault.reset_after_bytes < 0 else start + fault.reset_after_bytes
+    # Small buffers, so that what counts as served is not what merely lies in the kernel.
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _PIECE_BYTES)
+    for at in range(start, min(end, len(data)), pace.piece_bytes):
+        piece = memoryview(data)[at : min(at + pace.piece_bytes, end)]
+        handler.wfile.write(piece)
+        count(len(piece))
+        if pace.bytes_per_second:
+            time.sleep(len(piece) / pace.bytes_per_second)
+    if fault.reset_after_bytes >= 0:
+        # A RST rather than an orderly end.
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.connection.close()
+        handler.close_connection = True
+
+
+class _ApiHandler(Handler):
+    hub: HubServer
+
     def do_GET(self) -> None:
         self.hub.requests.append(f"{self.command} {self.path}")
         path = unquote(urlsplit(self.path).path)
@@ -188,7 +230,9 @@ def _info(hub: HubServer, name: str, repository: HubRepo) -> dict[str, Any]:
     return {"id": name, "modelId": name, "sha": repository.commit, "gated": gated, "siblings": siblings, **card}
 
 
-class _CdnHandler(_Handler):
+class _CdnHandler(Handler):
+    hub: HubServer
+
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path).lstrip("/")
         owner, name, file = path.split("/", 2)
@@ -202,35 +246,10 @@ class _CdnHandler(_Handler):
             return
         self.hub.open_transfers += 1
         try:
-            self._send(path, repository, repository.files[file], fault)
+            pace = Pace(repository.bytes_per_second, repository.piece_bytes)
+            send_file(self, repository.files[file], fault, pace, lambda count: self._count(path, count))
         finally:
             self.hub.open_transfers -= 1
 
-    def _send(self, path: str, repository: HubRepo, data: bytes, fault: Fault) -> None:
-        wanted = self.headers.get("Range", "")
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not fault.ignores_range else 0
-        if start and start >= len(data):
-            self.answer(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.end_headers()
-        end = len(data) if fault.reset_after_bytes < 0 else start + fault.reset_after_bytes
-        self._pieces(path, memoryview(data)[start:end], repository)
-        if fault.reset_after_bytes >= 0:
-            # A RST rather than an orderly end.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            self.close_connection = True
-
-    def _pieces(self, path: str, data: memoryview, repository: HubRepo) -> None:
-        # Small buffers, so that what counts as served is not what merely lies in the kernel.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _PIECE_BYTES)
-        for at in range(0, len(data), _PIECE_BYTES):
-            piece = data[at : at + _PIECE_BYTES]
-            self.wfile.write(piece)
-            self.hub.served[path] += len(piece)
-            if repository.bytes_per_second:
-                time.sleep(len(piece) / repository.bytes_per_second)
+    def _count(self, path: str, count: int) -> None:
+        self.hub.served[path] += count

@@ -32,7 +32,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("show", "models", "show", "Show what is known about a model"),
     Command("create", "models", "create", "Give a GGUF file a name, where it lies"),
     Command("rm", "models", "remove", "Remove models"),
-    Command("pull", "pull", "pull", "Download a model from Hugging Face"),
+    Command("pull", "pull", "pull", "Download a model from Hugging Face or Ollama's registry"),
     Command("search", "pull", "search", "List the short names that can be pulled"),
     Command("ps", "running", "ps", "List the models that are loaded"),
     Command("stop", "running", "stop", "Unload a model"),

@@ -1,4 +1,4 @@
-"""`pull` and `search`: get models from Hugging Face; and the pull that `run` does for a name that is not there yet.
+"""`pull` and `search`: get models from elsewhere; and the pull that `run` does for a name that is not there yet.
 
 A terminal shows one bar per file; a pipe gets plain lines. All of it goes to stderr: stdout says which name is ready.
 """
@@ -19,17 +19,18 @@ from localllm.client import Client, PullLine
 from localllm.config import load_settings
 from localllm.sizes import parse_size, size_text
 
+_NAMES = "A short name, hf.co/OWNER/REPO[:QUANT or FILE], or ollama.com/library/NAME[:TAG]"
 _PLAIN_SECONDS = 5.0
 _QUIET = frozenset(("pulling manifest", "verifying sha256 digest", "writing manifest", "success"))
 
 
 def pull(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A short name, or hf.co/OWNER/REPO[:QUANT or FILE]")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_NAMES)],
     limit_rate: Annotated[
         str | None, typer.Option("--limit-rate", metavar="RATE", help='At most so many bytes per second, such as "5M"')
     ] = None,
 ) -> None:
-    """Download a model from Hugging Face; what is there already is not downloaded."""
+    """Download a model from Hugging Face or Ollama's registry; what is there already is not downloaded."""
     limit = 0
     if limit_rate is not None:
         try:

@@ -98,7 +98,7 @@ def _build_scheduler(settings: Settings) -> Scheduler:
 def _build_services(
     settings: Settings, scheduler: ModelScheduler, store_thread: ThreadPoolExecutor, activity: Activity
 ) -> Services:
-    store = Store(settings.models_dir, bundled_dir())
+    store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
 
     async def register(name: str, pulled: Pulled) -> None:
         await asyncio.get_running_loop().run_in_executor(store_thread, store.register_pulled, name, pulled)

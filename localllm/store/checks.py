@@ -63,3 +63,10 @@ def refuse_unusable(header: Header, path: Path, files: int) -> None:
     if not header.tensors and files == 1:
         raise ModelFileError(f"{path} holds no weights, only metadata", hint="download the whole model")
     _ = header.sampling  # refused now rather than when a runner loads it
+
+
+def refuse_no_projector(header: Header, path: Path) -> None:
+    """Raises ModelFileError for a file that came as a model's projector and is none."""
+    if header.architecture != "clip":
+        what = header.architecture or "nothing it names"
+        raise ModelFileError(f"{path} should be a projector (clip), and is {what}", hint="tell its publisher")

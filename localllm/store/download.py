@@ -1,6 +1,6 @@
-"""Download one file into the hub's cache: resumed after anything, verified, never half-visible.
+"""Download one file of a Source (source.py, registry.py): resumed after anything, verified, never half-visible.
 
-    blobs/<oid>.incomplete ──append──▶ size and hash are the hub's ──rename──▶ blobs/<oid> ──▶ snapshots/…/<name>
+    blobs/<oid>.incomplete ──append──▶ size and hash are as promised ──rename──▶ blobs/<oid> ──▶ snapshots/…/<name>
 
 What was written before is hashed again from the disk, so that the hash always covers what the file holds. A process
 that is killed leaves the partial file; whatever wrote it, the next one goes on at its end. One at a time (a lock).
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from localllm.errors import DiskFullError, HubError, LocalllmError, WrongHashError
 from localllm.pulling import PullEvent, PullProgress, PullStatus
 from localllm.sizes import size_text
-from localllm.store.hub import Hub, HubBusyError
 from localllm.store.repository import HubFile, Repository
+from localllm.store.source import Source, SourceBusyError
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -42,75 +42,78 @@ class Effects:
     monotonic: Callable[[], float] = time.monotonic
 
 
-def download(hub: Hub, repository: Repository, file: HubFile, limit_bytes_per_second: int, effects: Effects) -> Path:
+def download(
+    source: Source, repository: Repository, file: HubFile, limit_bytes_per_second: int, effects: Effects
+) -> Path:
     """The whole, verified file in the cache. Raises HubError's kinds, DiskFullError, and LocalllmError for the disk."""
-    if found := hub.find(repository, file):
+    if found := source.find(repository, file):
         effects.tell(_progress(file, file.size_bytes))
         return found
     try:
-        return _alone(hub, repository, file, limit_bytes_per_second, effects)
+        return _alone(source, repository, file, limit_bytes_per_second, effects)
     except OSError as error:
-        raise disk_error(error, hub.cache_dir) from error
+        raise disk_error(error, source) from error
 
 
-def disk_error(error: OSError, cache_dir: Path) -> LocalllmError:
+def disk_error(error: OSError, source: Source) -> LocalllmError:
     """What a disk that refuses means."""
+    folder = source.cache_dir
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "make room; the same command goes on where this one stopped"
-        return DiskFullError(f"the disk with {cache_dir} is full", hint=hint)
-    hint = "check its permissions, or set HF_HOME to another folder and start the daemon again"
-    return LocalllmError(f"the cache {cache_dir} cannot be written: {error.strerror or error}", hint=hint)
+        return DiskFullError(f"the disk with {folder} is full", hint=hint)
+    hint = f"check its permissions, or set {source.moved_by} to another folder and start the daemon again"
+    return LocalllmError(f"the folder {folder} cannot be written: {error.strerror or error}", hint=hint)
 
 
-def partial_bytes(hub: Hub, repository: Repository, file: HubFile) -> int:
+def partial_bytes(source: Source, repository: Repository, file: HubFile) -> int:
     """How much of the file is there already, without its being whole."""
     try:
-        return _partial(hub, repository, file).stat().st_size
+        return _partial(source, repository, file).stat().st_size
     except OSError:
         return 0
 
 
-def _partial(hub: Hub, repository: Repository, file: HubFile) -> Path:
-    blob = hub.blob(repository, file)
+def _partial(source: Source, repository: Repository, file: HubFile) -> Path:
+    blob = source.blob(repository, file)
     return blob.with_name(f"{blob.name}.incomplete")
 
 
-def _alone(hub: Hub, repository: Repository, file: HubFile, limit: int, effects: Effects) -> Path:
+def _alone(source: Source, repository: Repository, file: HubFile, limit: int, effects: Effects) -> Path:
     """Download while no other process does, or take what it has downloaded."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(hub.lock(repository, file, _LOCK_SECONDS))
+            stack.enter_context(source.lock(repository, file, _LOCK_SECONDS))
         except TimeoutError:
             effects.tell(PullStatus(f"waiting for another download of {file.name}"))
-            stack.enter_context(hub.lock(repository, file, None))
-        return hub.find(repository, file) or _whole(hub, repository, file, limit, effects)
+            stack.enter_context(source.lock(repository, file, None))
+        return source.find(repository, file) or _whole(source, repository, file, limit, effects)
 
 
-def _whole(hub: Hub, repository: Repository, file: HubFile, limit: int, effects: Effects) -> Path:
-    partial = _partial(hub, repository, file)
+def _whole(source: Source, repository: Repository, file: HubFile, limit: int, effects: Effects) -> Path:
+    partial = _partial(source, repository, file)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    had_bytes = partial_bytes(hub, repository, file)
-    digest = _Transfer(hub, repository, file, limit, effects).run(partial)
+    had_bytes = partial_bytes(source, repository, file)
+    digest = _Transfer(source, repository, file, limit, effects).run(partial)
     if digest != file.oid and had_bytes:
         # A power failure can leave a file of the right length with holes in it: what was there before is not trusted.
         effects.tell(PullStatus(f"what was there of {file.name} is damaged: downloading it anew"))
         partial.unlink()
-        digest = _Transfer(hub, repository, file, limit, effects).run(partial)
+        digest = _Transfer(source, repository, file, limit, effects).run(partial)
     if digest != file.oid:
         partial.unlink()
-        message = f"{file.name} was downloaded, but its hash is {digest}, and the hub says {file.oid}"
+        message = f"{file.name} was downloaded, but its hash is {digest}, and {source.title} says {file.oid}"
         raise WrongHashError(
-            message, hint="pull it again; if that does not help, the hub or a proxy sends another file"
+            message, hint=f"pull it again; if that does not help, {source.title} or a proxy sends another file"
         )
-    partial.replace(hub.blob(repository, file))
-    return hub.link(repository, file)
+    partial.replace(source.blob(repository, file))
+    return source.link(repository, file)
 
 
 class _Transfer:
     """One attempt at a whole file, over as many connections as it takes."""
 
-    def __init__(self, hub: Hub, repository: Repository, file: HubFile, limit: int, effects: Effects) -> None:
-        self._hub = hub
+    def __init__(self, source: Source, repository: Repository, file: HubFile, limit: int, effects: Effects) -> None:
+        self._source = source
         self._repository = repository
         self._file = file
         self._effects = effects
@@ -145,31 +148,32 @@ class _Transfer:
         before = self._completed
         try:
             self._receive(target)
-        except HubBusyError as error:
+        except SourceBusyError as error:
             self._tries = 1 if self._completed > before else self._tries + 1
             if self._tries >= _TRIES:
                 raise
             self._effects.sleep(min(60.0, error.retry_after_seconds or 0.5 * 2 ** (self._tries - 1)))
 
     def _receive(self, target: BinaryIO) -> None:
-        with self._hub.open(self._repository, self._file, self._completed, self._piece_bytes) as opened:
+        with self._source.open(self._repository, self._file, self._completed, self._piece_bytes) as opened:
             if opened.start != self._completed:
                 self._start_over(target, opened.start)
             started_at, started_from = self._effects.monotonic(), self._completed
             for piece in opened.pieces:
                 if self._completed + len(piece) > self._file.size_bytes:
                     raise HubError(
-                        f"the hub sends more of {self._file.name} than the {self._file.size_bytes} bytes it has"
+                        f"{self._source.title} sends more of {self._file.name} than its {self._file.size_bytes} bytes"
                     )
                 _write(target, piece)
                 self._count(piece)
                 self._keep_to_limit(started_at, self._completed - started_from)
         if self._completed < self._file.size_bytes:
-            raise HubBusyError(f"the connection ended after {size_text(self._completed)} of {self._file.name}")
+            raise SourceBusyError(f"the connection ended after {size_text(self._completed)} of {self._file.name}")
 
     def _start_over(self, target: BinaryIO, start: int) -> None:
         if start:
-            raise HubError(f"the hub sends {self._file.name} from {start} on, not from {self._completed}")
+            message = f"{self._source.title} sends {self._file.name} from {start} on, not from {self._completed}"
+            raise HubError(message)
         target.seek(0)
         target.truncate()
         self._hash, self._completed = _new_hash(self._file), 0

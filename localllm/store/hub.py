@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -39,11 +38,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they are pu
 
 from localllm.errors import HubAccessError, HubError, LocalllmError, NotOnHubError
 from localllm.store.repository import HubFile, Repository
+from localllm.store.source import STALL_SECONDS, Opened, SourceBusyError, first_byte, is_passing, seconds_to_wait
 from localllm.version import __version__
 
-STALL_SECONDS = 30.0
 _HEXADECIMAL = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_RANGE = re.compile(r"bytes (\d+)-")
 _WHERE_A_TOKEN_COMES_FROM = "log in with `hf auth login`, or start the daemon with HF_TOKEN set"
 
 
@@ -57,24 +55,11 @@ def _network_error() -> type[Exception]:
 _NETWORK_ERROR = _network_error()
 
 
-class HubBusyError(HubError):
-    """The hub or the network failed in a way that may pass. `retry_after_seconds` is what the hub asks for, or None."""
-
-    def __init__(self, message: str, *, hint: str | None = None, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_after_seconds = retry_after_seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A file's bytes from `start` on; not always the start that was asked for: a server may ignore it."""
-
-    start: int
-    pieces: Iterator[bytes]
-
-
 class Hub:
-    """The hub that HF_ENDPOINT names, and the cache under HF_HOME."""
+    """The hub that HF_ENDPOINT names, and the cache under HF_HOME. A Source."""
+
+    title = "the hub"
+    moved_by = "HF_HOME"
 
     def __init__(self) -> None:
         self.cache_dir = Path(constants.HF_HUB_CACHE)
@@ -119,7 +104,7 @@ class Hub:
 
     @contextmanager
     def open(self, repository: Repository, file: HubFile, start: int, piece_bytes: int) -> Iterator[Opened]:
-        """The bytes of `file` from `start` on, in pieces. Raises HubBusyError for what may pass, else HubError."""
+        """The bytes of `file` from `start` on, in pieces. Raises SourceBusyError for what may pass, else HubError."""
         url = f"{self._endpoint}/{repository.id}/resolve/{repository.commit}/{quote(file.path)}"
         headers = build_hf_headers(library_name="localllm", library_version=__version__)
         headers |= {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
@@ -131,9 +116,8 @@ class Hub:
             hf_raise_for_status(response)
             if response.headers.get("Content-Encoding", "identity") != "identity":
                 raise HubError(f"{self._endpoint} sends {file.path} compressed, though that was not asked for")
-            found = _RANGE.match(response.headers.get("Content-Range", ""))
-            got = int(found[1]) if response.status_code == 206 and found else 0
-            yield Opened(got, response.iter_raw(piece_bytes))
+            start = first_byte(response.status_code, response.headers.get("Content-Range", ""))
+            yield Opened(start, response.iter_raw(piece_bytes))
 
     def find(self, repository: Repository, file: HubFile) -> Path | None:
         """The file's path when it is in the cache whole; also when only its link is missing."""
@@ -182,10 +166,10 @@ class Hub:
         except HfHubHTTPError as error:
             raise self._answer_error(error, repository_id) from error
         except LocalEntryNotFoundError as error:
-            raise HubBusyError(f"{self._endpoint} cannot be reached: {error}", hint=_NETWORK_HINT) from error
+            raise SourceBusyError(f"{self._endpoint} cannot be reached: {error}", hint=_NETWORK_HINT) from error
         except _NETWORK_ERROR as error:
             what = str(error) or type(error).__name__
-            raise HubBusyError(f"{self._endpoint} cannot be reached: {what}", hint=_NETWORK_HINT) from error
+            raise SourceBusyError(f"{self._endpoint} cannot be reached: {what}", hint=_NETWORK_HINT) from error
 
     def _answer_error(self, error: HfHubHTTPError, repository_id: str) -> LocalllmError:
         page = f"{self._endpoint}/{repository_id}"
@@ -200,10 +184,9 @@ class Hub:
             message = f"{self._endpoint} refuses {repository_id} to this token ({status})"
             return HubAccessError(message, hint=f"look at {page}, then {_WHERE_A_TOKEN_COMES_FROM}")
         message = f"{self._endpoint} answered {status} for {repository_id}"
-        if status in (408, 429) or status >= 500:
-            asked = error.response.headers.get("Retry-After", "")
-            seconds = float(asked) if asked.isascii() and asked.isdigit() else None
-            return HubBusyError(message, hint="try again in a while", retry_after_seconds=seconds)
+        if is_passing(status):
+            seconds = seconds_to_wait(error.response.headers.get("Retry-After", ""))
+            return SourceBusyError(message, hint="try again in a while", retry_after_seconds=seconds)
         return HubError(message)
 
 

@@ -135,7 +135,10 @@ def files_of(path: Path) -> tuple[str, ...]:
         manifest = decode(data, path) if data is not None else None
     except ModelFileError:
         return ()
-    return (manifest.file, *(part.file for part in manifest.parts)) if manifest else ()
+    if manifest is None:
+        return ()
+    further = (*manifest.parts, *((manifest.projector,) if manifest.projector else ()))
+    return (manifest.file, *(part.file for part in further))
 
 
 def referenced_files(folder: Path) -> frozenset[str] | None:

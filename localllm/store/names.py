@@ -1,11 +1,12 @@
 """Model names: what may be one, how two compare, and where a name's manifest lies.
 
-    [host/][namespace/]model[:tag]          tag "latest" when unsaid; Ollama's default host and namespace are dropped
+    [host/][namespace/]model[:tag]          tag "latest" when unsaid; "library/" before a local model is dropped
     hf.co/OWNER/REPO[:QUANT|:FILE]          of Hugging Face's hub; huggingface.co and a URL's "https://" mean the same
+    ollama.com/[USER/]MODEL[:TAG]           of Ollama's registry, "library" when no user is said; registry.ollama.ai too
 
 A part starts with a letter, digit or underscore and goes on with these, "." and "-" (namespace: no "."; host: also
 ":"), so that no part can be "..", hidden, or hold a separator. Names are kept as written and compared without case.
-Other hosts and namespaces are understood, but nothing can be pulled from them yet.
+Other hosts and namespaces are understood, but nothing is ever fetched from an address that a name gives.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ MAX_NAMESPACE_LENGTH = 80
 MAX_HOST_LENGTH = 350
 MAX_HUB_PART_LENGTH = 160  # a tag may be a whole file name
 HUB_HOST = "hf.co"
+REGISTRY_HOST = "ollama.com"
 _HUB_HOSTS = (HUB_HOST, "huggingface.co")
+_REGISTRY_HOSTS = (REGISTRY_HOST, "registry.ollama.ai")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-_DEFAULT_HOSTS = ("registry.ollama.ai", "ollama.com")
 _DEFAULT_NAMESPACE = "library"
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9_.-]+")
 
@@ -50,6 +52,22 @@ class Name:
         """A repository of Hugging Face's hub."""
         return self.host == HUB_HOST
 
+    @property
+    def is_registry(self) -> bool:
+        """A model of Ollama's registry."""
+        return self.host == REGISTRY_HOST
+
+    @property
+    def local(self) -> Name:
+        """The local name that Ollama's clients mean by one of the registry's library, if they write it in full."""
+        is_library = self.is_registry and self.namespace.lower() == _DEFAULT_NAMESPACE
+        return Name(self.model, self.tag) if is_library else self
+
+    @property
+    def is_known(self) -> bool:
+        """Of a place that models can come from: this machine, the hub, the registry."""
+        return self.is_local or self.is_hub or self.is_registry
+
     def __str__(self) -> str:
         """The name in full, always with its tag."""
         front = "".join(f"{part}/" for part in (self.host, self.namespace) if part)
@@ -72,8 +90,7 @@ def parse_name(text: str) -> Name:
         raise _invalid(text, "it has an empty namespace")
     if text.startswith("/"):
         raise _invalid(text, "it starts with a slash")
-    if host.lower() in _HUB_HOSTS:
-        host = HUB_HOST
+    host, namespace = _known_host(host, namespace)
     limit = MAX_HUB_PART_LENGTH if host == HUB_HOST else MAX_PART_LENGTH
     _check(text, "model", model, _PART, limit)
     if has_tag:
@@ -82,11 +99,18 @@ def parse_name(text: str) -> Name:
         _check(text, "namespace", namespace, _NAMESPACE, MAX_NAMESPACE_LENGTH)
     if host:
         _check(text, "host", host, _HOST, MAX_HOST_LENGTH)
-    if host.lower() in _DEFAULT_HOSTS:
-        host = ""
     if namespace.lower() == _DEFAULT_NAMESPACE and not host:
         namespace = ""
     return Name(model, tag or DEFAULT_TAG, namespace, host)
+
+
+def _known_host(host: str, namespace: str) -> tuple[str, str]:
+    """The one spelling of a host that models come from; "ollama.com/MODEL" is of its library."""
+    if namespace.lower() in _REGISTRY_HOSTS and not host:
+        return REGISTRY_HOST, _DEFAULT_NAMESPACE
+    if host.lower() in _HUB_HOSTS:
+        return HUB_HOST, namespace
+    return (REGISTRY_HOST if host.lower() in _REGISTRY_HOSTS else host), namespace
 
 
 def _check(text: str, what: str, part: str, grammar: re.Pattern[str], limit: int) -> None:
@@ -112,19 +136,25 @@ def _invalid(text: str, why: str) -> InvalidNameError:
 
 
 def manifest_path(folder: Path, name: Name) -> Path:
-    """Where the manifest of `name`, a local one or one of the hub, lies; the same for every spelling of the name.
+    """Where the manifest of `name`, which is a known one, lies; the same for every spelling of the name.
 
-    `folder` is that of local names; those of the hub have the one beside it.
+    `folder` is that of local names; those of the hub and of the registry have theirs beside it.
     """
-    if name.is_hub:
-        return hub_manifests(folder) / name.namespace.lower() / name.model.lower() / f"{name.tag.lower()}.json"
-    assert name.is_local
-    return folder / name.model.lower() / f"{name.tag.lower()}.json"
+    assert name.is_known
+    if name.is_local:
+        return folder / name.model.lower() / f"{name.tag.lower()}.json"
+    beside = hub_manifests(folder) if name.is_hub else registry_manifests(folder)
+    return beside / name.namespace.lower() / name.model.lower() / f"{name.tag.lower()}.json"
 
 
 def hub_manifests(folder: Path) -> Path:
     """The folder with the manifests of the hub's names, beside that of local names."""
     return folder.with_name("hub")
+
+
+def registry_manifests(folder: Path) -> Path:
+    """The same of the registry's names."""
+    return folder.with_name("registry")
 
 
 def name_from_file(path: Path) -> str:

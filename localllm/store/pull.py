@@ -15,8 +15,11 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -25,48 +28,78 @@ from localllm.generation import failed_from
 from localllm.pulling import Pulled, PulledFile, PullEvent, PullRequest, PullStatus
 from localllm.sizes import size_text
 from localllm.store.download import Effects, disk_error, download, partial_bytes
-from localllm.store.hub import Hub, HubBusyError
+from localllm.store.hub import Hub
+from localllm.store.image import license_name, settings_of
+from localllm.store.registry import Registry
 from localllm.store.repository import HubFile, Repository, choose
+from localllm.store.source import Source, SourceBusyError
 
 _LOOKS = 4
 # What is written besides the file itself, and room for others to go on.
 _SPARE_BYTES = 64 * 2**20
+_Answer = TypeVar("_Answer")
 
 
 def pull(hub: Hub, request: PullRequest, effects: Effects) -> Pulled:
-    """Look, choose, check the room, download every file. Raises LocalllmErrors."""
+    """Look into the hub's repository, choose, check the room, download every file. Raises LocalllmErrors."""
     effects.tell(PullStatus("pulling manifest"))
-    repository = _look_up(hub, request.repository, effects)
+    repository = _patiently(lambda: hub.look_up(request.repository), effects)
     choice = choose(repository, request.choice)
     for remark in choice.remarks:
         effects.tell(PullStatus(remark))
     files = choice.variant.files
-    check_room(hub, repository, files, _free_bytes(hub.cache_dir))
-    paths = [download(hub, repository, file, request.limit_bytes_per_second, effects) for file in files]
+    pulled = _download(hub, repository, files, request, effects)
+    return Pulled(repository.id, repository.commit, pulled)
+
+
+def pull_image(registry: Registry, request: PullRequest, effects: Effects) -> Pulled:
+    """Look into the registry, read what it says of the model, check the room, download. Raises LocalllmErrors."""
+    effects.tell(PullStatus("pulling manifest"))
+    image = _patiently(lambda: registry.look_up(request.repository, request.choice), effects)
+    texts = [(text.kind, _patiently(partial(registry.read, image, text), effects)) for text in image.texts]
+    settings, remarks = settings_of(texts)
+    for remark in (*image.remarks, *remarks):
+        effects.tell(PullStatus(remark))
+    if name := license_name(settings.license):
+        effects.tell(PullStatus(f"license: {name}"))
+    files = (*image.files, *((image.projector,) if image.projector else ()))
+    pulled = _download(registry, image.repository, files, request, effects)
+    count = len(image.files)
+    return Pulled(
+        image.repository.id, image.repository.commit, pulled[:count], next(iter(pulled[count:]), None), settings
+    )
+
+
+def _download(
+    source: Source, repository: Repository, files: tuple[HubFile, ...], request: PullRequest, effects: Effects
+) -> tuple[PulledFile, ...]:
+    check_room(source, repository, files, _free_bytes(source.cache_dir))
+    paths = [download(source, repository, file, request.limit_bytes_per_second, effects) for file in files]
     effects.tell(PullStatus("verifying sha256 digest"))  # it was, byte by byte; clients wait for the words
-    pulled = zip(paths, files, strict=True)
-    return Pulled(repository.id, repository.commit, tuple(PulledFile(str(path), file.oid) for path, file in pulled))
+    return tuple(PulledFile(str(path), file.oid) for path, file in zip(paths, files, strict=True))
 
 
-def check_room(hub: Hub, repository: Repository, files: tuple[HubFile, ...], free_bytes: int) -> None:
+def check_room(source: Source, repository: Repository, files: tuple[HubFile, ...], free_bytes: int) -> None:
     """Raises DiskFullError, with the figures, when what is still to come does not fit."""
-    missing = [file for file in files if hub.find(repository, file) is None]
-    needed = sum(max(0, file.size_bytes - partial_bytes(hub, repository, file)) for file in missing)
+    missing = [file for file in files if source.find(repository, file) is None]
+    needed = sum(max(0, file.size_bytes - partial_bytes(source, repository, file)) for file in missing)
     if missing and needed + _SPARE_BYTES > free_bytes:
         raise DiskFullError(
             f"{repository.id} needs {size_text(needed)} more, and {size_text(free_bytes)} are free where the cache is, "
-            f"in {hub.cache_dir}",
-            hint="make room, choose a smaller quant, or set HF_HOME to a larger disk and start the daemon again",
+            f"in {source.cache_dir}",
+            hint=f"make room, choose a smaller quant, or set {source.moved_by} to a larger disk and start the daemon "
+            "again",
         )
 
 
-def _look_up(hub: Hub, repository_id: str, effects: Effects) -> Repository:
+def _patiently(ask: Callable[[], _Answer], effects: Effects) -> _Answer:
+    """What `ask` answers, with a few more tries when the source is busy."""
     for attempt in range(_LOOKS - 1):
         try:
-            return hub.look_up(repository_id)
-        except HubBusyError as error:
+            return ask()
+        except SourceBusyError as error:
             effects.sleep(min(10.0, error.retry_after_seconds or 0.5 * 2**attempt))
-    return hub.look_up(repository_id)
+    return ask()
 
 
 def _free_bytes(folder: Path) -> int:
@@ -81,13 +114,29 @@ def main() -> None:
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     request = msgspec.json.decode(line, type=PullRequest)
     tell = _teller()
-    hub = Hub()
     try:
-        tell(pull(hub, request, Effects(tell, time.sleep, time.monotonic)))
+        tell(_run(request, Effects(tell, time.sleep, time.monotonic)))
     except LocalllmError as error:
         tell(failed_from(error))
+
+
+def _run(request: PullRequest, effects: Effects) -> Pulled:
+    if request.registry is None:
+        hub = Hub()
+        with _disk_errors(hub):
+            return pull(hub, request, effects)
+    place = request.registry
+    with Registry(place.url, Path(place.blobs_dir)) as registry, _disk_errors(registry):
+        return pull_image(registry, request, effects)
+
+
+@contextmanager
+def _disk_errors(source: Source) -> Iterator[None]:
+    """Say what a disk that refuses means, whichever step met it."""
+    try:
+        yield
     except OSError as error:
-        tell(failed_from(disk_error(error, hub.cache_dir)))
+        raise disk_error(error, source) from error
 
 
 def _end_with_stdin() -> None:

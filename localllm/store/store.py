@@ -2,6 +2,7 @@
 
     <models_dir>/localllm/manifests/<model>/<tag>.json     registered (see manifest.py): the GGUF is used where it lies
     <models_dir>/localllm/hub/<owner>/<repo>/<tag>.json    the same, for names of Hugging Face's hub
+    <models_dir>/localllm/registry/<user>/<model>/…        the same, for names of Ollama's registry
     <models_dir>/localllm/blobs/sha256-<hex>               files of our own (see blobs.py)
     <bundled_dir>/<model>/Modelfile                        bundled (see bundled.py): read-only, always :latest
     <bundled_dir>/<model>/<tag>.Modelfile                  can be pulled (see catalogue.py)
@@ -27,19 +28,23 @@ from localllm.creating import Creation
 from localllm.errors import BadRequestError, InvalidNameError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.gguf import Header
 from localllm.modelfile import Modelfile, load_parameters, write
-from localllm.pulling import Pulled, PullRequest
+from localllm.pulling import Pulled, PulledFile, PullRequest, RegistryPlace
 from localllm.store import manifest as manifests
 from localllm.store.blobs import blobs_dir
 from localllm.store.bundled import bundled_manifest, bundled_names
 from localllm.store.catalogue import Entry, entries, find_entry
-from localllm.store.checks import refuse_changed, refuse_unusable, refuse_unwritable_path
+from localllm.store.checks import refuse_changed, refuse_no_projector, refuse_unusable, refuse_unwritable_path
 from localllm.store.headers import Headers
 from localllm.store.layers import layered, with_settings
 from localllm.store.manifest import SCHEMA, Manifest, Part
 from localllm.store.model import Model, capabilities_of, facts_from
-from localllm.store.names import DEFAULT_TAG, MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_name
+from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_name
+from localllm.store.pulled import DEFAULT_REGISTRY, described, request_for, spelled
 
-_OTHER_HOST = "models come from hf.co/OWNER/REPO; or download a GGUF and run `localllm create NAME --from FILE.gguf`"
+_OTHER_HOST = (
+    "models come from hf.co/OWNER/REPO and ollama.com/library/NAME; or download a GGUF and run "
+    "`localllm create NAME --from FILE.gguf`"
+)
 # Those of Options that shape what is loaded; the others are each request's own.
 _LOAD_TIME_OPTIONS = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
 
@@ -49,14 +54,24 @@ def _utc_now() -> datetime:
 
 
 class Store:
-    """All models under `models_dir` and `bundled_dir`; either may be missing. `now` dates what is registered."""
+    """All models under `models_dir` and `bundled_dir`; either may be missing. `now` dates what is registered.
 
-    def __init__(self, models_dir: Path, bundled_dir: Path, now: Callable[[], datetime] = _utc_now) -> None:
+    `registry_url` is where names of Ollama's registry are pulled from.
+    """
+
+    def __init__(
+        self,
+        models_dir: Path,
+        bundled_dir: Path,
+        now: Callable[[], datetime] = _utc_now,
+        registry_url: str = DEFAULT_REGISTRY,
+    ) -> None:
         self.blobs_dir = blobs_dir(models_dir)
         self._manifests_dir = models_dir / "localllm" / "manifests"
         self._bundled_dir = bundled_dir
         self._now = now
         self._headers = Headers()
+        self._registry = RegistryPlace(registry_url, str(models_dir / "localllm" / "blobs"))
 
     def find(self, name: str) -> Model:
         """The model of that name; the tag is "latest" when unsaid, case does not matter.
@@ -68,15 +83,15 @@ class Store:
 
     def _found(self, name: str) -> _Found:
         parsed = parse_name(name)
-        if parsed.is_local or parsed.is_hub:
-            found = self._registered(manifest_path(self._manifests_dir, parsed)) or self._bundled(parsed)
+        for known in (parsed, parsed.local) if parsed.is_known else ():
+            found = self._registered(manifest_path(self._manifests_dir, known)) or self._bundled(known)
             if found is not None:
                 return found
         raise self._not_found(name, parsed)
 
     def _not_found(self, name: str, parsed: Name) -> ModelNotFoundError:
         error = ModelNotFoundError(name)
-        if parsed.is_hub or (parsed.is_local and find_entry(self._bundled_dir, parsed)):
+        if parsed.is_hub or parsed.is_registry or (parsed.is_local and find_entry(self._bundled_dir, parsed)):
             error.hint = f"`localllm pull {name}` downloads it"
         elif not parsed.is_local:
             error.hint = _OTHER_HOST
@@ -168,33 +183,34 @@ class Store:
         """Every short name that can be pulled."""
         return tuple(entries(self._bundled_dir))
 
-    def pull_request(self, name: str) -> PullRequest | None:
-        """What to download for `name`; None for a bundled model, which is there already.
+    def pull_request(self, name: str, quant: str = "") -> PullRequest | None:
+        """What to download for `name`, in the `quant` asked for; None for a bundled model, which is there already.
 
-        Raises InvalidNameError, and ModelNotFoundError for a name that stands for nothing on the hub.
+        Raises InvalidNameError, InvalidFieldError, and ModelNotFoundError for a name that stands for nothing anywhere.
         """
         parsed = parse_name(name)
         entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
-        source = entry.source if entry else parsed
-        if source.is_hub:
-            choice = "" if source.tag.lower() == DEFAULT_TAG else source.tag
-            return PullRequest(f"{source.namespace}/{source.model}", choice)
-        if self._bundled(parsed) is not None:
-            return None
-        error = ModelNotFoundError(name)
-        error.hint = "`localllm search` lists the short names; any other model is hf.co/OWNER/REPO"
-        raise error
+        request = request_for(parsed, entry, quant, self._registry)
+        if request is None and self._bundled(parsed) is None:
+            error = ModelNotFoundError(name)
+            error.hint = (
+                "`localllm search` lists the short names; other models are hf.co/OWNER/REPO or ollama.com/library/NAME"
+            )
+            raise error
+        return request
 
     def register_pulled(self, name: str, pulled: Pulled) -> Model:
         """Let `name` stand for files that were downloaded for it. Raises ModelFileError for what is no whole model."""
-        parsed = _spelled(parse_name(name), pulled.repository)
+        parsed = spelled(parse_name(name), pulled.repository)
         entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
-        manifest = msgspec.structs.replace(
-            self._of_files(parsed, [Path(file.path) for file in pulled.files]),
-            source=f"{pulled.repository}@{pulled.commit}",
-            digests=tuple(file.digest for file in pulled.files),
-        )
+        made = self._of_files(parsed, [Path(file.path) for file in pulled.files])
+        manifest = described(made, parsed, pulled, self._projector(pulled.projector) if pulled.projector else None)
         return self._write(with_settings(manifest, entry.settings) if entry else manifest)
+
+    def _projector(self, file: PulledFile) -> Part:
+        seen, header = self._headers.read(Path(file.path))
+        refuse_no_projector(header, seen.path)
+        return Part(str(seen.path), seen.size_bytes, seen.modified_ns)
 
     def _write(self, manifest: Manifest) -> Model:
         data = manifests.encode(manifest)
@@ -235,7 +251,7 @@ class Store:
         and BadRequestError for a bundled model.
         """
         parsed = parse_name(name)
-        if parsed.is_local or parsed.is_hub:
+        if parsed.is_known:
             path = manifest_path(self._manifests_dir, parsed)
             files = manifests.files_of(path)
             if manifests.remove(path):
@@ -323,6 +339,7 @@ def _model(manifest: Manifest, data: bytes, is_bundled: bool = False) -> Model:
         modelfile=_modelfile_text(manifest),
         is_bundled=is_bundled,
         parts=tuple(Path(part.file) for part in manifest.parts),
+        projector=Path(manifest.projector.file) if manifest.projector else None,
         load=manifest.load,
         parent=manifest.parent,
         requires=manifest.requires,
@@ -365,10 +382,3 @@ def _modelfile_text(manifest: Manifest) -> str:
         "# To build a new Modelfile based on this, replace FROM with:\n"
         f"# FROM {manifest.name}\n\n{text}"
     )
-
-
-def _spelled(name: Name, repository: str) -> Name:
-    """A name of the hub as the hub spells it; others, and those of a repository that was renamed, as they are."""
-    owner, _, repo = repository.partition("/")
-    spelled = Name(repo, name.tag, owner, name.host)
-    return spelled if name.is_hub and spelled.folded == name.folded else name

@@ -13,8 +13,8 @@ import pytest
 from localllm.errors import DiskFullError, HubError, WrongHashError
 from localllm.pulling import PullProgress
 from localllm.store.download import Effects, download
-from localllm.store.hub import HubBusyError, Opened
 from localllm.store.repository import HubFile, Repository
+from localllm.store.source import Opened, SourceBusyError
 
 DATA = bytes(range(256)) * 40_000
 FILE = HubFile("a.gguf", len(DATA), hashlib.sha256(DATA).hexdigest())
@@ -23,6 +23,9 @@ REPOSITORY = Repository("owner/repo", "c" * 40, (FILE,))
 
 class FewLinesHub:
     """`script` says for each connection: how many bytes come, then what is raised (None: the end of the file)."""
+
+    title = "the hub"
+    moved_by = "HF_HOME"
 
     def __init__(self, folder: Path, *script: tuple[int, Exception | None], data: bytes = DATA) -> None:
         self.cache_dir = folder
@@ -63,14 +66,14 @@ class Watched:
         self.effects = Effects(self.told.append, self.slept.append, lambda: sum(self.slept))
 
 
-def busy(retry_after_seconds: float | None = None) -> HubBusyError:
-    return HubBusyError("the hub is busy", retry_after_seconds=retry_after_seconds)
+def busy(retry_after_seconds: float | None = None) -> SourceBusyError:
+    return SourceBusyError("the hub is busy", retry_after_seconds=retry_after_seconds)
 
 
 def test_a_hub_that_stays_away_is_given_up_after_half_a_minute_and_the_partial_file_stays(tmp_path):
     watched = Watched()
     hub = FewLinesHub(tmp_path, (3_000_000, busy()), *[(0, busy())] * 5)
-    with pytest.raises(HubBusyError):
+    with pytest.raises(SourceBusyError):
         download(hub, REPOSITORY, FILE, 0, watched.effects)
     assert [0.5, 1, 2, 4, 8] == watched.slept
     assert [0] + [3_000_000] * 5 == hub.starts

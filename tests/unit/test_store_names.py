@@ -22,7 +22,10 @@ FOLDER = Path("/models/localllm/manifests")
         ("Guide:Latest", Name("Guide", "Latest")),
         ("_x-y.z", Name("_x-y.z")),
         ("library/guide", Name("guide")),
-        ("registry.ollama.ai/library/guide:x", Name("guide", "x")),
+        ("registry.ollama.ai/library/guide:x", Name("guide", "x", "library", "ollama.com")),
+        ("https://ollama.com/library/llama3.2:3b", Name("llama3.2", "3b", "library", "ollama.com")),
+        ("Ollama.com/someone/Model", Name("Model", namespace="someone", host="ollama.com")),
+        ("ollama.com/llama3.2", Name("llama3.2", namespace="library", host="ollama.com")),
         ("someone/guide", Name("guide", namespace="someone")),
         ("hf.co/owner/Repo-GGUF:Q4_K_M", Name("Repo-GGUF", "Q4_K_M", "owner", "hf.co")),
         ("https://huggingface.co/owner/repo:a.gguf", Name("repo", "a.gguf", "owner", "hf.co")),
@@ -59,6 +62,9 @@ def test_a_name_is_read_into_its_parts(text, expected):
         ("a/b/c/d", "it has more than three parts"),
         ("/model", "it starts with a slash"),
         ("host//model", "it has an empty namespace"),
+        ("ollama.com/../x", "the namespace '..' has a character"),
+        ("ollama.com/library/..", "the model '..' has a character"),
+        ("evil.example/ollama.com/x", "the namespace 'ollama.com' has a character"),
     ],
 )
 def test_what_is_no_name_is_refused_with_the_reason(text, why):
@@ -96,15 +102,16 @@ def test_no_name_leads_out_of_the_folder(text):
     assert ".json" == path.suffix
 
 
+@pytest.mark.parametrize(("host", "folder"), [("hf.co", "hub"), ("ollama.com", "registry")])
 @given(st.lists(st.text(st.sampled_from("a.:/-_\\\0 \n~%Aé"), min_size=1, max_size=6), min_size=2, max_size=4))
 @example(["..", "..", "x"])
-def test_no_name_of_the_hub_leads_out_of_its_folder(parts):
+def test_no_name_of_the_hub_or_the_registry_leads_out_of_its_folder(host, folder, parts):
     try:
-        name = parse_name("/".join(("hf.co", *parts)))
+        name = parse_name("/".join((host, *parts)))
     except InvalidNameError:
         return
     path = manifest_path(FOLDER, name)
-    assert FOLDER.parent / "hub" == path.resolve().parent.parent.parent
+    assert FOLDER.parent / folder == path.resolve().parent.parent.parent
     assert ".json" == path.suffix
 
 
