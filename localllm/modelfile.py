@@ -42,7 +42,7 @@ _NOTHING_SAID = Options()
 _LOADED_AS_USUAL = LoadOptions()
 _VERSION = re.compile(r"v?\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?", re.ASCII)
 _ROLES = ("system", "user", "assistant")
-_IGNORED = {
+IGNORED = {
     "draft": "no draft model is used",
     "renderer": "the chat template is used",
     "parser": "the answer is parsed by what the chat template shows",
@@ -191,8 +191,8 @@ class _Builder:
         elif keyword == "message":
             self.messages.append(Message(role=_role(line, word), content=value))
         else:
-            if keyword in _IGNORED:
-                self.warnings.append(f"(line {line + 1}): {keyword.upper()} has no effect: {_IGNORED[keyword]}")
+            if keyword in IGNORED:
+                self.warnings.append(f"(line {line + 1}): {keyword.upper()} has no effect: {IGNORED[keyword]}")
             if keyword == "requires" and _VERSION.fullmatch(value) is None:
                 raise _error(line, "requires must be a valid semver (e.g. 0.14.0)", hint=_shown(value))
             self.values[keyword].append(value)

@@ -1,6 +1,7 @@
-"""POST /api/pull in Ollama's words: the body, and a line per event.
+"""POST /api/pull in Ollama's words: the body, and a line per event; a create's events too.
 
     {"status": "pulling manifest"} · {"status": "pulling <12 hex>", "digest", "total", "completed"} · … · "success"
+    {"status": "parsing GGUF"} · {"status": "quantizing F16 model to Q4_K_M", "total", "completed"} · … · "success"
 
 Ours besides: `limit_rate` in the body ("5M", or bytes per second as a number), `file` beside a digest, and lines whose
 status says what was chosen. `insecure` is read and means nothing: there is one hub, and HF_ENDPOINT names it.
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from localllm.creating import CreateProgress
 from localllm.dialects.body import read
 from localllm.dialects.framing import to_json
 from localllm.dialects.ollama_encode import error_body
@@ -21,6 +23,7 @@ from localllm.pulling import PullEvent, PullProgress, PullStatus
 from localllm.sizes import parse_size
 
 SUCCESS = "success"
+Progress = PullEvent | CreateProgress
 
 
 class _Body(msgspec.Struct):
@@ -53,8 +56,10 @@ def _limit(value: int | str | None) -> int:
     return limit
 
 
-def encode_event(event: PullEvent) -> bytes:
+def encode_event(event: Progress) -> bytes:
     """One line of the stream, without its line break; empty for what clients are not told."""
+    if isinstance(event, CreateProgress):
+        return to_json({"status": event.text, "total": event.total_bytes, "completed": event.completed_bytes})
     if isinstance(event, PullStatus):
         return to_json({"status": event.text})
     if isinstance(event, PullProgress):

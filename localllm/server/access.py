@@ -6,7 +6,8 @@
             else → 403, also for the simple POSTs that browsers send without asking
     key     when LOCALLLM_API_KEY is set: `Authorization: Bearer` or `x-api-key` → else 401. Without a key stay GET and
             HEAD of / and /api/version, by which clients look whether someone is there; they tell nothing else
-    body    at most LOCALLLM_MAX_BODY_BYTES, counted while it is read if its length was not announced → 413
+    body    at most LOCALLLM_MAX_BODY_BYTES, counted while it is read if its length was not announced → 413; a file that
+            is sent to UNLIMITED_PATH goes to the disk and may have any size
 
 The checks are pure functions; `Access` is the plain ASGI layer that applies them on every bind.
 """
@@ -29,6 +30,7 @@ from localllm.errors import AccessDeniedError, BadRequestError, LocalllmError, P
 from localllm.server.replies import error_response
 
 OPEN_PATHS = frozenset({"/", "/api/version"})
+UNLIMITED_PATH = "/api/blobs/"
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 LOCAL_ORIGIN_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
 EDITOR_SCHEMES = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
@@ -134,15 +136,16 @@ class Access:
         if scope["method"] == "OPTIONS":
             await _preflight(headers)(scope, receive, send)
             return
+        is_unlimited = scope["path"].startswith(UNLIMITED_PATH)
         try:
             self._check_key(scope, headers)
             length = announced_length(headers)
-            if length is not None and length > self._rules.max_body_bytes:
+            if length is not None and length > self._rules.max_body_bytes and not is_unlimited:
                 raise PayloadTooLargeError(self._rules.max_body_bytes)
         except LocalllmError as error:
             await error_response(error, scope["path"])(scope, receive, send)
             return
-        await self._app(scope, _counted(receive, self._rules.max_body_bytes), send)
+        await self._app(scope, receive if is_unlimited else _counted(receive, self._rules.max_body_bytes), send)
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         own_address = str((scope.get("server") or ("",))[0])

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.errors import LocalllmError
-from localllm.server import embed, generate, manage, pull
+from localllm.server import create, embed, generate, manage, pull
 from localllm.server.access import OPEN_PATHS, Access, AccessRules
 from localllm.server.replies import INTERNAL, error_response, failed_response, text_response
 from localllm.server.services import Services
@@ -54,6 +54,9 @@ ROUTES: tuple[Entry, ...] = (
     Entry("POST", "/api/embed", embed.ollama_embed_inputs, "Turn texts into vectors"),
     Entry("POST", "/api/embeddings", embed.ollama_embed_prompt, "Turn one text into a vector; older than the above"),
     Entry("POST", "/api/pull", pull.ollama_pull, "Download a model from Hugging Face or Ollama's registry"),
+    Entry("POST", "/api/create", create.ollama_create, "Make a model of another one, or of a file that was sent"),
+    Entry("POST", "/api/copy", create.ollama_copy, "Give a model a second name"),
+    Entry("HEAD|POST", "/api/blobs/{digest}", create.blob, "Ask for a file by its sha256, or send one"),
     Entry("DELETE", "/api/delete", manage.delete, "Forget a model"),
     Entry("GET", "/v1/models", manage.openai_models, "The models, as OpenAI lists them"),
     Entry("GET", "/v1/models/{id:path}", manage.openai_model, "One model, as OpenAI describes it"),

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localllm.dialects.framing import JSON_MEDIA_TYPE, NDJSON_MEDIA_TYPE
-from localllm.dialects.ollama_pull import decode_pull, encode_event
+from localllm.dialects.ollama_pull import Progress, decode_pull, encode_event
 from localllm.errors import LocalllmError
 from localllm.generation import Failed, failed_from
 from localllm.pulling import PullEvent, PullRequest
@@ -48,9 +48,9 @@ async def _events(services: Services, name: str, wanted: PullRequest | None) -> 
 
 
 class PullResponse:
-    """An ASGI response: the events as lines, or the last alone."""
+    """An ASGI response: the events of a pull or a create as lines, or the last alone."""
 
-    def __init__(self, events: AsyncGenerator[PullEvent, None], activity: Activity, *, is_stream: bool) -> None:
+    def __init__(self, events: AsyncGenerator[Progress, None], activity: Activity, *, is_stream: bool) -> None:
         self._events = events
         self._activity = activity
         self._is_stream = is_stream
@@ -93,7 +93,7 @@ class PullResponse:
                 elif self._is_stream and (line := encode_event(event)):
                     await send({"type": "http.response.body", "body": line + b"\n", "more_body": True})
 
-    async def _write_last(self, event: PullEvent, send: Send) -> None:
+    async def _write_last(self, event: Progress, send: Send) -> None:
         if isinstance(event, Failed):
             await self._end_with(event, send)
             return

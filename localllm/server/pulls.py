@@ -21,6 +21,7 @@ from contextlib import aclosing
 
 import msgspec
 
+from localllm.creating import CreateEvent
 from localllm.errors import HubError, LocalllmError
 from localllm.generation import Failed, failed_from
 from localllm.pulling import Pulled, PullEvent, PullProgress, PullRequest, PullStatus
@@ -106,8 +107,8 @@ def _append(events: list[PullEvent], event: PullEvent) -> None:
     events.append(event)
 
 
-def is_last(event: PullEvent) -> bool:
-    """Whether a pull ends with this event."""
+def is_last(event: PullEvent | CreateEvent) -> bool:
+    """Whether a pull, or a create, ends with this event."""
     return event == SUCCESS or isinstance(event, Failed)
 
 

@@ -8,7 +8,14 @@ from starlette.responses import Response
 
 from localllm.dialects import ollama_encode, openai_encode
 from localllm.dialects.framing import JSON_MEDIA_TYPE, to_json
-from localllm.errors import InvalidFieldError, LocalllmError, PayloadTooLargeError, QueueFullError, UnauthorizedError
+from localllm.errors import (
+    DiskFullError,
+    InvalidFieldError,
+    LocalllmError,
+    PayloadTooLargeError,
+    QueueFullError,
+    UnauthorizedError,
+)
 from localllm.generation import Failed, failed_from
 
 TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
@@ -55,6 +62,6 @@ def error_headers(error: LocalllmError | None) -> dict[str, str]:
         return {"retry-after": str(error.retry_after_seconds)}
     if isinstance(error, UnauthorizedError):
         return {"www-authenticate": "Bearer"}
-    if isinstance(error, PayloadTooLargeError):  # the rest of the body is still on its way
+    if isinstance(error, (PayloadTooLargeError, DiskFullError)):  # the rest of the body is still on its way
         return {"connection": "close"}
     return {}

@@ -11,16 +11,20 @@ from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from localllm.config import Settings
+from localllm.creating import Creation
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.generation import Event, GenerationRequest
 from localllm.gguf import Header
+from localllm.modelfile import Modelfile
 from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded
 from localllm.server.activity import Activity
 from localllm.server.pulls import Pulls
+from localllm.store.manifest import Manifest
 from localllm.store.model import Model
 
 P = ParamSpec("P")
@@ -36,6 +40,11 @@ class ModelStore(Protocol):
     def header(self, model: Model) -> Header: ...
     def pull_request(self, name: str) -> PullRequest | None: ...
     def register_pulled(self, name: str, pulled: Pulled) -> Model: ...
+    def base(self, creation: Creation) -> Manifest: ...
+    def create(self, base: Manifest, settings: Modelfile) -> Model: ...
+    def copy(self, source: str, destination: str) -> Model: ...
+    @property
+    def blobs_dir(self) -> Path: ...
 
 
 class Runner(Protocol):

@@ -100,6 +100,8 @@ HEADER = Header(
 class FakeStore:
     """Three models: "guide" (tools), "slow" (never loads) and "embed" (embedding only); "guide" is bundled."""
 
+    blobs_dir = Path("/models/blobs")
+
     def __init__(self) -> None:
         self.models = {
             "guide": replace(MODEL, is_bundled=True),
@@ -125,6 +127,10 @@ class FakeStore:
 
     async def register(self, name: str, pulled: Pulled) -> None:
         raise AssertionError("what is there is not downloaded")
+
+    def copy(self, source: str, destination: str) -> Model:
+        self.models[destination] = copy = replace(self.find(source), name=f"{destination}:latest", is_bundled=False)
+        return copy
 
     def delete(self, name: str) -> None:
         if self.find(name).is_bundled:

@@ -3,7 +3,8 @@
     with live_server() as server:
         httpx.get(server.url + "/api/tags")
 
-The scheduler and the store are working fakes (fake_scheduler); everything above them is real.
+The scheduler and the store are working fakes (fake_scheduler), unless a test brings a real store; everything above them
+is real.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class LiveServer:
     url: str
     port: int
     scheduler: FakeScheduler
-    store: FakeStore
+    store: Any
     activity: Activity
     uvicorn: uvicorn.Server
 
@@ -52,10 +53,11 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(early_headers_seconds: float = 10.0, **changes: Any) -> Iterator[LiveServer]:
-    """A server whose settings are the defaults but for `changes`."""
+def live_server(early_headers_seconds: float = 10.0, store: Any = None, **changes: Any) -> Iterator[LiveServer]:
+    """A server whose settings are the defaults but for `changes`; `store` takes the place of the fake one."""
     settings = replace(load_settings({}), **changes)
-    scheduler, store, activity = FakeScheduler(), FakeStore(), Activity(time.monotonic)
+    store = store or FakeStore()
+    scheduler, activity = FakeScheduler(), Activity(time.monotonic)
     ids = itertools.count(1)
     with ThreadPoolExecutor(1) as store_thread, socket.create_server(("127.0.0.1", 0)) as listener:
         services = Services(
@@ -66,7 +68,7 @@ def live_server(early_headers_seconds: float = 10.0, **changes: Any) -> Iterator
             clock=Clock(time.monotonic, time.time_ns),
             new_id=lambda: f"id{next(ids)}",
             activity=activity,
-            pulls=Pulls(store.register),
+            pulls=Pulls(store.register if isinstance(store, FakeStore) else FakeStore().register),
             early_headers_seconds=early_headers_seconds,
         )
         app = build_app(services, rules_from(settings, MACHINE_NAME))

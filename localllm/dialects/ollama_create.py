@@ -1,0 +1,169 @@
+"""The bodies of POST /api/create and /api/copy, in Ollama's words. The answer's lines are ollama_pull's.
+
+`parameters` takes what PARAMETER takes, ours too. What this version cannot do is refused, not ignored; what has no
+effect here (renderer, parser) is among the settings' warnings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from localllm.creating import Creation
+from localllm.dialects.body import read, read_role
+from localllm.errors import InvalidFieldError, InvalidNameError, UnsupportedError
+from localllm.generation import Message, Options, parse_options
+from localllm.load_options import NOT_YET, LoadOptions, parse_load_option
+from localllm.modelfile import IGNORED, PARAMETER_TYPES, Modelfile
+
+_NOT_GGUF = (".safetensors", ".bin", ".pth", ".pt", ".json")
+
+
+class _Message(msgspec.Struct):
+    role: str | None = None
+    content: str | None = None
+    images: list[Any] | None = None
+    tool_calls: list[Any] | None = None
+
+
+class _CreateBody(msgspec.Struct):
+    model: str | None = None
+    name: str | None = None
+    base: str | None = msgspec.field(default=None, name="from")
+    files: dict[str, str] | None = None
+    draft_files: dict[str, str] | None = None
+    adapters: dict[str, str] | None = None
+    template: str | None = None
+    system: str | None = None
+    license: str | list[str] | None = None
+    parameters: dict[str, Any] | None = None
+    messages: list[_Message] | None = None
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
+    quantize: str | None = None
+    quantization: str | None = None
+    draft_quantize: str | None = None
+    remote_host: str | None = None
+    modelfile: str | None = None
+    stream: bool | None = None
+
+
+class _CopyBody(msgspec.Struct):
+    source: str | None = None
+    destination: str | None = None
+
+
+_create_decoder = msgspec.json.Decoder(_CreateBody)
+_copy_decoder = msgspec.json.Decoder(_CopyBody)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedCreate:
+    """A body, understood. `digest` is that of the blob the model is made of, None for one that is made of another."""
+
+    creation: Creation
+    digest: str | None
+    stream: bool
+
+
+def decode_create(body: bytes) -> DecodedCreate:
+    """The body of POST /api/create. Raises BadRequestError's kinds."""
+    fields = read(body, _create_decoder)
+    name = fields.model or fields.name or ""
+    if not name:
+        raise InvalidNameError("invalid model name", hint='say which: {"model": "mine", "from": "llama3.2"}')
+    _refuse_unsupported(fields)
+    digest = _digest(fields.files)
+    if digest is None and not fields.base:
+        raise InvalidFieldError(
+            "neither 'from' or 'files' was specified",
+            field="from",
+            hint="from is a model's name; files is {FILE NAME: DIGEST} of what was sent to /api/blobs",
+        )
+    options, load = _parameters(fields.parameters or {})
+    settings = Modelfile(
+        bases=(fields.base or next(iter(fields.files or {"": ""})),),
+        options=options,
+        load=load,
+        template=fields.template or None,
+        system=fields.system or None,
+        licenses=_licenses(fields.license),
+        messages=tuple(_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages or ())),
+        renderer=fields.renderer or None,
+        parser=fields.parser or None,
+        requires=fields.requires or None,
+        warnings=tuple(f"{name} has no effect: {IGNORED[name]}" for name in IGNORED if getattr(fields, name, None)),
+    )
+    base = fields.base if digest is None else None
+    quantization = fields.quantize or fields.quantization or None
+    return DecodedCreate(
+        Creation(name, settings, base=base, quantization=quantization), digest, fields.stream is not False
+    )
+
+
+def decode_copy(body: bytes) -> tuple[str, str]:
+    """The body of POST /api/copy: source and destination. Raises InvalidFieldError."""
+    fields = read(body, _copy_decoder)
+    for field in ("source", "destination"):
+        if not getattr(fields, field):
+            raise InvalidFieldError(f"{field} is required", field=field)
+    return fields.source or "", fields.destination or ""
+
+
+def _refuse_unsupported(fields: _CreateBody) -> None:
+    refused = {
+        "adapters": "adapters are not supported yet",
+        "draft_files": "draft models are not supported yet",
+        "draft_quantize": "draft models are not supported yet",
+        "remote_host": "models on other servers are not supported",
+        "modelfile": "a Modelfile's text is not read here: send its parts as from, system, parameters, …",
+    }
+    for field, why in refused.items():
+        if getattr(fields, field):
+            raise UnsupportedError(f"{field}: {why}")
+
+
+def _digest(files: dict[str, str] | None) -> str | None:
+    """The one file's digest."""
+    if not files:
+        return None
+    for path in files:
+        if path.startswith(("/", "\\")) or ":" in path or ".." in path.replace("\\", "/").split("/"):
+            raise InvalidFieldError("file path must be relative", field="files")
+        if path.lower().endswith(_NOT_GGUF):
+            raise UnsupportedError(
+                f"files: {path} is no GGUF, and localllm converts nothing",
+                hint="convert the model with llama.cpp's convert_hf_to_gguf.py and send the GGUF",
+            )
+    if len(files) > 1:
+        raise UnsupportedError(
+            f"files names {len(files)} files, and a model that is sent must be one",
+            hint="join the parts of a model with llama-gguf-split --merge; projectors are not supported yet",
+        )
+    return next(iter(files.values()))
+
+
+def _parameters(values: dict[str, Any]) -> tuple[Options, LoadOptions]:
+    for name in values:
+        if name in NOT_YET:
+            raise UnsupportedError(f"parameter '{name}' ({NOT_YET[name]}) is not supported yet", hint="leave it out")
+        if name not in PARAMETER_TYPES and name not in LoadOptions.__struct_fields__:
+            there = ", ".join((*PARAMETER_TYPES, *LoadOptions.__struct_fields__))
+            raise InvalidFieldError(f"unknown parameter '{name}'", field="parameters", hint=f"there are {there}")
+    load = {name: values[name] for name in LoadOptions.__struct_fields__ if values.get(name) is not None}
+    options, _ = parse_options({name: value for name, value in values.items() if name in PARAMETER_TYPES})
+    return options, LoadOptions(**{name: parse_load_option(name, value) for name, value in load.items()})
+
+
+def _licenses(value: str | list[str] | None) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value or []
+    return tuple(text for text in texts if text)
+
+
+def _message(item: _Message, field: str) -> Message:
+    if item.images or item.tool_calls:
+        raise UnsupportedError(f"{field}: a Modelfile's messages are plain text", hint="leave images and calls out")
+    return Message(read_role(item.role, f"{field}.role"), item.content or "")
