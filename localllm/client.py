@@ -271,6 +271,10 @@ class Client:
         """Remove a model. Raises ModelNotFoundError."""
         self._ask("DELETE", "/api/delete", None, {"model": name}, name=name)
 
+    def copy(self, source: str, destination: str) -> None:
+        """Give a model a second name. Raises ModelNotFoundError."""
+        self._ask("POST", "/api/copy", None, {"source": source, "destination": destination}, name=source)
+
     def stop(self, name: str) -> None:
         """Unload a model; waits for its running requests. Raises ModelNotFoundError."""
         body = {"model": name, "keep_alive": 0, "stream": False}

@@ -24,9 +24,19 @@ def cli_environment(home: Path, address: str, **more: str) -> dict[str, str]:
 
 
 def run_cli(
-    *arguments: str, environment: Mapping[str, str], stdin: str = "", seconds: float = 30
+    *arguments: str,
+    environment: Mapping[str, str],
+    stdin: str = "",
+    seconds: float = 30,
+    folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end, with `stdin` piped in."""
+    """Run one command to its end, with `stdin` piped in; it starts in `folder`, or where the tests do."""
     return subprocess.run(
-        [*LOCALLLM, *arguments], env=environment, input=stdin, capture_output=True, text=True, timeout=seconds
+        [*LOCALLLM, *arguments],
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        cwd=folder,
     )

@@ -1,11 +1,10 @@
-"""`list`, `show`, `create` and `rm`: the models there are."""
+"""`list`, `show` and `rm`: the models there are."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -79,20 +78,6 @@ def part_text(info: ModelInfo, part: str) -> str:
     """One part of what `show` knows, ending in a line break."""
     text = getattr(info, part) or ""
     return text if text.endswith("\n") or not text else f"{text}\n"
-
-
-def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name to give")],
-    file: Annotated[Path, typer.Option("--from", help="A GGUF file; it is used where it lies, not copied")],
-) -> None:
-    """Give a GGUF file a name."""
-    # Imported here: `list`, `show` and `rm` need neither the store nor the GGUF reader.
-    from localllm.cli.register import register_file
-
-    screen = screen_of(os.environ)
-    model = register_file(file, name, load_settings(os.environ))
-    words = " ".join(word for word in (model.family, model.parameter_size, model.quantization_level) if word)
-    screen.out(screen.clean(f"created '{model.name}' ({words}, {size_text(model.size_bytes)}) from {model.file}\n"))
 
 
 def remove(models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Names to remove")]) -> None:

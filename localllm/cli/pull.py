@@ -60,7 +60,7 @@ def pull_model(client: Client, name: str, screen: Screen, limit_bytes_per_second
     """Download a model and show how it goes. Raises what the daemon says; Ctrl-C stops the download."""
     with closing(client.pull(name, limit_bytes_per_second)) as lines:
         try:
-            _show(lines, screen)
+            show_lines(lines, screen)
         except KeyboardInterrupt:
             screen.say("stopped; the same command goes on where it stopped")
             raise
@@ -73,7 +73,8 @@ class Display(Protocol):
     def progress(self, line: PullLine) -> None: ...
 
 
-def _show(lines: Iterable[PullLine], screen: Screen) -> None:
+def show_lines(lines: Iterable[PullLine], screen: Screen) -> None:
+    """Show how something goes, as bars on a terminal and as lines in a pipe."""
     if screen.stderr_is_terminal and screen.moves_cursor:
         # Imported here: rich takes 50 ms, and a pipe has no use for it.
         from localllm.cli.progress import Bars

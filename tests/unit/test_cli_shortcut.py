@@ -9,14 +9,15 @@ from typing import Annotated, get_type_hints
 import pytest
 import typer
 
-from localllm.cli import models, pull, run, running, serve
+from localllm.cli import create, models, pull, run, running, serve
 from localllm.cli.shortcut import bind
 
 COMMANDS = {
     "run": run.run,
     "list": models.list_models,
     "show": models.show,
-    "create": models.create,
+    "create": create.create,
+    "cp": create.copy,
     "rm": models.remove,
     "pull": pull.pull,
     "search": pull.search,
@@ -35,6 +36,8 @@ LINES = [
     "show --system guide",
     "rm a",
     "rm a b c",
+    "create x",
+    "cp a b",
     "pull x",
     "search",
     "search qwen",
@@ -53,7 +56,8 @@ LINES_FOR_TYPER = [
     "list --bogus",
     "rm",
     "create x --from y.gguf",
-    "create x",
+    "create x -f y.Modelfile -q q8_0",
+    "cp a",
     "serve now",
     "stop",
     "stop -",

@@ -1,0 +1,167 @@
+"""`create` and `cp`: make a model of a Modelfile, a GGUF file or another model, and give one a second name.
+
+A create works on the store itself, without the daemon: a file is used where it lies, and only this user's own command
+may name any path. The daemon is asked when the base has to be pulled first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+
+from localllm.cli.daemonize import connect, is_on_this_machine
+from localllm.cli.output import Screen, screen_of
+from localllm.cli.pull import pull_model, show_lines
+from localllm.client import PullLine
+from localllm.config import Settings, load_settings
+from localllm.creating import CreateEvent, CreateProgress, Creation
+from localllm.errors import BadRequestError, ModelFileError, ModelNotFoundError
+from localllm.modelfile import Modelfile, decode, parse
+from localllm.sizes import size_text
+from localllm.store.bundled import bundled_dir
+from localllm.store.create import create as carry_out
+from localllm.store.create import refuse_unsupported
+from localllm.store.files import is_path, model_files
+from localllm.store.model import Model
+from localllm.store.names import parse_name
+from localllm.store.store import Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_DEFAULT_FILE = "Modelfile"
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name to give")],
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="The Modelfile; without it and --from: ./Modelfile")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--from", metavar="MODEL|PATH", help="A GGUF file, used where it lies, or a model")
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", "-q", metavar="TYPE", help="Write the weights anew, such as q4_K_M")
+    ] = None,
+) -> None:
+    """Make a model of a Modelfile, a GGUF file or another model."""
+    screen, settings = screen_of(os.environ), load_settings(os.environ)
+    said, folder = _said(file, base)
+    for warning in said.warnings:
+        screen.warn(warning)
+    _refuse_elsewhere(name, said.bases[0], settings)
+    refuse_unsupported(said)
+    store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
+    creation = dataclasses.replace(creation_of(name, said, folder), quantization=quantize)
+    if creation.base is not None:
+        _pull_if_missing(store, creation.base, name, settings, screen)
+    with closing(_lines(carry_out(store, _directly, creation))) as lines:
+        show_lines(lines, screen)
+    screen.out(screen.clean(_created(store.find(name))))
+
+
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The name there is")],
+    destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="The name to give as well")],
+) -> None:
+    """Give a model a second name; its file is not copied."""
+    screen = screen_of(os.environ)
+    with connect(load_settings(os.environ), screen) as client:
+        client.copy(source, destination)
+    screen.out(screen.clean(f"copied '{source}' to '{destination}'\n"))
+
+
+def creation_of(name: str, said: Modelfile, folder: Path) -> Creation:
+    """What to make, with the files behind FROM when that is a path; a relative one starts from `folder`.
+
+    Raises what store.files.model_files does.
+    """
+    base = said.bases[0]
+    if not is_path(base):
+        return Creation(name, said, base=base)
+    try:
+        path = Path(base).expanduser()
+    except RuntimeError as error:  # ~somebody who is not there
+        raise ModelFileError(f"{base} cannot be found: {error}") from error
+    # Not resolve(), which would follow links to a blob's nameless path.
+    files = tuple(map(str, model_files(Path(os.path.abspath(folder / path)))))  # noqa: PTH100
+    return Creation(name, dataclasses.replace(said, bases=(files[0], *said.bases[1:])), files=files)
+
+
+def _said(file: Path | None, base: str | None) -> tuple[Modelfile, Path]:
+    """The Modelfile that is meant, and the folder its relative paths start from."""
+    if file is None and base is not None:
+        return Modelfile((base,)), Path.cwd()
+    path = file or Path(_DEFAULT_FILE)
+    try:
+        said = parse(decode(path.expanduser().read_bytes()))
+    except FileNotFoundError:
+        hint = "say which with -f FILE, or make the model of a file or another model with --from"
+        raise ModelFileError(f"there is no Modelfile at {path}", hint=hint) from None
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}", hint="-f names a text file") from error
+    if base is not None:
+        return dataclasses.replace(said, bases=(base,)), Path.cwd()
+    return said, path.expanduser().parent
+
+
+def _refuse_elsewhere(name: str, base: str, settings: Settings) -> None:
+    if not is_on_this_machine(settings):
+        raise BadRequestError(
+            f"'{name}' would be made on this machine, but the daemon is at {settings.address.url}",
+            hint="unset LOCALLLM_HOST, or run the same command on that machine",
+        )
+
+
+def _pull_if_missing(store: Store, base: str, name: str, settings: Settings, screen: Screen) -> None:
+    try:
+        store.find(base)
+    except ModelNotFoundError as missing:
+        if parse_name(base).folded == parse_name(name).folded and not _can_be_pulled(store, base):
+            missing.hint = "FROM names the very model that is to be made; name the one it is made of"
+            raise
+        try:
+            store.pull_request(base)
+        except ModelNotFoundError as error:
+            error.hint = f"{error.hint}; a file is named by its path: FROM ./{base}"
+            raise error from None
+        with connect(settings, screen) as client:
+            pull_model(client, base, screen)
+
+
+def _can_be_pulled(store: Store, name: str) -> bool:
+    try:
+        return store.pull_request(name) is not None
+    except ModelNotFoundError:
+        return False
+
+
+def _created(model: Model) -> str:
+    words = " ".join(word for word in (model.family, model.parameter_size, model.quantization_level) if word)
+    origin = str(model.file) if model.parent is None or is_path(model.parent) else model.parent
+    return f"created '{model.name}' ({words}, {size_text(model.size_bytes)}) from {origin}\n"
+
+
+async def _directly(work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    return work(*arguments, **keywords)
+
+
+def _lines(events: AsyncGenerator[CreateEvent, None]) -> Generator[PullLine, None, None]:
+    """The progress in events, as the display takes it; closing the iterator ends the create."""
+
+    async def step() -> CreateEvent | None:
+        return await anext(events, None)
+
+    with asyncio.Runner() as runner:
+        try:
+            while (event := runner.run(step())) is not None:
+                if isinstance(event, CreateProgress):
+                    yield PullLine(event.text, event.text, event.text, event.total_bytes, event.completed_bytes)
+        finally:
+            runner.run(events.aclose())
