@@ -25,6 +25,7 @@ DecodeStatus = Literal["done", "no_room", "interrupted"]
 MemoryKind = Literal["attention", "window", "recurrent"]
 Layout = Literal["unified", "streams"]
 State = bytes | memoryview  # saved memory of a sequence; only the backend that made it can read it
+NO_BOUND = 2**31 - 1
 Constraint = object  # opaque between a backend's new_constraint and its new_sampler
 
 
@@ -58,6 +59,8 @@ class BackendFacts:
 
     `parallel` sequences run at once; the other `slots` keep idle prefixes. `outputs_per_sequence` rows of one sequence
     may have logits in one batch. `kv_bytes_per_token` is 0 when it is not known. `threads` compute on the CPU.
+    `can_merge`: `merge_streams` is possible. A batch of at most `mixed_rows_most` rows may well hold prompts and next
+    tokens both; in a larger one they slow each other down.
     """
 
     vocabulary_size: int
@@ -68,6 +71,8 @@ class BackendFacts:
     slots: int
     memory: MemoryTraits = field(default_factory=MemoryTraits)
     layout_reason: str = ""
+    can_merge: bool = False
+    mixed_rows_most: int = NO_BOUND
     outputs_per_sequence: int = 1
     kv_bytes_per_token: int = 0
     threads: int = 1
@@ -83,8 +88,13 @@ class BackendFacts:
 
     @property
     def sequence_tokens(self) -> int:
-        """The most cells that one sequence can have."""
+        """The most cells that one sequence can have as things are."""
         return self.pool_tokens if self.memory.layout == "unified" else self.pool_tokens // self.slots
+
+    @property
+    def sequence_tokens_most(self) -> int:
+        """The most cells that one sequence can have, if need be after `merge_streams`."""
+        return self.pool_tokens if self.can_merge else self.sequence_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +126,7 @@ class Backend(Protocol):
 
     @property
     def facts(self) -> BackendFacts:
-        """Fixed once loaded."""
+        """Fixed once loaded, but for `merge_streams`."""
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; thread-safe. `add_special` lets the vocabulary add its BOS and EOS."""
@@ -182,6 +192,12 @@ class Backend(Protocol):
 
     def shift(self, slot: int, keep: int, drop: int) -> None:
         """Take the `drop` cells behind the first `keep` out of a slot and close the gap. No cell may be shared."""
+
+    def merge_streams(self) -> None:
+        """Make one pool of the streams; all that they hold is lost, and every saved state useless. `facts` change.
+
+        Raises EngineError when that fails; the streams are as empty then.
+        """
 
     def close(self) -> None:
         """Free the model; no use after."""

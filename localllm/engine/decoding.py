@@ -32,6 +32,23 @@ class Work:
         return self.count == self.sequence.to_compute
 
 
+def batches(works: list[Work], mixed_rows_most: int) -> list[list[Work]]:
+    """What is computed together, by slot: llama.cpp batches streams only in that order.
+
+    More than `mixed_rows_most` rows are parted into those that go on and the prompts.
+    """
+    works = sorted(works, key=lambda work: _slot(work.sequence))
+    if sum(work.rows for work in works) <= mixed_rows_most:
+        return [works]
+    parts = [work for work in works if work.count == 1], [work for work in works if work.count > 1]
+    return [part for part in parts if part]
+
+
+def _slot(sequence: Sequence) -> int:
+    assert sequence.resident is not None  # active sequences have one
+    return sequence.resident.slot
+
+
 def build_batch(works: list[Work]) -> Batch:
     """The arrays of one decode: logits are wanted at the row that completes a sequence, and at its guesses."""
     size = sum(work.rows for work in works)
@@ -41,12 +58,10 @@ def build_batch(works: list[Work]) -> Batch:
     for work in works:
         sequence, end = work.sequence, start + work.rows
         first = sequence.computed
-        resident = sequence.resident
-        assert resident is not None  # active sequences have a slot
         tokens[start : start + work.count] = sequence.tokens.view(first, first + work.count)
         tokens[start + work.count : end] = work.draft
         positions[start:end] = np.arange(first, first + work.rows, dtype=np.int32)
-        slots[start:end] = resident.slot
+        slots[start:end] = _slot(sequence)
         if work.is_last_chunk:
             outputs[start + work.count - 1 : end] = 1
         start = end

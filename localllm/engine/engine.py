@@ -18,12 +18,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from localllm.engine.backend import Backend, EngineError
+from localllm.engine.backend import Backend, BackendFacts, EngineError
 from localllm.engine.batch import Load, plan_batch
-from localllm.engine.decoding import Work, build_batch, sample
+from localllm.engine.decoding import Work, batches, build_batch, sample
 from localllm.engine.logprobs import LogprobRecorder
 from localllm.engine.pace import Pace
 from localllm.engine.policy import EnginePolicy
+from localllm.engine.pool import Pool
 from localllm.engine.roster import Roster
 from localllm.engine.sequence import Finish, FinishReason, Sequence, SequenceOutput, SequenceRequest
 from localllm.engine.speculation import PromptLookup
@@ -64,17 +65,24 @@ class Engine:
         self._backend = backend
         self._clock = clock
         self._policy = policy or EnginePolicy()
-        self._facts = backend.facts
         self._roster = Roster(backend, clock, self._policy)
-        self._pool = self._roster.pool
         self._pace = Pace(self._facts.batch_tokens, self._policy.stretch)
         self._forced_off = forced_off
         self._tuner = ThreadTuner(self._facts.threads)
         self._threads = self._facts.threads
         self._lookups: dict[int, PromptLookup] = {}
         self._chunk_most = self._facts.batch_tokens  # smaller while the backend has less room than it said
+        self._must_stay_streams = False  # merging them failed
         self._in_flight: dict[int, int] = {}  # rows of the decode that runs, by request
         self._counts = dict.fromkeys(("steps", "prompt", "completion", "drafted", "accepted"), 0)
+
+    @property
+    def _facts(self) -> BackendFacts:
+        return self._backend.facts
+
+    @property
+    def _pool(self) -> Pool:
+        return self._roster.pool
 
     @property
     def has_work(self) -> bool:
@@ -83,7 +91,7 @@ class Engine:
 
     def add(self, request: SequenceRequest) -> None:
         """Queue a request. Raises PromptTooLongError when prompt and one token exceed its limit or the pool."""
-        limit = min(request.limit_tokens, self._facts.sequence_tokens)
+        limit = min(request.limit_tokens, self._most_tokens())
         if len(request.prompt) >= limit:
             raise PromptTooLongError(len(request.prompt), limit)
         if not request.prompt:
@@ -114,7 +122,14 @@ class Engine:
         self._pool.release_idle()
 
     def step(self) -> list[SequenceOutput]:
-        """Run one decode; return what each sequence in it got. Nothing to do returns an empty list."""
+        """Run one decode, or two if prompts are better computed apart; return what each sequence in it got.
+
+        Nothing to do returns an empty list.
+        """
+        if self._roster.outgrows_streams and not self._must_stay_streams:
+            failed = self._merge_streams()
+            if failed:
+                return failed
         self._roster.prompt_token_seconds = self._pace.prompt_token_seconds
         self._roster.admit()
         active = tuple(self._roster.active)
@@ -125,8 +140,12 @@ class Engine:
         plan = plan_batch(loads, self._chunk_most, self._late_tokens(loads), self._pool.cells.free)
         for index in plan.preempt:
             self._roster.preempt(active[index])
-        works = [Work(active[share.index], share.count) for share in plan.shares]
-        return self._compute(self._with_draft(works))
+        works = self._with_draft([Work(active[share.index], share.count) for share in plan.shares])
+        outputs: list[SequenceOutput] = []
+        for part in batches(works, self._facts.mixed_rows_most):
+            # The part before may have found no room, and somebody gave way.
+            outputs += self._compute([work for work in part if work.sequence.resident is not None])
+        return outputs
 
     def stats(self) -> EngineStats:
         """Counters and what is held now."""
@@ -158,12 +177,30 @@ class Engine:
             return works
         lookup = self._lookups.setdefault(sequence.request.id, PromptLookup(self._facts.outputs_per_sequence - 1))
         new_tokens = sequence.request.max_new_tokens
-        wanted = self._facts.sequence_tokens if new_tokens is None else new_tokens - sequence.generated
-        room = min(sequence.limit_tokens - len(sequence.tokens), wanted) - 1
+        most = self._facts.sequence_tokens
+        wanted = most if new_tokens is None else new_tokens - sequence.generated
+        room = min(sequence.limit_tokens - len(sequence.tokens), most - len(sequence.tokens), wanted) - 1
         most = min(room, self._pool.cells.free - 1, self._chunk_most - 1)
         return [Work(sequence, 1, lookup.propose(sequence.tokens.view(), most))]
 
+    def _most_tokens(self) -> int:
+        return self._facts.sequence_tokens if self._must_stay_streams else self._facts.sequence_tokens_most
+
+    def _merge_streams(self) -> list[SequenceOutput]:
+        """Make one pool of the streams; where that fails, whoever needed it does."""
+        try:
+            self._roster.merge_streams()
+        except EngineError as error:
+            self._must_stay_streams = True
+            most = self._facts.sequence_tokens
+            for one in self._roster.waiting.sequences:
+                one.limit_tokens = min(one.limit_tokens, most)
+            return [self._fail(one, str(error)) for one in self._roster.waiting.sequences if len(one.tokens) > most]
+        return []
+
     def _compute(self, works: list[Work]) -> list[SequenceOutput]:
+        if not works:
+            return []
         self._in_flight = {work.sequence.request.id: work.rows for work in works}
         # A prompt's step is long: its threads meet seldom in comparison, and lose little where a core is shared.
         has_prompt = any(work.count > 1 for work in works)

@@ -12,12 +12,21 @@ import itertools
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from localllm.engine.backend import BackendFacts, Batch, Constraint, DecodeStatus, EngineError, MemoryTraits, State
+from localllm.engine.backend import (
+    NO_BOUND,
+    BackendFacts,
+    Batch,
+    Constraint,
+    DecodeStatus,
+    EngineError,
+    MemoryTraits,
+    State,
+)
 from localllm.errors import UnsupportedError
 from localllm.generation import ResponseFormat, Sampling
 
@@ -50,6 +59,9 @@ class FakeBackend:
         batch_tokens: int = 512,
         slots: int | None = None,
         memory: MemoryTraits | None = None,
+        *,
+        can_merge: bool = False,
+        mixed_rows_most: int = NO_BOUND,
     ) -> None:
         self.facts = BackendFacts(
             vocabulary_size=END_TOKEN + 1,
@@ -59,6 +71,8 @@ class FakeBackend:
             parallel=max_sequences,
             slots=max_sequences if slots is None else slots,
             memory=memory or MemoryTraits(),
+            can_merge=can_merge,
+            mixed_rows_most=mixed_rows_most,
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
             kv_bytes_per_token=1024,
             chat_template=TEMPLATE,
@@ -70,6 +84,7 @@ class FakeBackend:
         self.computed_rows = 0
         self.unknown_cells = 0  # cells taken behind the engine's back, as windowed caches round up
         self.interrupts_next = False
+        self.merging_fails = False
 
     @property
     def used_cells(self) -> int:
@@ -215,6 +230,16 @@ class FakeBackend:
         if mine.intersection(others):
             raise EngineError("a shared cell cannot be shifted")
         del self.cells[slot][keep : keep + drop]
+
+    def merge_streams(self) -> None:
+        """One pool with as many slots; fails when told to."""
+        if not self.facts.can_merge:
+            raise EngineError("there are no streams that can be merged")
+        self.cells = [[] for _ in range(self.facts.slots)]
+        if self.merging_fails:
+            raise EngineError("no memory for one pool")
+        memory = replace(self.facts.memory, layout="unified")
+        self.facts = replace(self.facts, memory=memory, can_merge=False, layout_reason="merged")
 
     def close(self) -> None:
         """Nothing to free."""

@@ -1,8 +1,13 @@
 """How the KV cells of a model are laid out: one pool that sequences share, or a stream for each; a pure choice.
 
 In one pool a prefix is shared at no cost and any sequence may take any cell, but every row looks past all cells in use.
-In streams a row looks at its own cells only, a shared prefix is copied, and no sequence can be longer than its stream.
-On a CPU sharing wins as soon as two requests begin alike; a GPU copies quickly and pays for every cell it looks past.
+In streams a row looks at its own cells only, a shared prefix is copied (60 ms for a thousand tokens of a 0.6 B model,
+which take seconds to compute on a CPU), and no sequence can be longer than its stream. So streams are the faster layout
+for as long as requests fit in them; the first that does not has them merged into one pool.
+
+Flash attention on a CPU skips cells that a row does not look at, one by one for the rows of a decode: right for a pool.
+In a stream there is little to skip, and plain attention takes a sixth less time for a decode, but needs room for every
+score: rows × cells × heads.
 """
 
 from __future__ import annotations
@@ -17,17 +22,26 @@ IDLE_SLOTS = 16  # for idle prefixes: in one pool a slot without cells costs nex
 IDLE_STATES = 4  # a recurrent slot costs its state
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ
 WHOLE_WINDOW_TOKENS = 16_384  # a pool that affords so many cells in all layers keeps windowed layers whole
-STREAM_TOKENS = 8192  # a stream must hold so much, or the model's whole context
+# A stream must hold so much, or the model's whole context.
+STREAM_TOKENS_ON_GPU = 8192
+STREAM_TOKENS_ON_CPU = 1024
+PLAIN_ATTENTION_TOKENS = 8192  # in longer streams the scores of a batch would take too much memory
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutChoice:
-    """The layout, its number of slots, whether windowed layers keep all cells, and why."""
+    """The layout, its number of slots, whether windowed layers keep all cells, and why.
+
+    `can_merge`: its streams may become one pool when a request needs more than one of them holds.
+    `flash_attention` None leaves it to llama.cpp.
+    """
 
     layout: Layout
     slots: int
     keeps_whole_window: bool
     reason: str
+    can_merge: bool = False
+    flash_attention: bool | None = None
 
 
 def choose_layout(
@@ -44,11 +58,22 @@ def choose_layout(
     if kind == "window" and not whole:
         # A cell of a window that two sequences share is never given up: a shared pool would fill.
         return LayoutChoice("streams", parallel, False, "windowed layers keep only their window, which is not shared")
+    stream_tokens = pool_tokens // parallel
+    is_plain = not is_on_gpu and stream_tokens <= PLAIN_ATTENTION_TOKENS
+    flash_attention = False if is_plain else None
     if wanted == "streams":
-        return LayoutChoice("streams", parallel, whole, "asked for")
+        return LayoutChoice("streams", parallel, whole, "asked for", flash_attention=flash_attention)
     slots = min(parallel + (IDLE_STATES if kind == "recurrent" else IDLE_SLOTS), MOST_SLOTS)
     if wanted == "unified":
         return LayoutChoice("unified", slots, whole, "asked for")
-    if is_on_gpu and kind != "recurrent" and pool_tokens // parallel >= min(STREAM_TOKENS, trained_context_tokens):
-        return LayoutChoice("streams", parallel, whole, "a GPU copies prefixes faster than it looks past others' cells")
-    return LayoutChoice("unified", slots, whole, "requests share prefixes without copying")
+    least = min(STREAM_TOKENS_ON_GPU if is_on_gpu else STREAM_TOKENS_ON_CPU, trained_context_tokens)
+    if kind == "recurrent" or stream_tokens < least:
+        return LayoutChoice("unified", slots, whole, "requests share prefixes without copying")
+    reason = f"each of {parallel} requests looks at its own cells only, for as long as none needs more than its part"
+    return LayoutChoice("streams", parallel, whole, reason, can_merge=True, flash_attention=flash_attention)
+
+
+def merged(streams: LayoutChoice) -> LayoutChoice:
+    """What streams that can be merged become."""
+    slots = min(streams.slots + IDLE_SLOTS, MOST_SLOTS)
+    return LayoutChoice("unified", slots, streams.keeps_whole_window, "a request needed more cells than its part")

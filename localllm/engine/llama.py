@@ -7,6 +7,7 @@ in child processes. It owns the context and the samplers of a model.
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.llamacpp import lltokenizer_from_vocab
 
 from localllm.engine.backend import (
+    NO_BOUND,
     BackendFacts,
     Batch,
     Constraint,
@@ -29,7 +31,7 @@ from localllm.engine.backend import (
     State,
 )
 from localllm.engine.grammar import ConstrainedSampler, new_matcher
-from localllm.engine.layout import LayoutChoice, WantedLayout, choose_layout
+from localllm.engine.layout import LayoutChoice, WantedLayout, choose_layout, merged
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
 from localllm.engine.llama_model import LlamaModel
 from localllm.engine.llama_rows import Rows
@@ -38,9 +40,17 @@ from localllm.engine.memory import needs_checkpoints
 from localllm.errors import InvalidOptionError
 from localllm.generation import Options, ResponseFormat, Sampling, merge_options, parse_options
 
+logger = logging.getLogger(__name__)
+
 MINIMUM_POOL_TOKENS = 4096
 OUTPUTS_PER_SEQUENCE = 9  # the next token and as many guesses as speculation makes
 POOL_STEP_TOKENS = 256  # llama.cpp pads the pool to this
+# Plain attention computes scores of a batch that nobody looks at: the smaller the part computed at once, the fewer.
+PLAIN_ATTENTION_ROWS = 256
+# In one pool a CPU's flash attention takes 64 rows together through the cells that any of them looks at: a few next
+# tokens would cost as much as 64 for each sequence. Fewer rows go one by one. Streams never compute them together.
+FLASH_TILE_ROWS = 64
+_FLASH_ATTENTION = {None: -1, False: 0, True: 1}  # llama.h: llama_flash_attn_type
 # llama.cpp asks this whether to stop: the length of a string is 0 or not. Being C, it needs no GIL.
 _IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, native.ggml_abort_callback)
 
@@ -94,17 +104,16 @@ class LlamaBackend:
         self.vocabulary_size = self._model.vocabulary_size
         if not native.llama_model_has_decoder(self._handle) or native.llama_model_has_encoder(self._handle):
             raise ModelLoadError("only decoder models can generate text")
-        self.layout = self._choose_layout(config)
-        self.context = self._open_context(config)
-        self.facts = self._facts(config)
-        self._memory = LlamaMemory(self.context, self.facts.memory)
+        self._config = config
+        # A build without a GPU backend also says that it offloads; weights on a device are what proves it.
+        self._gpu_weight_bytes = self._model.log.sizes.gpu_bytes
         self._stop_flag = ctypes.create_string_buffer(2)
-        if not needs_checkpoints(self.facts.memory):
-            # An aborted batch leaves every state of a recurrent model undefined, and a window without its oldest cells.
-            native.llama_set_abort_callback(self.context, _IS_SET, ctypes.cast(self._stop_flag, ctypes.c_void_p))
-        self._rows = Rows(self.facts.batch_tokens)
-        self._output_rows: frozenset[int] = frozenset()
         self._grammar_tokenizer: LLTokenizer | None = None
+        try:
+            self._open(self._choose_layout(config))
+        except ModelLoadError:
+            self._model.close()
+            raise
         self._samplers = Samplers(self)
 
     def _choose_layout(self, config: LlamaConfig) -> LayoutChoice:
@@ -114,8 +123,22 @@ class LlamaBackend:
             config.max_sequences,
             self._pool_tokens(config),
             self._model.trained_context_tokens,
-            is_on_gpu=config.gpu_layers != 0 and bool(native.llama_supports_gpu_offload()),
+            is_on_gpu=self._gpu_weight_bytes > 0,
         )
+
+    def _open(self, layout: LayoutChoice) -> None:
+        """A context in this layout, and all that is of it. Raises ModelLoadError."""
+        sizes = self._model.log.sizes
+        sizes.kv_bytes, sizes.gpu_bytes = 0, self._gpu_weight_bytes  # what the context takes is added to them
+        self.layout = layout
+        self.context = self._open_context(self._config)
+        self.facts = self._facts(self._config)
+        self._memory = LlamaMemory(self.context, self.facts.memory)
+        if not needs_checkpoints(self.facts.memory):
+            # An aborted batch leaves every state of a recurrent model undefined, and a window without its oldest cells.
+            native.llama_set_abort_callback(self.context, _IS_SET, ctypes.cast(self._stop_flag, ctypes.c_void_p))
+        self._rows = Rows(self.facts.batch_tokens)
+        self._output_rows: frozenset[int] = frozenset()
 
     def _open_context(self, config: LlamaConfig) -> int:
         parameters = native.llama_context_default_params()
@@ -127,11 +150,14 @@ class LlamaBackend:
         parameters.n_threads = parameters.n_threads_batch = config.threads
         parameters.kv_unified = self.layout.layout == "unified"
         parameters.swa_full = self.layout.keeps_whole_window
+        parameters.flash_attn_type = _FLASH_ATTENTION[self.layout.flash_attention]
+        if self.layout.flash_attention is False:
+            parameters.n_ubatch = min(PLAIN_ATTENTION_ROWS, parameters.n_batch)
         context = native.llama_init_from_model(self._handle, parameters)
         if not context:
-            self._model.close()
             raise ModelLoadError(self._model.log.last_error or "llama.cpp could not allocate the context")
         if not native.llama_get_memory(context):  # decoding without one aborts
+            native.llama_free(context)
             raise ModelLoadError("only decoder models can generate text")
         return int(context)
 
@@ -155,6 +181,8 @@ class LlamaBackend:
             slots=self.layout.slots,
             memory=self._traits(),
             layout_reason=self.layout.reason,
+            can_merge=self.layout.can_merge,
+            mixed_rows_most=self._mixed_rows_most(),
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
             kv_bytes_per_token=self._model.kv_bytes_per_token,
             threads=config.threads,
@@ -162,13 +190,17 @@ class LlamaBackend:
             kv_bytes=sizes.kv_bytes,
             gpu_bytes=sizes.gpu_bytes,
             layers=native.llama_model_n_layer(self._handle),
-            # A build without a GPU backend also says that it offloads; bytes on a device are what proves it.
-            gpu_layers=sizes.gpu_layers if sizes.gpu_bytes else 0,
+            gpu_layers=sizes.gpu_layers if self._gpu_weight_bytes else 0,
             chat_template=template.decode("utf-8", "replace") if template else None,
             bos_text=self._special_text(native.llama_vocab_bos(self._vocabulary)),
             eos_text=self._special_text(native.llama_vocab_eos(self._vocabulary)),
             sampling_defaults=self._sampling_defaults(),
         )
+
+    def _mixed_rows_most(self) -> int:
+        if self._gpu_weight_bytes:
+            return NO_BOUND
+        return 0 if self.layout.layout == "streams" else FLASH_TILE_ROWS - 1
 
     def _traits(self) -> MemoryTraits:
         return MemoryTraits(
@@ -304,6 +336,21 @@ class LlamaBackend:
         if not self.facts.memory.can_shift:
             raise EngineError("the model's memory cannot be shifted")
         self._memory.shift(slot, keep, drop)
+
+    def merge_streams(self) -> None:
+        """A new context with one pool in the place of the streams; the memory of both would not fit."""
+        if not self.layout.can_merge:
+            raise EngineError("the streams cannot be merged")
+        streams = self.layout
+        native.llama_free(self.context)
+        try:
+            self._open(merged(streams))
+        except ModelLoadError as error:
+            self._open(streams)
+            raise EngineError(f"no memory for one pool of all cells: {error}") from error
+        logger.info(
+            "%s: %d streams became one pool of %d cells", self.layout.reason, streams.slots, self.facts.pool_tokens
+        )
 
     def close(self) -> None:
         """Free context and model."""

@@ -37,10 +37,10 @@ class Pool:
         self._free_slots = list(range(facts.slots - 1, -1, -1))
         self._residents: dict[int, Resident] = {}
         self._admissions = 0
-        unified = facts.memory.layout == "unified"
-        # In streams idle prefixes are in nobody's way; a window's or a recurrent state is kept by its checkpoints.
-        self._shelf = Shelf(policy.shelf_bytes_most if unified and facts.memory.kind == "attention" else 0)
-        self.cells: Cells = (UnifiedCells if unified else StreamCells)(facts.pool_tokens, facts.slots)
+        self._is_unified = facts.memory.layout == "unified"
+        # A window's or a recurrent state is kept by its checkpoints.
+        self._shelf = Shelf(policy.shelf_bytes_most if facts.memory.kind == "attention" else 0)
+        self.cells: Cells = (UnifiedCells if self._is_unified else StreamCells)(facts.pool_tokens, facts.slots)
 
     @property
     def idle_prefixes(self) -> int:
@@ -67,8 +67,10 @@ class Pool:
     def shelve_idle(self) -> None:
         """Move idle prefixes to host memory while there is room: requests run, and would look past their cells.
 
-        One that mostly shares its cells with others frees too few to be worth a copy.
+        One that mostly shares its cells with others frees too few to be worth a copy; in streams it is in nobody's way.
         """
+        if not self._is_unified:
+            return
         for resident in eviction_order(self._residents.values()):
             own = self.cells.own(resident.slot)
             is_worth_it = own >= self._policy.shelf_tokens_least and 2 * own >= resident.computed
@@ -88,10 +90,13 @@ class Pool:
     def _unshelve(self, shelved: Shelved, keep: Resident | None) -> bool:
         """Put a shelved prefix into a slot again; False when there is no room for it now."""
         length = len(shelved.tokens)
-        if not self._free_slots or self.available(keep) < length or not self.make_room(length, keep):
+        if self.available(keep) < length or not self.make_room(length, keep):
             return False
         self._shelf.take(shelved)
-        slot = self._free_slots.pop()
+        slot = self._free_slot(keep)
+        if slot is None:
+            self._shelf.put(shelved)
+            return False
         resident = self._residents[slot] = Resident(
             slot, TokenArray(shelved.tokens), shelved.request_id, is_active=False, shares=shelved.shares
         )
@@ -184,6 +189,7 @@ class Pool:
         self.cells.truncate(resident.slot, 0)
         del self._residents[resident.slot]
         self._free_slots.append(resident.slot)
+        self._free_slots.sort(reverse=True)  # the lowest is taken first: streams are batched where they are neighbours
         resident.is_active, resident.computed = False, 0
 
     def release_idle(self) -> None:
@@ -281,5 +287,5 @@ class Pool:
             victims = [one for one in order if one is not keep] or order
             if not victims:
                 return None
-            self.release(victims[0])
+            self._shelve(victims[0])
         return self._free_slots.pop()

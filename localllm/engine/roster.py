@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from localllm.engine.backend import Backend
+from localllm.engine.backend import Backend, BackendFacts
 from localllm.engine.batch import SECONDS_PER_CLASS, Load, may_admit, newest_of_lowest_class
 from localllm.engine.memory import CHECKPOINT_DISTANCE_TOKENS, checkpoint_lengths, needs_checkpoints
 from localllm.engine.policy import EnginePolicy
@@ -29,7 +29,6 @@ class Roster:
     def __init__(self, backend: Backend, clock: Callable[[], float], policy: EnginePolicy) -> None:
         self._backend = backend
         self._clock = clock
-        self._facts = backend.facts
         self._policy = policy
         self.pool = Pool(backend, policy)
         self.waiting = WaitingRoom()
@@ -39,6 +38,33 @@ class Roster:
         self.prompt_token_seconds: float | None = None  # what computing one again costs
         self._is_blocked = False  # the next in line found no room; True until cells are given back
         self._saved_bytes = 0
+
+    @property
+    def _facts(self) -> BackendFacts:
+        return self._backend.facts
+
+    @property
+    def outgrows_streams(self) -> bool:
+        """Whether somebody has more tokens than a stream holds, which merged streams would."""
+        most = self._facts.sequence_tokens
+        return self._facts.can_merge and any(len(one.tokens) > most for one in (*self.active, *self.waiting.sequences))
+
+    def merge_streams(self) -> None:
+        """One pool in the place of the streams; whoever runs computes its tokens again. Raises EngineError."""
+        for sequence in self.active:
+            sequence.resident = None
+            sequence.preemptions += 1
+            self.waiting.add(sequence)
+        self.preemptions += len(self.active)
+        self.active = []
+        for sequence in self.waiting.sequences:
+            sequence.pending = None
+            self._drop_saved(sequence)
+        try:
+            self._backend.merge_streams()
+        finally:
+            self.pool = Pool(self._backend, self._policy)
+            self._is_blocked = False
 
     def find(self, request_id: int) -> Sequence | None:
         """The sequence of a request, wherever it is."""

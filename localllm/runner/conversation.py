@@ -16,7 +16,7 @@ from typing import get_args
 from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.logprobs import LogprobAttacher
 from localllm.chat.parser import OutputParser
-from localllm.chat.template import ChatTemplate
+from localllm.chat.templates import Template, open_template
 from localllm.engine.backend import Backend
 from localllm.engine.memory import needs_checkpoints
 from localllm.engine.sequence import Finish, SequenceOutput, SequenceRequest
@@ -106,7 +106,7 @@ class Conversations:
 
     def _limit(self, request: GenerationRequest) -> int:
         facts = self._backend.facts
-        most = min(facts.trained_context_tokens or facts.pool_tokens, facts.pool_tokens)
+        most = min(facts.trained_context_tokens or facts.sequence_tokens_most, facts.sequence_tokens_most)
         return min(request.options.num_ctx or most, most)
 
     def _sequence(
@@ -170,9 +170,9 @@ class Conversations:
     # Compiled and probed at the first use, inside the daemon's render deadline: both run the file's own template.
 
     @cached_property
-    def _template(self) -> ChatTemplate:
+    def _template(self) -> Template:
         facts = self._backend.facts
-        template = ChatTemplate(
+        template = open_template(
             self._template_source, bos_token=facts.bos_text, eos_token=facts.eos_text, today=self._sources.now
         )
         if template.is_default:

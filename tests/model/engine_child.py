@@ -188,7 +188,7 @@ class Play:
                 prompt=prompt,
                 sampling=Sampling(temperature=0.0),
                 seed=0,
-                limit_tokens=self.backend.facts.sequence_tokens,
+                limit_tokens=self.backend.facts.sequence_tokens_most,
                 max_new_tokens=request.new_tokens,
                 priority=request.priority,
                 message_starts=tuple(request.message_starts),

@@ -1,7 +1,8 @@
 """What is asked of the engine in the tests of its equalities: the same requests in ever other company.
 
 A scenario (see engine_child) is a dictionary; `same_as` of a request is the number of the request of `alone` that asks
-for the same, and must get the same. Prompts are made so that prefixes are shared, chunks are cut, and lengths differ.
+for the same, and must get the same; without it, it only must end well. Prompts are made so that prefixes are shared,
+chunks are cut, and lengths differ.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ LONGEST = 3
 SHARED_TOKENS = 150
 FORK_AT = 200  # where the last request leaves the longest prompt
 NEW_TOKENS = 16
+STREAM_TOKENS = 1024  # what a stream must hold to be chosen; one request of `outgrown` needs more
 LOW, HIGH = 1, 0  # priorities
 ALONE = {"keeps_prefixes": False, "speculates": False}
 
@@ -91,6 +93,8 @@ def all_scenarios(requests: Requests, more: Requests) -> dict[str, Scenario]:
     broken_off = requests[LONGEST] | {"step": 9, "cancel_after": 0, "is_interrupted": True}
     interrupted = [*requests[:LONGEST], *requests[LONGEST + 1 :], broken_off]
     two = {"max_sequences": 2}
+    outgrown = {"layout": "auto", "pool_tokens": SEQUENCES * STREAM_TOKENS}
+    grows_out = {"prompt": random_tokens(10, STREAM_TOKENS + 20), "new_tokens": NEW_TOKENS, "step": 8}
     return {
         "alone": {"requests": everyone, "policy": ALONE},
         "guessed": {"requests": everyone, "policy": ALONE | {"speculates": True}},
@@ -101,5 +105,6 @@ def all_scenarios(requests: Requests, more: Requests) -> dict[str, Scenario]:
         "shelved": {"requests": one_by_one([*requests, *requests, *more]), "policy": {"shelf_tokens_least": 20}},
         "outranked": {"requests": outranked, "config": two},
         "outranked, computed again": {"requests": outranked, "config": two, "policy": {"saved_bytes_most": 0}},
+        "outgrown": {"requests": [*requests, grows_out], "config": outgrown},
         "crowded": {"requests": [*requests, *requests], "config": {"pool_tokens": 512}},
     }

@@ -25,6 +25,7 @@ REPEATED = ("asked again and again <by everybody", "another one that is often as
 MEMORIES = {
     "attention": MemoryTraits(),
     "attention in streams": MemoryTraits(layout="streams"),
+    "streams that become one pool": MemoryTraits(layout="streams"),
     "window": MemoryTraits(kind="window", window_tokens=8, can_shift=False),
     "window in streams": MemoryTraits(kind="window", window_tokens=8, layout="streams", can_shift=False),
     "recurrent": MemoryTraits(kind="recurrent", can_shift=False),
@@ -42,12 +43,17 @@ class EngineMachine(RuleBasedStateMachine):
     """Adds, cancels, interrupts and steps, with half of the prompts beginning alike; `traits` are set by a subclass."""
 
     traits = MemoryTraits()
+    can_merge = False
 
     def __init__(self) -> None:
         super().__init__()
         self.backend = FakeBackend(POOL_TOKENS, max_sequences=4, batch_tokens=16, slots=6, memory=self.traits)
         if self.traits.layout == "streams":
-            self.backend = FakeBackend(4 * POOL_TOKENS, 4, 16, slots=4, memory=self.traits)
+            # Those that can become one pool do, as soon as somebody needs more than a quarter.
+            cells = 2 * POOL_TOKENS if self.can_merge else 4 * POOL_TOKENS
+            self.backend = FakeBackend(
+                cells, 4, 16, slots=4, memory=self.traits, can_merge=self.can_merge, mixed_rows_most=0
+            )
         ticks = itertools.count()
         self.engine = Engine(self.backend, lambda: next(ticks) * 0.01, EnginePolicy(shelf_tokens_least=20))
         self.ids = itertools.count()
@@ -124,5 +130,6 @@ class EngineMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_random_work_is_never_lost_or_mixed_up(memory: str) -> None:
-    machine = type("Machine", (EngineMachine,), {"traits": MEMORIES[memory]})
+    options = {"traits": MEMORIES[memory], "can_merge": memory == "streams that become one pool"}
+    machine = type("Machine", (EngineMachine,), options)
     run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))

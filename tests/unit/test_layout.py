@@ -6,9 +6,12 @@ from localllm.engine.layout import (
     IDLE_SLOTS,
     IDLE_STATES,
     MOST_SLOTS,
-    STREAM_TOKENS,
+    PLAIN_ATTENTION_TOKENS,
+    STREAM_TOKENS_ON_CPU,
+    STREAM_TOKENS_ON_GPU,
     WHOLE_WINDOW_TOKENS,
     choose_layout,
+    merged,
 )
 
 
@@ -17,18 +20,40 @@ def chosen(wanted="auto", kind="attention", parallel=4, pool_tokens=8192, traine
     return choice.layout, choice.slots, choice.keeps_whole_window
 
 
-def test_a_cpu_shares_one_pool_and_keeps_idle_prefixes_beside_the_running():
-    assert ("unified", 4 + IDLE_SLOTS, False) == chosen()
+@pytest.mark.parametrize(("is_on_gpu", "least"), [(False, STREAM_TOKENS_ON_CPU), (True, STREAM_TOKENS_ON_GPU)])
+def test_requests_have_streams_as_soon_as_each_is_long_enough(is_on_gpu, least):
+    assert ("streams", 4, False) == chosen(pool_tokens=4 * least, is_on_gpu=is_on_gpu)
+    assert ("unified", 4 + IDLE_SLOTS, False) == chosen(pool_tokens=4 * least - 1, is_on_gpu=is_on_gpu)
+
+
+def test_streams_that_were_not_asked_for_can_become_one_pool():
+    streams = choose_layout("auto", "attention", 4, 8192, 32_768, is_on_gpu=False)
+    assert streams.can_merge
+    assert "unified" == merged(streams).layout
+    assert 4 + IDLE_SLOTS == merged(streams).slots
+    assert not choose_layout("streams", "attention", 4, 8192, 32_768, is_on_gpu=False).can_merge
+    assert not choose_layout("auto", "window", 4, 8192, 32_768, is_on_gpu=False).can_merge
+
+
+def test_windows_kept_whole_stay_whole_in_one_pool():
+    streams = choose_layout("auto", "window", 4, WHOLE_WINDOW_TOKENS, 32_768, is_on_gpu=False)
+    assert (True, True) == (streams.can_merge, merged(streams).keeps_whole_window)
+
+
+def test_only_short_streams_on_a_cpu_go_without_flash_attention():
+    def flash(layout, stream_tokens, *, is_on_gpu):
+        return choose_layout(layout, "attention", 4, 4 * stream_tokens, 10**6, is_on_gpu=is_on_gpu).flash_attention
+
+    assert flash("auto", PLAIN_ATTENTION_TOKENS, is_on_gpu=False) is False
+    assert flash("streams", PLAIN_ATTENTION_TOKENS, is_on_gpu=False) is False
+    assert flash("auto", PLAIN_ATTENTION_TOKENS + 1, is_on_gpu=False) is None
+    assert flash("unified", PLAIN_ATTENTION_TOKENS, is_on_gpu=False) is None
+    assert flash("auto", PLAIN_ATTENTION_TOKENS, is_on_gpu=True) is None
 
 
 def test_recurrent_states_are_kept_for_fewer_idle_prefixes_on_any_device():
     assert ("unified", 4 + IDLE_STATES, False) == chosen(kind="recurrent")
     assert ("unified", 4 + IDLE_STATES, False) == chosen(kind="recurrent", pool_tokens=10**6, is_on_gpu=True)
-
-
-def test_a_gpu_takes_streams_as_soon_as_each_is_long_enough():
-    assert ("streams", 4, False) == chosen(pool_tokens=4 * STREAM_TOKENS, is_on_gpu=True)
-    assert ("unified", 4 + IDLE_SLOTS, False) == chosen(pool_tokens=4 * STREAM_TOKENS - 1, is_on_gpu=True)
 
 
 def test_a_stream_need_not_be_longer_than_the_models_context():
@@ -39,13 +64,13 @@ def test_a_stream_need_not_be_longer_than_the_models_context():
 @pytest.mark.parametrize("is_on_gpu", [False, True])
 @pytest.mark.parametrize("kind", ["attention", "recurrent"])
 def test_what_was_asked_for_is_chosen(kind, is_on_gpu):
-    large = 4 * STREAM_TOKENS
+    large = 4 * STREAM_TOKENS_ON_GPU
     assert "streams" == chosen("streams", kind, is_on_gpu=is_on_gpu)[0]
     assert "unified" == chosen("unified", kind, pool_tokens=large, is_on_gpu=is_on_gpu)[0]
 
 
 def test_there_are_never_more_slots_than_the_library_allows():
-    assert ("unified", MOST_SLOTS, False) == chosen(parallel=MOST_SLOTS - 1)
+    assert ("unified", MOST_SLOTS, False) == chosen("unified", parallel=MOST_SLOTS - 1)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "unified", "streams"])
@@ -53,13 +78,14 @@ def test_a_window_that_forgets_is_never_shared(wanted):
     assert ("streams", 4, False) == chosen(wanted, "window", pool_tokens=WHOLE_WINDOW_TOKENS - 1)
 
 
-def test_a_window_is_kept_whole_where_the_pool_affords_it_and_is_then_shared():
-    assert ("unified", 4 + IDLE_SLOTS, True) == chosen(kind="window", pool_tokens=WHOLE_WINDOW_TOKENS)
+def test_a_window_is_kept_whole_where_the_pool_affords_it_and_may_then_be_shared():
+    assert ("streams", 4, True) == chosen(kind="window", pool_tokens=WHOLE_WINDOW_TOKENS)
+    assert ("unified", 4 + IDLE_SLOTS, True) == chosen("unified", "window", pool_tokens=WHOLE_WINDOW_TOKENS)
     assert ("streams", 4, True) == chosen("streams", "window", pool_tokens=WHOLE_WINDOW_TOKENS)
 
 
 def test_a_window_of_a_short_context_is_kept_whole_in_a_small_pool():
-    assert ("unified", 4 + IDLE_SLOTS, True) == chosen(kind="window", pool_tokens=4 * 1024, trained=1024)
+    assert ("streams", 4, True) == chosen(kind="window", pool_tokens=4 * 1024, trained=1024)
     assert ("streams", 4, False) == chosen(kind="window", pool_tokens=4 * 1024 - 1, trained=1024)
 
 
