@@ -22,6 +22,7 @@ The packages, in the order a request meets them. Imports point down this list on
     generation.py    the one request and the one event vocabulary
     load_options.py  how one model wants to be loaded
     config.py        Settings: the only reader of environment and config file
+    template_syntax.py  which language a chat template is written in
     durations.py     lengths of time as people write them
     sizes.py         amounts of bytes as people write them
     errors.py        one error tree, drawn

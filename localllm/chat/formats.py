@@ -19,7 +19,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from localllm.chat.template import ChatTemplate
+from localllm.chat.templates import Template
 from localllm.errors import TemplateError
 from localllm.generation import Message, Tool, ToolCall
 
@@ -90,7 +90,7 @@ class OutputFormat:
         return self.thinking is not None and prompt.rstrip().endswith(self.thinking.start)
 
 
-def detect(template: ChatTemplate) -> OutputFormat:
+def detect(template: Template) -> OutputFormat:
     """The format of the answers that `template` describes. Renders it a few times; never raises."""
     return OutputFormat(thinking=_thinking_markers(template), calls=_call_syntax(template))
 
@@ -136,7 +136,7 @@ _CUT_TAG = re.compile(r"[<\[][^<>\[\]\s]*\Z")
 _THINKING_WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
 
 
-def _thinking_markers(template: ChatTemplate) -> ThinkingMarkers | None:
+def _thinking_markers(template: Template) -> ThinkingMarkers | None:
     for think in (None, True):
         shown = _render(template, Message("assistant", _ANSWER.content, thinking=_THOUGHT), think=think)
         if shown is not None and _THOUGHT in shown:
@@ -148,12 +148,13 @@ def _thinking_markers(template: ChatTemplate) -> ThinkingMarkers | None:
     return next((known for known in _KNOWN_THINKING if known.end in template.source), None)
 
 
-def _call_syntax(template: ChatTemplate) -> CallSyntax | None:
+def _call_syntax(template: Template) -> CallSyntax | None:
     answered = _render(template, _ANSWER, tools=_TOOLS)
     called = _render(template, _CALL, tools=_TOOLS)
     if answered is None or called is None or _CALLED_TOOL not in called:
         return _known_calls(template.source)
-    if _DECLARED_TOOL not in called:
+    # Some show the tools in the last turn only, and if that is the user's.
+    if _DECLARED_TOOL not in called and _DECLARED_TOOL not in (_render(template, None, tools=_TOOLS) or ""):
         return None
     begin = _common_length(answered, called)
     if cut := _CUT_TAG.search(called[:begin]):
@@ -172,10 +173,11 @@ def _common_length(one: str, other: str) -> int:
 
 
 def _render(
-    template: ChatTemplate, reply: Message, *, tools: tuple[Tool, ...] = (), think: bool | None = None
+    template: Template, reply: Message | None, *, tools: tuple[Tool, ...] = (), think: bool | None = None
 ) -> str | None:
     try:
-        return template.render([_QUESTION, reply], tools, think=think, add_generation_prompt=False)
+        turns = [_QUESTION] if reply is None else [_QUESTION, reply]
+        return template.render(turns, tools, think=think, add_generation_prompt=False)
     except TemplateError:
         return None
 
@@ -235,7 +237,7 @@ def _is_marker(text: str) -> bool:
 
 def _known_calls(source: str) -> CallSyntax | None:
     """A known syntax by its markers, for a template that cannot render the probes."""
-    if "tools" not in source:
+    if "tools" not in source.lower():  # Go's templates say .Tools
         return None
     if "<tool_call>" in source and not any(other in source for other in ("<function=", "<arg_key>", "<invoke")):
         return HERMES_CALLS

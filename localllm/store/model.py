@@ -16,6 +16,7 @@ import msgspec
 from localllm.generation import Message, Options
 from localllm.gguf import Header
 from localllm.load_options import LoadOptions
+from localllm.template_syntax import go_capabilities, is_go
 
 _TOOLS = re.compile(r"tools|tool_call")
 _THINKING = re.compile(
@@ -122,6 +123,8 @@ def capabilities_of(facts: Facts, template: str | None) -> tuple[str, ...]:
     if facts.is_embedding_model:
         return ("embedding",)
     text = template or ""
+    if is_go(text):
+        return ("completion", *go_capabilities(text))
     found = {
         "tools": _TOOLS.search(text) is not None,
         "thinking": _THINKING.search(text) is not None,
