@@ -15,6 +15,7 @@ The packages, in the order a request meets them. Imports point down this list on
     gguf.py          bounds-checked reader of a GGUF header: metadata and tensor table, never weights
     gguf_file.py     one open GGUF file: bounded reads, the same bytes throughout
     gguf_types.py    GGUF's numbers: tensor types, file types, value types
+    footprint.py     how much memory a model will take
     modelfile.py     the Modelfile grammar
     creating.py      what a create is asked, and the events that tell how it goes
     pulling.py       what a download is asked, and the events that tell how it goes

@@ -102,6 +102,15 @@ class TensorSummary(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
+class ProjectorInfo(msgspec.Struct, frozen=True):
+    """The file that reads images for a model; `size` 0 when it is gone. `info` is its metadata."""
+
+    file: str = ""
+    size: int = 0
+    is_used: bool = False
+    info: dict[str, Any] | None = None
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
     """Everything `show` knows. `model_info` is the file's own metadata, as JSON values."""
 
@@ -115,6 +124,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     tensors: tuple[TensorSummary, ...] | None = None
     capabilities: tuple[str, ...] | None = None
     modified_at: datetime | None = None
+    projector: ProjectorInfo | None = None
 
 
 class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -190,10 +200,11 @@ class ChatChunk(Metrics, frozen=True):
 
 
 class PullBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body of /api/pull. `limit_rate` is bytes per second, 0 for no limit."""
+    """The body of /api/pull. `limit_rate` is bytes per second, 0 for no limit; `quant` "" is the usual one."""
 
     model: str
     limit_rate: int = 0
+    quant: str = ""
 
 
 class PullLine(msgspec.Struct, frozen=True):
@@ -280,9 +291,9 @@ class Client:
         body = {"model": name, "keep_alive": 0, "stream": False}
         self._ask("POST", "/api/generate", GenerateChunk, body, name=name, seconds=None)
 
-    def pull(self, name: str, limit_bytes_per_second: int = 0) -> Generator[PullLine, None, None]:
+    def pull(self, name: str, limit_bytes_per_second: int = 0, quant: str = "") -> Generator[PullLine, None, None]:
         """Download a model. Ends with a line that is `done`, or raises; closing it stops the download."""
-        return self._stream("/api/pull", name, PullBody(name, limit_bytes_per_second), PullLine)
+        return self._stream("/api/pull", name, PullBody(name, limit_bytes_per_second, quant), PullLine)
 
     def generate(self, request: GenerateRequest) -> Generator[GenerateChunk, None, None]:
         """Stream an answer to a prompt. Ends with a chunk that is `done`, or raises."""

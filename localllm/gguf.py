@@ -209,6 +209,11 @@ def read_header(path: Path) -> Header:
             raise source.wrong(f"it cannot be read: {error}") from error
 
 
+def header_from(source: Source) -> Header:
+    """The header at the beginning of `source`, whose `size` may say more than is there yet. Raises ModelFileError."""
+    return _Reader(source).header()
+
+
 class _Reader:
     """The layout of a GGUF header, read once from one source, and what it has cost so far."""
 

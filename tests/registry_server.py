@@ -117,7 +117,7 @@ def registry_server(models: dict[str, RegistryModel], *, needs_token: bool = Fal
 class _RegistryHandler(Handler):
     registry: RegistryServer
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - http.server's names
         self.registry.requests.append(f"{self.command} {self.path}")
         url = urlsplit(self.path)
         if url.path == "/token":
@@ -128,7 +128,7 @@ class _RegistryHandler(Handler):
         else:
             self._serve(url.path.strip("/").split("/"))
 
-    do_HEAD = do_GET  # noqa: N815 - http.server's names
+    do_HEAD = do_GET  # noqa: N815 - likewise
 
     def _challenge(self, path: str) -> None:
         realm = self.registry.realm or f"{self.registry.url}/token"
@@ -158,7 +158,7 @@ class _RegistryHandler(Handler):
 class _CdnHandler(Handler):
     registry: RegistryServer
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - http.server's names
         wanted = urlsplit(self.path).path.lstrip("/")
         model = next(model for model in self.registry.models.values() if model.blob(wanted) is not None)
         data = model.blob(wanted)

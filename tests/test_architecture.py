@@ -34,7 +34,7 @@ LAYERS = (
     ("runner.protocol",),
     ("dialects", "store", "placement"),
     ("creating",),
-    ("modelfile", "pulling"),
+    ("footprint", "modelfile", "pulling"),
     ("gguf",),
     ("gguf_file", "gguf_types"),
     ("embedding", "generation", "load_options"),

@@ -29,6 +29,9 @@ def pull(
     limit_rate: Annotated[
         str | None, typer.Option("--limit-rate", metavar="RATE", help='At most so many bytes per second, such as "5M"')
     ] = None,
+    quant: Annotated[
+        str, typer.Option("--quant", metavar="QUANT", help='Which quant, such as Q8_0; "auto" is the largest that fits')
+    ] = "",
 ) -> None:
     """Download a model from Hugging Face or Ollama's registry; what is there already is not downloaded."""
     limit = 0
@@ -39,7 +42,7 @@ def pull(
             raise typer.BadParameter(str(error), param_hint="--limit-rate") from error
     screen = screen_of(os.environ)
     with connect(load_settings(os.environ), screen) as client:
-        pull_model(client, model, screen, limit)
+        pull_model(client, model, screen, limit, quant)
     screen.out(screen.clean(f"pulled '{model}'\n"))
 
 
@@ -56,9 +59,9 @@ def search(word: Annotated[str, typer.Argument(metavar="WORD", help="Only what h
     screen.table(("NAME", "WHAT", "FROM"), [row for row in rows if word.lower() in " ".join(row).lower()])
 
 
-def pull_model(client: Client, name: str, screen: Screen, limit_bytes_per_second: int = 0) -> None:
+def pull_model(client: Client, name: str, screen: Screen, limit_bytes_per_second: int = 0, quant: str = "") -> None:
     """Download a model and show how it goes. Raises what the daemon says; Ctrl-C stops the download."""
-    with closing(client.pull(name, limit_bytes_per_second)) as lines:
+    with closing(client.pull(name, limit_bytes_per_second, quant)) as lines:
         try:
             show_lines(lines, screen)
         except KeyboardInterrupt:

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from localllm.cli.output import aligned_lines
-from localllm.client import ModelInfo
+from localllm.client import ModelInfo, ProjectorInfo
+from localllm.sizes import size_text
 
 _LONG_TEXT_LINES = 2
 _LONG_VALUE_CHARACTERS = 100
 
 
 def sheet_lines(info: ModelInfo, *, verbose: bool = False) -> list[str]:
-    """Sections Model, Capabilities, Parameters, [Metadata, Tensors], System and License; empty ones are left out."""
+    """Sections Model, Capabilities, Parameters, Projector, [Metadata, Tensors], System, License, but no empty ones."""
     sections = [
         ("Model", aligned_lines(_model_rows(info))),
         ("Capabilities", list(info.capabilities or ())),
         ("Parameters", aligned_lines(_parameter_rows(info.parameters or ""))),
     ]
+    if info.projector is not None:
+        sections.append(("Projector", aligned_lines(_projector_rows(info.projector))))
     if verbose:
         sections.append(("Metadata", aligned_lines(_metadata_rows(info))))
         sections.append(("Tensors", aligned_lines(_tensor_rows(info))))
@@ -40,6 +43,17 @@ def _model_rows(info: ModelInfo) -> list[tuple[str, str]]:
         ("context length", context),
         ("embedding length", metadata.get(f"{architecture}.embedding_length")),
         ("quantization", info.details.quantization_level),
+    )
+    return [(label, str(value)) for label, value in rows if value]
+
+
+def _projector_rows(projector: ProjectorInfo) -> list[tuple[str, str]]:
+    metadata = projector.info or {}
+    rows = (
+        ("file", projector.file),
+        ("size", size_text(projector.size) if projector.size else "the file is gone"),
+        ("kind", metadata.get("clip.projector_type") or metadata.get("general.architecture")),
+        ("in use", "yes" if projector.is_used else "no: this version reads no images yet"),
     )
     return [(label, str(value)) for label, value in rows if value]
 

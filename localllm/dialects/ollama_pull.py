@@ -3,12 +3,15 @@
     {"status": "pulling manifest"} · {"status": "pulling <12 hex>", "digest", "total", "completed"} · … · "success"
     {"status": "parsing GGUF"} · {"status": "quantizing F16 model to Q4_K_M", "total", "completed"} · … · "success"
 
-Ours besides: `limit_rate` in the body ("5M", or bytes per second as a number), `file` beside a digest, and lines whose
-status says what was chosen. `insecure` is read and means nothing: there is one hub, and HF_ENDPOINT names it.
+Ours besides: `limit_rate` in the body ("5M", or bytes per second as a number) and `quant` ("Q8_0", or "auto" for the
+largest that fits this machine), `file` beside a digest, and lines whose status says what was chosen. `insecure` is read
+and means nothing: HF_ENDPOINT and LOCALLLM_REGISTRY alone say where models come from.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,6 +26,7 @@ from localllm.pulling import PullEvent, PullProgress, PullStatus
 from localllm.sizes import parse_size
 
 SUCCESS = "success"
+_QUANT = re.compile(r"[A-Za-z0-9_.-]{0,80}", re.ASCII)
 Progress = PullEvent | CreateProgress
 
 
@@ -32,18 +36,38 @@ class _Body(msgspec.Struct):
     stream: bool | None = None
     insecure: bool | None = None
     limit_rate: int | str | None = None
+    quant: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PullBody:
+    """What is asked. `limit_bytes_per_second` 0 is no limit, `quant` "" the usual one."""
+
+    name: str
+    is_stream: bool
+    limit_bytes_per_second: int
+    quant: str
 
 
 _decoder = msgspec.json.Decoder(_Body)
 
 
-def decode_pull(body: bytes) -> tuple[str, bool, int]:
-    """The name, whether to stream, and the limit in bytes per second (0: none). Raises BadRequestError's kinds."""
+def decode_pull(body: bytes) -> PullBody:
+    """Read the body. Raises BadRequestError's kinds."""
     fields = read(body, _decoder)
     name = fields.model or fields.name or ""
     if not name:
         raise InvalidNameError("invalid model name", hint='say which: {"model": "llama3.2"}')
-    return name, fields.stream is not False, _limit(fields.limit_rate)
+    return PullBody(name, fields.stream is not False, _limit(fields.limit_rate), _quant(fields.quant))
+
+
+def _quant(value: str | None) -> str:
+    quant = (value or "").strip()
+    if _QUANT.fullmatch(quant) is None:
+        raise InvalidFieldError(
+            f"quant {quant[:40]!r} is not a quant", field="quant", hint='such as "Q8_0", or "auto" for what fits'
+        )
+    return quant
 
 
 def _limit(value: int | str | None) -> int:

@@ -13,6 +13,7 @@ from localllm.errors import ModelFileError
 from localllm.server import model_json
 from localllm.server.replies import json_response, text_response
 from localllm.server.services import RunningModel, Services
+from localllm.store.headers import projector_header
 from localllm.store.model import Model
 from localllm.version import __version__
 
@@ -51,6 +52,8 @@ async def show(services: Services, request: Request) -> Response:
     model = await services.in_store(services.store.find, name)
     header = await services.in_store(services.store.header, model)
     answer = model_json.show(model, header, _served_context(services, model), verbose=verbose)
+    projector = await services.in_store(projector_header, model.projector)
+    answer |= model_json.projector(model, projector, verbose=verbose)
     if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
         answer["model_info"]["general.basename"] = name  # it shows this as the model's name
     return json_response(answer)

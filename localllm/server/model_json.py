@@ -72,6 +72,19 @@ def show(model: Model, header: Header, served_context: int, *, verbose: bool) ->
     } | ({"requires": model.requires} if model.requires else {})
 
 
+def projector(model: Model, header: Header | None, *, verbose: bool) -> dict[str, Any]:
+    """What /api/show says of a model's projector: {} without one; `size` 0 when its file is gone.
+
+    Not under Ollama's `projector_info`, from which clients conclude that images can be sent.
+    """
+    if model.projector is None:
+        return {}
+    metadata = header.metadata if header else {}
+    info = {key: _json_value(value, verbose) for key, value in metadata.items() if key not in _HIDDEN}
+    size = header.file_size_bytes if header else 0
+    return {"projector": {"file": model.projector.name, "size": size, "is_used": False, "info": info}}
+
+
 def openai_model(model: Model) -> dict[str, Any]:
     """One item of /v1/models."""
     created = int(model.modified_at.timestamp())

@@ -15,11 +15,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localllm.config import Settings
 from localllm.dialects.framing import JSON_MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from localllm.dialects.ollama_pull import Progress, decode_pull, encode_event
 from localllm.errors import LocalllmError
-from localllm.generation import Failed, failed_from
-from localllm.pulling import PullEvent, PullRequest
+from localllm.generation import Failed, Options, failed_from
+from localllm.placement.devices import Host
+from localllm.placement.plan import plan
+from localllm.pulling import AUTO_QUANT, Memory, PullEvent, PullRequest
 from localllm.server.activity import Activity
 from localllm.server.pulls import SUCCESS, is_last
 from localllm.server.replies import INTERNAL
@@ -31,11 +34,21 @@ logger = logging.getLogger(__name__)
 
 async def ollama_pull(services: Services, request: Request) -> ASGIApp:
     """POST /api/pull."""
-    name, is_stream, limit = decode_pull(await request.body())
-    wanted = await services.in_store(services.store.pull_request, name)
+    body = decode_pull(await request.body())
+    wanted = await services.in_store(services.store.pull_request, body.name, body.quant)
     if wanted is not None:
-        wanted = msgspec.structs.replace(wanted, limit_bytes_per_second=limit)
-    return PullResponse(_events(services, name, wanted), services.activity, is_stream=is_stream)
+        wanted = msgspec.structs.replace(wanted, limit_bytes_per_second=body.limit_bytes_per_second)
+        if wanted.choice.lower() == AUTO_QUANT:
+            wanted = msgspec.structs.replace(wanted, memory=memory_for(services.settings, services.look_at_host()))
+    return PullResponse(_events(services, body.name, wanted), services.activity, is_stream=body.is_stream)
+
+
+def memory_for(settings: Settings, host: Host) -> Memory:
+    """What a model to be chosen may take, under the plan it would be loaded under."""
+    planned = plan(settings, Options(), host, file_bytes=0)
+    return Memory(
+        host.available_bytes, host.total_bytes, planned.pool_bytes_limit, planned.parallel, planned.batch_tokens
+    )
 
 
 async def _events(services: Services, name: str, wanted: PullRequest | None) -> AsyncGenerator[PullEvent, None]:

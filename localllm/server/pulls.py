@@ -112,6 +112,11 @@ def is_last(event: PullEvent | CreateEvent) -> bool:
     return event == SUCCESS or isinstance(event, Failed)
 
 
+def _key(name: str, request: PullRequest) -> str:
+    """What two pulls that share one download have in common."""
+    return f"{name} {request.choice}".lower()
+
+
 class Pulls:
     """Every pull of this daemon. `register` makes a name stand for what was downloaded for it."""
 
@@ -125,7 +130,7 @@ class Pulls:
 
         Closing the generator leaves the pull, which stops when nobody follows it.
         """
-        key = name.lower()
+        key = _key(name, request)
         pull = self._running.get(key)
         if pull is None:
             pull = self._running[key] = _Pull()
@@ -163,7 +168,7 @@ class Pulls:
         except LocalllmError as error:
             pull.tell(failed_from(error))
         finally:
-            self._forget(name.lower(), pull)
+            self._forget(_key(name, request), pull)
 
     def _forget(self, key: str, pull: _Pull) -> None:
         if self._running.get(key) is pull:

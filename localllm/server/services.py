@@ -6,7 +6,7 @@ The protocols are the seams the HTTP layer needs; the real ones are store.Store,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from localllm.config import Settings
 from localllm.creating import Creation
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.generation import Event, GenerationRequest
-from localllm.gguf import Header
+from localllm.gguf import Header, TensorInfo
 from localllm.modelfile import Modelfile
+from localllm.placement.devices import Host, host
 from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded
 from localllm.server.activity import Activity
@@ -38,10 +39,12 @@ class ModelStore(Protocol):
     def list(self) -> tuple[Model, ...]: ...
     def delete(self, name: str) -> None: ...
     def header(self, model: Model) -> Header: ...
-    def pull_request(self, name: str) -> PullRequest | None: ...
+    def pull_request(self, name: str, quant: str = "") -> PullRequest | None: ...
     def register_pulled(self, name: str, pulled: Pulled) -> Model: ...
     def base(self, creation: Creation) -> Manifest: ...
     def create(self, base: Manifest, settings: Modelfile) -> Model: ...
+    def tensors(self, base: Manifest) -> Sequence[TensorInfo]: ...
+    def with_file(self, base: Manifest, file: Path) -> Manifest: ...
     def copy(self, source: str, destination: str) -> Model: ...
     @property
     def blobs_dir(self) -> Path: ...
@@ -116,6 +119,7 @@ class Services:
     activity: Activity
     pulls: Pulls
     early_headers_seconds: float = 10.0
+    look_at_host: Callable[[], Host] = host
 
     async def in_store(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
         """Run a method of the store away from the event loop, after those that were asked for before."""

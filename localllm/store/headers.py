@@ -32,6 +32,14 @@ def fingerprint(path: Path) -> Fingerprint:
     return Fingerprint(path, status.st_size, status.st_mtime_ns)
 
 
+def projector_header(path: Path | None) -> Header | None:
+    """The header of a model's projector; None without one, and when its file is gone: the model does without."""
+    try:
+        return read_header(path) if path is not None else None
+    except ModelFileError:
+        return None
+
+
 class Headers:
     """The last headers that were asked for. The oldest is forgotten when there are too many."""
 

@@ -7,9 +7,15 @@
     └── snapshots/<commit>/<path>   a link to the blob
 
 The only importer of huggingface_hub, and run in the process of a pull alone: HF_ENDPOINT, HF_TOKEN, HF_HOME,
-HF_HUB_OFFLINE and the proxies are read by that library when it is imported. Its own download is not used, because of
-late it starts every file from nothing (a temporary file of a random name, deleted on failure), and cannot be limited in
-speed. Its HTTP client, its errors, its lock and its cache are.
+HF_HUB_OFFLINE and the proxies are read by that library when it is imported. Its HTTP client, its errors, its lock and
+its cache are used. Its download is not, and hf-xet, which can be had through hf_hub_download() alone, is not either:
+
+    resume   every call writes to a temporary file of a random name and deletes it on failure (2.4: "_download_to_tmp_
+             and_move"), so that what a kill or a lost network leaves is never taken up again
+    verify   neither compares a sha256, and hf-xet writes chunks as they come: hashing them would be a second reading
+    limit    neither has a rate
+
+The hub serves every file that lies in Xet storage over plain HTTP with ranges too, and says its sha256.
 """
 
 from __future__ import annotations

@@ -94,7 +94,10 @@ def image_of(repository_id: str, tag: str, manifest_digest: str, data: bytes) ->
         files=files,
         projector=projectors[0] if projectors else None,
         texts=tuple(texts),
-        remarks=tuple(f"left out: a layer that this version does not know ({kind})" for kind in sorted(kinds)),
+        remarks=(
+            *(("with its projector, which is kept: this version reads no images yet",) if projectors else ()),
+            *(f"left out: a layer that this version does not know ({kind})" for kind in sorted(kinds)),
+        ),
     )
 
 

@@ -25,9 +25,10 @@ import msgspec
 
 from localllm.errors import DiskFullError, LocalllmError
 from localllm.generation import failed_from
-from localllm.pulling import Pulled, PulledFile, PullEvent, PullRequest, PullStatus
+from localllm.pulling import AUTO_QUANT, Pulled, PulledFile, PulledSettings, PullEvent, PullRequest, PullStatus
 from localllm.sizes import size_text
 from localllm.store.download import Effects, disk_error, download, partial_bytes
+from localllm.store.fitting import choose_largest
 from localllm.store.hub import Hub
 from localllm.store.image import license_name, settings_of
 from localllm.store.registry import Registry
@@ -44,12 +45,14 @@ def pull(hub: Hub, request: PullRequest, effects: Effects) -> Pulled:
     """Look into the hub's repository, choose, check the room, download every file. Raises LocalllmErrors."""
     effects.tell(PullStatus("pulling manifest"))
     repository = _patiently(lambda: hub.look_up(request.repository), effects)
-    choice = choose(repository, request.choice)
+    if request.choice.lower() == AUTO_QUANT and request.memory:
+        choice = choose_largest(hub, repository, request.memory)
+    else:
+        choice = choose(repository, request.choice)
     for remark in choice.remarks:
         effects.tell(PullStatus(remark))
-    files = choice.variant.files
-    pulled = _download(hub, repository, files, request, effects)
-    return Pulled(repository.id, repository.commit, pulled)
+    pulled = _download(hub, repository, choice.files, request, effects)
+    return _pulled(repository, pulled, len(choice.variant.files))
 
 
 def pull_image(registry: Registry, request: PullRequest, effects: Effects) -> Pulled:
@@ -64,10 +67,15 @@ def pull_image(registry: Registry, request: PullRequest, effects: Effects) -> Pu
         effects.tell(PullStatus(f"license: {name}"))
     files = (*image.files, *((image.projector,) if image.projector else ()))
     pulled = _download(registry, image.repository, files, request, effects)
-    count = len(image.files)
-    return Pulled(
-        image.repository.id, image.repository.commit, pulled[:count], next(iter(pulled[count:]), None), settings
-    )
+    return _pulled(image.repository, pulled, len(image.files), settings)
+
+
+def _pulled(
+    repository: Repository, files: tuple[PulledFile, ...], count: int, settings: PulledSettings | None = None
+) -> Pulled:
+    """The first `count` of `files` are the model's; what follows is its projector."""
+    projector = files[count] if len(files) > count else None
+    return Pulled(repository.id, repository.commit, files[:count], projector, settings)
 
 
 def _download(

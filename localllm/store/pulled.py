@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from localllm.errors import InvalidFieldError
+from localllm.errors import InvalidFieldError, ModelNotFoundError
 from localllm.modelfile import Modelfile
 from localllm.pulling import Pulled, PulledSettings, PullRequest, RegistryPlace
 from localllm.store.catalogue import Entry
@@ -38,6 +38,18 @@ def request_for(name: Name, entry: Entry | None, quant: str, place: RegistryPlac
 
 def _refused(message: str, hint: str) -> InvalidFieldError:
     return InvalidFieldError(message, field="quant", hint=hint)
+
+
+def refuse_unpullable(name: str, quant: str, *, is_bundled: bool) -> None:
+    """Raises ModelNotFoundError for a name that stands for nothing, InvalidFieldError for a bundled model's quant."""
+    if not is_bundled:
+        error = ModelNotFoundError(name)
+        error.hint = (
+            "`localllm search` lists the short names; other models are hf.co/OWNER/REPO or ollama.com/library/NAME"
+        )
+        raise error
+    if quant:
+        raise _refused(f"'{name}' comes with localllm, in one quant", "leave out the quant")
 
 
 def spelled(name: Name, repository: str) -> Name:

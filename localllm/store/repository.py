@@ -1,7 +1,8 @@
 """What a repository on the hub holds, and which of its files make the model that was asked for. Pure.
 
 Without a quant asked for, the first of QUANTS that is there. A model split into NAME-00001-of-0000N.gguf is one choice,
-all its parts together. Projectors, importance matrices, adapters and vocabularies are no models.
+all its parts together. Projectors, importance matrices, adapters and vocabularies are no models; a projector, which
+reads images for its model, comes along with it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _QUANT = re.compile(
     r"(?:^|[-_.])((?:UD[-_])?(?:I?Q|TQ)\d(?:_[0-9A-Z]+)*|MXFP4(?:_MOE)?|NVFP4|BF16|FP16|F16|F32)(?=$|[-_.])", re.ASCII
 )
 _NO_MODEL = re.compile(r"mmproj|imatrix|ggml-vocab|(?:^|[-_.])(?:lora|adapter)(?:[-_.]|$)", re.IGNORECASE)
+# Of a projector's precisions the usual one first; F32 is twice as large and computes the same.
+_PROJECTOR_QUANTS = ("F16", "FP16", "BF16", "F32")
 _SHOWN = 12
 
 
@@ -84,28 +87,50 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What to download. `remarks` are for the person: what was chosen instead of what, what is left out."""
+    """What to download. `remarks` are for the person: what was chosen instead of what, what has no effect."""
 
     variant: Variant
     remarks: tuple[str, ...]
+    projector: HubFile | None = None
+
+    @property
+    def files(self) -> tuple[HubFile, ...]:
+        """The model's files, and its projector's last."""
+        return (*self.variant.files, *((self.projector,) if self.projector else ()))
 
 
 def choose(repository: Repository, wanted: str) -> Choice:
     """The variant that `wanted` (a quant, a file's name, or "") asks for. Raises NotOnHubError with what there is."""
-    variants = variants_of(repository.files)
-    if not variants:
-        raise NotOnHubError(
-            f"{repository.id} has no GGUF model", hint="look for a repository of the same model whose name ends in GGUF"
-        )
+    variants = variants_in(repository)
     variant = _wanted(variants, wanted) if wanted else variants[0]
     if variant is None:
-        raise NotOnHubError(f"{repository.id} has no {wanted}", hint=f"it has {_listed(variants)}")
+        raise NotOnHubError(f"{repository.id} has no {wanted}", hint=f"it has {listed(variants)}")
     if not variant.is_whole:
         raise NotOnHubError(
             f"{repository.id} has {len(variant.files)} of the {variant.parts} parts of {variant.label}",
             hint="choose another file, or ask its owner",
         )
-    return Choice(variant, tuple(_remarks(repository, variant, variants, wanted)))
+    return choice_of(repository, variant, tuple(_remarks(repository, variant, variants, wanted)))
+
+
+def choice_of(repository: Repository, variant: Variant, why: tuple[str, ...]) -> Choice:
+    """The choice of `variant`, chosen for the reasons in `why`, with its projector and the licence."""
+    projector = _projector(repository, variant)
+    remarks = list(why)
+    if projector:
+        size = size_text(projector.size_bytes)
+        remarks.append(f"with its projector {projector.name} ({size}), which is kept: this version reads no images yet")
+    if repository.license:
+        remarks.append(f"license: {repository.license}")
+    return Choice(variant, tuple(remarks), projector)
+
+
+def variants_in(repository: Repository) -> tuple[Variant, ...]:
+    """Its models, at least one, the one to take without a wish first. Raises NotOnHubError."""
+    if variants := variants_of(repository.files):
+        return variants
+    hint = "look for a repository of the same model whose name ends in GGUF"
+    raise NotOnHubError(f"{repository.id} has no GGUF model", hint=hint)
 
 
 def variants_of(files: Iterable[HubFile]) -> tuple[Variant, ...]:
@@ -151,16 +176,36 @@ def _wanted(variants: Iterable[Variant], wanted: str) -> Variant | None:
 def _remarks(repository: Repository, variant: Variant, variants: tuple[Variant, ...], wanted: str) -> Iterable[str]:
     if not wanted and variant.quant != QUANTS[0]:
         others = [other for other in variants if other is not variant]
-        more = f"; there is also {_listed(others)}" if others else ""
+        more = f"; there is also {listed(others)}" if others else ""
         yield f"{repository.id} has no {QUANTS[0]}: taking {variant}{more}"
-    projectors = [file for file in repository.files if "mmproj" in file.name.lower()]
-    if projectors:
-        yield f"left out: {projectors[0].name} ({size_text(projectors[0].size_bytes)}); this version reads no images"
-    if repository.license:
-        yield f"license: {repository.license}"
 
 
-def _listed(variants: Iterable[Variant]) -> str:
+def _projector(repository: Repository, variant: Variant) -> HubFile | None:
+    """The projector for a model: of its name rather than another's, beside it, and in the usual precision."""
+    model = variant.files[0]
+    folder, stem = model.path.removesuffix(model.name), _stem(model.name)
+
+    def rank(file: HubFile) -> tuple[object, ...]:
+        quants = _QUANT.findall(file.name[:-5].upper())
+        quant = quants[-1] if quants else ""
+        precision = _PROJECTOR_QUANTS.index(quant) if quant in _PROJECTOR_QUANTS else len(_PROJECTOR_QUANTS)
+        is_beside = file.path.removesuffix(file.name) == folder
+        return stem not in file.name.lower(), not is_beside, precision, file.path.count("/"), len(file.path), file.path
+
+    named = (file for file in repository.files if "mmproj" in file.name.lower())
+    return min((file for file in named if file.name.lower().endswith(".gguf")), key=rank, default=None)
+
+
+def _stem(name: str) -> str:
+    """What two quants of one model have in common: "Gemma-3-4b-it-Q4_K_M.gguf" → "gemma-3-4b-it"."""
+    part = _PART.fullmatch(name[:-5])
+    stem = (part["stem"] if part else name[:-5]).upper()
+    found = _QUANT.findall(stem)
+    return (stem.rpartition(found[-1])[0].rstrip("-_.") if found else stem).lower()
+
+
+def listed(variants: Iterable[Variant]) -> str:
+    """The first of them with their sizes, and how many more there are."""
     shown = [str(variant) for variant in variants]
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     return ", ".join(shown[:_SHOWN]) + more

@@ -39,7 +39,7 @@ from localllm.store.layers import layered, with_settings
 from localllm.store.manifest import SCHEMA, Manifest, Part
 from localllm.store.model import Model, capabilities_of, facts_from
 from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_name
-from localllm.store.pulled import DEFAULT_REGISTRY, described, request_for, spelled
+from localllm.store.pulled import DEFAULT_REGISTRY, described, refuse_unpullable, request_for, spelled
 
 _OTHER_HOST = (
     "models come from hf.co/OWNER/REPO and ollama.com/library/NAME; or download a GGUF and run "
@@ -191,12 +191,8 @@ class Store:
         parsed = parse_name(name)
         entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
         request = request_for(parsed, entry, quant, self._registry)
-        if request is None and self._bundled(parsed) is None:
-            error = ModelNotFoundError(name)
-            error.hint = (
-                "`localllm search` lists the short names; other models are hf.co/OWNER/REPO or ollama.com/library/NAME"
-            )
-            raise error
+        if request is None:
+            refuse_unpullable(name, quant, is_bundled=self._bundled(parsed) is not None)
         return request
 
     def register_pulled(self, name: str, pulled: Pulled) -> Model:

@@ -121,7 +121,7 @@ class FakeStore:
     def header(self, model: Model) -> Header:
         return HEADER
 
-    def pull_request(self, name: str) -> PullRequest | None:
+    def pull_request(self, name: str, quant: str = "") -> PullRequest | None:
         self.find(name)
         return None
 

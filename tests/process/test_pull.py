@@ -8,25 +8,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
-import httpx
 import pytest
 from cli_process import LOCALLLM, run_cli
 from daemon_process import Daemon, lines_of, running_daemon, wait_for
 from hub_server import Fault, HubRepo, HubServer, hub_server
 from pseudo_terminal import Terminal
+from pulls import GUIDE, GUIDE_FILE, LARGE, SUCCESS, names, partial_bytes, projector_bytes, pull, pull_until_killed
 
 from localllm.sizes import size_text
 
-GUIDE_FILE = Path(__file__).parents[2] / "modelfiles" / "guide" / "guide.gguf"
-GUIDE = GUIDE_FILE.read_bytes()
-# What follows the tensors of a GGUF belongs to nobody, so that this is a model of any size.
-LARGE = GUIDE + random.Random(1).randbytes(12_000_000)
 NAME = "hf.co/owner/Tiny-GGUF"
-SUCCESS = {"status": "success"}
 
 
 def repository(**changes) -> HubRepo:
@@ -45,23 +40,9 @@ def variables(hub: HubServer, home: Path) -> dict[str, str]:
     return {"HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "NO_PROXY": "*"}
 
 
-def pull(daemon: Daemon, name: str = NAME, **body) -> list[dict]:
-    with daemon.http.stream("POST", "/api/pull", json={"model": name, **body}) as response:
-        assert 200 == response.status_code
-        return list(lines_of(response))
-
-
-def names(daemon: Daemon) -> list[str]:
-    return [model["name"] for model in daemon.http.get("/api/tags").json()["models"] if "guide" not in model["name"]]
-
-
-def partial_bytes(home: Path) -> int:
-    return sum(path.stat().st_size for path in (home / "hf").rglob("*.incomplete"))
-
-
 def test_a_pulled_model_is_verified_named_and_answers_and_is_not_downloaded_again(tmp_path):
     with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
-        lines = pull(daemon)
+        lines = pull(daemon, NAME)
         assert "pulling manifest" == lines[0]["status"]
         assert {"status": "license: mit"} in lines
         digest = f"sha256:{hub.repositories['owner/Tiny-GGUF'].oid('Tiny-Q4_K_M.gguf')}"
@@ -190,18 +171,18 @@ def test_damage_in_what_was_there_is_found_and_downloaded_anew(tmp_path):
 def test_the_rate_is_kept_to(tmp_path):
     with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, _):
         started = time.monotonic()
-        assert SUCCESS == pull(daemon, limit_rate="2M")[-1]
+        assert SUCCESS == pull(daemon, NAME, limit_rate="2M")[-1]
         assert 1.0 < time.monotonic() - started < 4.0
         assert 400 == daemon.http.post("/api/pull", json={"model": NAME, "limit_rate": "fast"}).status_code
 
 
 def test_offline_what_is_in_the_cache_is_used(tmp_path):
     with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
-        assert SUCCESS == pull(daemon)[-1]
+        assert SUCCESS == pull(daemon, NAME)[-1]
     asked = len(hub.requests)
     offline = {**variables(hub, tmp_path), "HF_HUB_OFFLINE": "1"}
     with running_daemon(tmp_path / "other", **offline) as daemon:
-        assert SUCCESS == pull(daemon)[-1]
+        assert SUCCESS == pull(daemon, NAME)[-1]
         assert "HF_HUB_OFFLINE" in pull(daemon, "hf.co/owner/Other")[-1]["error"]
     assert asked == len(hub.requests)
 
@@ -212,7 +193,7 @@ def test_a_token_opens_a_gated_repository_and_does_not_go_to_the_cdn(tmp_path):
         hub_server({"owner/Tiny-GGUF": gated}) as hub,
         running_daemon(tmp_path, HF_TOKEN="hf_secret", **variables(hub, tmp_path)) as daemon,
     ):
-        assert SUCCESS == pull(daemon)[-1]
+        assert SUCCESS == pull(daemon, NAME)[-1]
     assert [] == hub.tokens_at_cdn
 
 
@@ -294,16 +275,11 @@ def test_whatever_kills_the_daemon_nothing_is_half_visible_and_the_next_pull_end
     assert json.loads(next(tmp_path.rglob("q8_0.json")).read_text())["source"].startswith("owner/Tiny-GGUF@")
 
 
-def pull_until_killed(daemon: Daemon, name: str) -> None:
-    with suppress(httpx.HTTPError):  # what a killed daemon leaves its client
-        httpx.post(f"{daemon.url}/api/pull", json={"model": name}, timeout=30, trust_env=False)
-
-
 def test_a_model_in_parts_is_pulled_whole_and_answers_like_the_one_file(tmp_path):
     parts = split_guide(tmp_path / "parts", tensors_per_part=20)
     assert 2 == len(parts)
     with daemon_and_hub(tmp_path, Tiny_GGUF=HubRepo(parts)) as (daemon, hub):
-        assert SUCCESS == pull(daemon)[-1]
+        assert SUCCESS == pull(daemon, NAME)[-1]
         assert [len(data) for data in parts.values()] == list(hub.served.values())
         bundled, pulled = (model_of(daemon, name) for name in ("guide", NAME))
         assert bundled["model_info"]["general.parameter_count"] == pulled["model_info"]["general.parameter_count"]
@@ -314,6 +290,54 @@ def test_a_model_in_parts_is_pulled_whole_and_answers_like_the_one_file(tmp_path
             for name in ("guide", NAME)
         ]
         assert answers[0]["message"] == answers[1]["message"]
+
+
+def test_a_projector_comes_along_is_shown_and_is_not_taken_for_sight(tmp_path):
+    files = {"Tiny-Q4_K_M.gguf": GUIDE, "mmproj-F32.gguf": b"not taken", "mmproj-F16.gguf": projector_bytes()}
+    with daemon_and_hub(tmp_path, Tiny_GGUF=HubRepo(files)) as (daemon, hub):
+        lines = pull(daemon, NAME)
+        said = "with its projector mmproj-F16.gguf (2.3 KB), which is kept: this version reads no images yet"
+        assert {"status": said} in lines
+        assert SUCCESS == lines[-1]
+        assert {"owner/Tiny-GGUF/Tiny-Q4_K_M.gguf", "owner/Tiny-GGUF/mmproj-F16.gguf"} == set(hub.served)
+        shown = model_of(daemon, NAME)
+        assert ("mmproj-F16.gguf", False) == (shown["projector"]["file"], shown["projector"]["is_used"])
+        assert "vision" not in shown["capabilities"]
+        assert "projector_info" not in shown, "clients conclude from it that images can be sent"
+        sheet = run_cli("show", NAME, environment=daemon.environment).stdout
+        assert "in use    no: this version reads no images yet" in sheet
+        next((tmp_path / "hf").rglob("snapshots/*/mmproj-F16.gguf")).unlink()
+        assert "the file is gone" in run_cli("show", NAME, environment=daemon.environment).stdout
+
+
+def test_the_largest_quant_that_fits_is_taken_and_why_is_said(tmp_path):
+    with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
+        hub.claimed_sizes["owner/Tiny-GGUF/Tiny-Q8_0.gguf"] = 10**15
+        done = run_cli("pull", NAME, "--quant", "auto", environment=daemon.environment)
+        assert (0, f"pulled '{NAME}'\n") == (done.returncode, done.stdout)
+        said = done.stderr.splitlines()[0]
+        assert said.startswith("taking Q4_K_M (2.6 MB), the largest that fits: it needs about ")
+        assert "; too large: Q8_0 (1000 TB) needs about 1000 TB" in said
+        assert [f"{NAME}:latest"] == names(daemon)
+        del hub.claimed_sizes["owner/Tiny-GGUF/Tiny-Q8_0.gguf"]
+        assert "taking Q8_0" in pull(daemon, NAME, quant="AUTO")[1]["status"]
+
+
+def test_a_quant_may_be_asked_for_beside_the_name_but_not_another_than_the_name_says(tmp_path):
+    with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, _):
+        assert SUCCESS == pull(daemon, NAME, quant="q8_0")[-1]
+        assert str(len(LARGE)) in json.dumps(daemon.http.get("/api/tags").json())
+        assert SUCCESS == pull(daemon, f"{NAME}:Q4_K_M", quant="Q4_K_M")[-1]
+        assert "owner/Tiny-GGUF has no Q9" == pull(daemon, NAME, quant="Q9")[-1]["error"]
+        refused = [
+            daemon.http.post("/api/pull", json={"model": name, "quant": quant}).json()
+            for name, quant in ((f"{NAME}:Q4_K_M", "auto"), ("guide", "Q8_0"), (NAME, "../x"))
+        ]
+        assert [
+            f"'{NAME}:Q4_K_M' says which quant already",
+            "'guide' comes with localllm, in one quant",
+            "quant '../x' is not a quant",
+        ] == [answer["error"] for answer in refused]
 
 
 def model_of(daemon: Daemon, name: str) -> dict:

@@ -46,9 +46,32 @@ def test_another_choice_than_the_usual_is_said_aloud_with_the_alternatives_and_w
     said = choose(repository("M-Q8_0.gguf", "M-Q4_0.gguf", "mmproj-F16.gguf"), "").remarks
     assert (
         "owner/repo has no Q4_K_M: taking Q4_0 (2 GB); there is also Q8_0 (1 GB)",
-        "left out: mmproj-F16.gguf (3 GB); this version reads no images",
+        "with its projector mmproj-F16.gguf (3 GB), which is kept: this version reads no images yet",
     ) == said
     assert () == choose(repository("M-Q4_K_M.gguf", "M-Q8_0.gguf"), "").remarks
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "projector"),
+    [
+        (["M-Q4_K_M.gguf", "mmproj-F32.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf"], "", "mmproj-F16.gguf"),
+        (["M-Q4_K_M.gguf", "mmproj-model-f32.gguf", "mmproj-model-bf16.gguf"], "", "mmproj-model-bf16.gguf"),
+        (["M-Q4_K_M.gguf", "mmproj-Q8_0.gguf", "mmproj-F32.gguf"], "", "mmproj-F32.gguf"),
+        (["M-Q4_K_M.gguf", "M.mmproj-Q8_0.gguf"], "", "M.mmproj-Q8_0.gguf"),
+        (
+            ["a-4b-Q4_K_M.gguf", "b-9b-Q4_K_M.gguf", "mmproj-a-4b-F16.gguf", "mmproj-b-9b-F32.gguf"],
+            "b-9b-q4_k_m",
+            "mmproj-b-9b-F32.gguf",
+        ),
+        (["x/M-Q4_K_M.gguf", "mmproj-F16.gguf", "x/mmproj-BF16.gguf"], "", "x/mmproj-BF16.gguf"),
+        (["M-Q4_K_M-00001-of-00001.gguf", "M-mmproj-F16.gguf"], "", "M-mmproj-F16.gguf"),
+        (["M-Q4_K_M.gguf", "mmproj.safetensors"], "", None),
+    ],
+)  # fmt: skip
+def test_the_projector_of_the_model_comes_along_in_the_usual_precision(names, wanted, projector):
+    choice = choose(repository(*names), wanted)
+    assert projector == (choice.projector and choice.projector.path)
+    assert [*choice.variant.files, *([choice.projector] if projector else [])] == list(choice.files)
 
 
 @pytest.mark.parametrize(
