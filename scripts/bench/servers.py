@@ -204,8 +204,11 @@ class PeerHolder:
 
 
 def llama_bench(peer: Peer, setup: Setup, tokens: int) -> float:
-    """Tokens per second of llama-bench's tg, the model alone without any server."""
-    command = [peer.bench, "-m", setup.model, "-p", "0", "-n", str(tokens), "-t", str(setup.threads)]
+    """Tokens per second of llama-bench's tg, the model alone without any server, behind as many tokens of prompt.
+
+    As deep as the workload `single` generates: each earlier token costs attention, on a CPU a tenth of all for 128.
+    """
+    command = [peer.bench, "-m", setup.model, "-p", "0", "-n", str(tokens), "-d", str(tokens), "-t", str(setup.threads)]
     command += ["-r", "1", "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
