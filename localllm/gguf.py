@@ -26,6 +26,7 @@ from types import MappingProxyType
 from localllm.errors import InvalidOptionError, ModelFileError
 from localllm.generation import Options, parse_options
 from localllm.gguf_file import Source, open_regular
+from localllm.gguf_tokens import Vocabulary, read_vocabulary
 from localllm.gguf_types import FILE_TYPE_NAMES, NUMBER_FORMATS, TENSOR_TYPES, VALUE_TYPE_NAMES
 
 MAX_PAIRS = 65_536
@@ -40,7 +41,11 @@ MAX_KEPT_ARRAY = 64
 DEFAULT_ALIGNMENT = 32
 _MIN_PAIR_BYTES = 13
 _MIN_TENSOR_BYTES = 24
-_STRING, _ARRAY, _UINT32 = 8, 9, 4
+_STRING, _ARRAY = 8, 9
+# llama.cpp reads these as this type and aborts when they are of another.
+_FIXED_TYPES = {"general.alignment": 4, "split.no": 2}
+_TOKENS = "'tokenizer.ggml.tokens'"
+_NO_VOCABULARY = Vocabulary()
 
 _UNPOOLED = (2**32 - 1, -1, 0)  # LLAMA_POOLING_TYPE_UNSPECIFIED, as both signs write it, and NONE
 # fmt: off
@@ -100,6 +105,7 @@ class Header:
     tensors: tuple[TensorInfo, ...]
     file_size_bytes: int
     data_offset: int
+    vocabulary: Vocabulary = _NO_VOCABULARY
 
     def text(self, key: str) -> str | None:
         """The metadata value under `key` if it is a text."""
@@ -221,6 +227,7 @@ class _Reader:
         self.source = source
         self.kept_bytes = 0
         self.walked_strings = 0
+        self.vocabulary = Vocabulary()
 
     def header(self) -> Header:
         version, tensor_count, pair_count = self._preamble()
@@ -231,7 +238,7 @@ class _Reader:
                 raise self.source.wrong(f"the key '{key}' is there twice")
             metadata[key] = value
         tensors, data_offset = self._tensors(tensor_count, _alignment(self.source, metadata))
-        return Header(version, MappingProxyType(metadata), tensors, self.source.size, data_offset)
+        return Header(version, MappingProxyType(metadata), tensors, self.source.size, data_offset, self.vocabulary)
 
     def _preamble(self) -> tuple[int, int, int]:
         if self.source.size == 0:
@@ -266,14 +273,15 @@ class _Reader:
         key = self._name(f"metadata key {index}", MAX_KEY_BYTES)
         what = f"'{key}'"
         type_id = self.source.u32(what)
+        wanted = _FIXED_TYPES.get(key, type_id)
+        if type_id != wanted and type_id in VALUE_TYPE_NAMES:
+            raise self.source.wrong(f"{what} must be a {VALUE_TYPE_NAMES[wanted]}, not {VALUE_TYPE_NAMES[type_id]}")
         if type_id == _ARRAY:
             return key, self._array(what)
         if type_id == _STRING:
             return key, self._string(what)
         number = self._format(type_id, what)
         (value,) = number.unpack(self.source.take(number.size, what))
-        if key == "general.alignment" and type_id != _UINT32:
-            raise self.source.wrong(f"{what} must be a uint32, not {VALUE_TYPE_NAMES[type_id]}")
         return key, value
 
     def _format(self, type_id: int, what: str) -> struct.Struct:
@@ -315,9 +323,14 @@ class _Reader:
         if self.walked_strings > MAX_STRINGS:
             raise self.source.wrong(f"{what} has {length} strings, and {MAX_STRINGS} in all is the limit")
         self.source.check(length * 8, what)
-        if length > MAX_KEPT_ARRAY:
+        start = self.source.position
+        if what == _TOKENS:
+            self.vocabulary = read_vocabulary(self.source, length, what)
+        elif length > MAX_KEPT_ARRAY:
             self.source.walk_strings(length, what)
+        if length > MAX_KEPT_ARRAY:
             return ArrayInfo("string", length)
+        self.source.rewind(start)
         return tuple(self._keep(self.source.u64(what), what) for _ in range(length))
 
     def _tensors(self, count: int, alignment: int) -> tuple[tuple[TensorInfo, ...], int]:

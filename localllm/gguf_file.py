@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from localllm.errors import ModelFileError
 
 _WINDOW_BYTES = 1_048_576
+_BATCH_BYTES = 262_144
 _MAX_WALK_END = 2**28
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -87,6 +89,11 @@ class Source:
         self.position += length
         self.file.seek(self.position)
 
+    def rewind(self, position: int) -> None:
+        """Go back to a byte that was passed."""
+        self.position = position
+        self.file.seek(position)
+
     def wrong(self, what: str, hint: str | None = None) -> ModelFileError:
         return ModelFileError(f"{self.path} is not a usable GGUF file: {what}", hint=hint)
 
@@ -113,3 +120,39 @@ class Source:
             self.skip(at, what)
             if self.position > _MAX_WALK_END:
                 raise self.wrong(f"{what} lies beyond byte {_MAX_WALK_END}, where no header reaches")
+
+    def strings(self, length: int, what: str) -> Iterator[list[bytes]]:
+        """`length` strings, many at a time. To be taken to the end: the position follows. Raises for one over 1 MiB."""
+        left = length
+        while left:
+            window = self.file.read(min(_BATCH_BYTES, self.size - self.position))
+            found, at = _whole_strings(window, left)
+            if not found:
+                self.check(8, what)
+                (size,) = _U64.unpack_from(window)
+                if size > _WINDOW_BYTES:
+                    raise self.wrong(f"{what} has a string of {size} bytes, and {_WINDOW_BYTES} is the limit")
+                self.skip(8, what)
+                found, at = [self.take(size, what)], 0
+            yield found
+            left -= len(found)
+            self.skip(at, what)
+            if self.position > _MAX_WALK_END:
+                raise self.wrong(f"{what} lies beyond byte {_MAX_WALK_END}, where no header reaches")
+
+
+def _whole_strings(window: bytes, most: int) -> tuple[list[bytes], int]:
+    """The strings that lie in `window` from its start on, and where the next one begins."""
+    read_length = _U64.unpack_from
+    found: list[bytes] = []
+    at = 0
+    try:
+        for _ in range(most):
+            end = at + 8 + read_length(window, at)[0]
+            if end > len(window):
+                break
+            found.append(window[at + 8 : end])
+            at = end
+    except struct.error:  # the next length is cut off by the window's end
+        pass
+    return found, at

@@ -170,9 +170,10 @@ def _shape(model: LlamaModel, kv_bytes_limit: int) -> _Shape:
         longest = min(longest, max(rows, LOGITS_BYTES_OF_LONG_INPUT // logits_row_bytes))
     longest = max(longest, 1)
     batch_rows = min(rows, longest)
-    ubatch_rows = batch_rows if can_split else longest
-    # llama.cpp aborts when there are more sequences than outputs.
-    return _Shape(pooling, longest, ubatch_rows, batch_rows, min(SEQUENCES, batch_rows))
+    # llama.cpp aborts when there are more sequences than outputs, and for some encoders when the rows do not divide.
+    sequences = min(SEQUENCES, batch_rows)
+    ubatch_rows = batch_rows if can_split else -(-longest // sequences) * sequences
+    return _Shape(pooling, longest, ubatch_rows, batch_rows, sequences)
 
 
 def _batches(inputs: Sequence[Input], rows_most: int) -> Iterator[Batch]:

@@ -27,6 +27,7 @@ import msgspec
 from localllm.creating import Creation
 from localllm.errors import BadRequestError, InvalidNameError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.gguf import Header
+from localllm.gguf_rules import check_model
 from localllm.modelfile import Modelfile, load_parameters, write
 from localllm.pulling import Pulled, PulledFile, PullRequest, RegistryPlace
 from localllm.store import manifest as manifests
@@ -168,6 +169,8 @@ class Store:
         for (_, header), path in zip(read, paths, strict=True):
             refuse_unusable(header, path, len(paths))
         seen = read[0][0]
+        whole = _joined([header for _, header in read])
+        check_model(whole, seen.path)
         return Manifest(
             schema=SCHEMA,
             name=str(name),
@@ -175,7 +178,7 @@ class Store:
             size_bytes=seen.size_bytes,
             modified_ns=seen.modified_ns,
             created_at=self._now(),
-            facts=facts_from(_joined([header for _, header in read])),
+            facts=facts_from(whole),
             parts=tuple(Part(str(seen.path), seen.size_bytes, seen.modified_ns) for seen, _ in read[1:]),
         )
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from gguf_files import gguf_bytes
 from live_server import LiveServer, live_server, wait_until
-from unit.gguf_files import gguf_bytes
 
 from localllm.store.store import Store
 

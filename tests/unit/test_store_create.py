@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import time
 from datetime import UTC, datetime
 
 import pytest
-from gguf_files import MODEL_METADATA, gguf_bytes
+from gguf_files import MODEL_METADATA, Typed, gguf_bytes
 
 from localllm.creating import Creation
 from localllm.errors import (
@@ -122,7 +123,8 @@ def test_a_copy_stands_for_the_same_and_stays_when_the_first_goes(store, file):
 
 
 def part(number: int, count: int) -> bytes:
-    return gguf_bytes({**MODEL_METADATA, "split.no": number, "split.count": count})
+    said = {"split.no": Typed(2, struct.pack("<H", number)), "split.count": count}
+    return gguf_bytes({**MODEL_METADATA, **said})
 
 
 def test_the_first_part_stands_for_all_and_a_missing_one_is_named(store, tmp_path):

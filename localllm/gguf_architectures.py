@@ -1,0 +1,68 @@
+"""What llama.cpp expects of groups of architectures, as tables. `gguf_rules.py` says what follows from them.
+
+A group is of those whose code asserts the same thing, in the llama.cpp that pyproject.toml names. An architecture that
+is missing here is not checked for it: then llama.cpp's own word, in a process that may die, is the check.
+"""
+
+from __future__ import annotations
+
+# All elements of a key are turned by its position: rope.dimension_count is the size of a key.
+WHOLE_ROTATION = frozenset(
+    """
+    apertus arcee arctic baichuan chameleon codeshell cogvlm cohere2moe dbrx deci deepseek dots1 dream ernie4_5
+    ernie4_5-moe exaone exaone-moe exaone4 falcon granite granite_swa granitemoe graniteswitch grok grovemoe
+    hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 internlm2 jais2 llada llada-moe llama llama-embed llama4 maincoder
+    mellum minicpm mistral3 olmo olmo2 olmoe orion paddleocr pangu-embedded plamo pockettts qwen2 qwen2moe qwen2vl
+    qwen3 qwen3moe qwen3vl qwen3vlmoe rnd1 seed_oss smallthinker smollm3 starcoder2 talkie xverse
+    """.split()
+)
+
+# Keys and values are of one size.
+EQUAL_HEADS = frozenset(
+    """
+    afmoe apertus arcee arctic baichuan bailingmoe2 bert bitnet bloom chameleon chatglm codeshell cogvlm cohere2
+    cohere2moe command-r dbrx deci deepseek deepseek4 dflash dots1 dream eagle3 ernie4_5 ernie4_5-moe eurobert
+    exaone falcon glm4 glm4moe gpt2 gptneox granite granite_swa granitehybrid granitemoe graniteswitch grok grovemoe
+    hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 internlm2 jais jais2 jina-bert-v2 jina-bert-v3 laguna llada llada-moe
+    llama llama-embed llama4 maincoder mellum minicpm minimax-01 minimax-m2 minimax-m3 mistral3 modern-bert mpt
+    muse-glimmer nanbeige nemotron nemotron_h nemotron_h_moe neo-bert nomic-bert nomic-bert-moe olmo olmo2 olmoe
+    openelm orion paddleocr pangu-embedded phi2 phi3 phimoe plamo pockettts qwen qwen2 qwen2moe qwen2vl qwen3 qwen35
+    qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe qwen4exp refact rnd1 seed_oss smallthinker smollm3 spark2_5
+    stablelm starcoder starcoder2 t5 t5encoder xverse
+    """.split()
+)
+
+# The matrices for queries, keys and values may be one or three, and llama.cpp does not notice when they are two.
+OPTIONAL_PROJECTIONS = frozenset(["phi3", "pockettts"])
+
+# Recurrent layers whose projections are optional to llama.cpp, which uses them unseen.
+GATED_DELTA_NETS = frozenset(["qwen3next", "qwen35", "qwen35moe"])
+
+# Their recurrent part works on twice the model's width.
+INNER_TWICE_AS_WIDE = frozenset(["granitehybrid", "jamba"])
+
+# attention.key_length is that of the latent and the turned key together, as it lies in the cache.
+LATENT_KEYS = frozenset(["deepseek2", "deepseek2-ocr", "deepseek32", "glm-dsa", "mistral4"])
+
+# embedding_length is not that of token_embd.weight.
+OTHER_WIDTHS = frozenset(["dflash", "eagle3", "wavtokenizer-dec"])
+
+# A mixture of experts that must say how it weighs them; others have a default.
+STATED_GATING = frozenset(["smallthinker"])
+
+# Two tokens are shifted into one another in each layer, and two must be stated.
+TWO_SHIFTS = frozenset(["rwkv6", "rwkv7"])
+
+# Encoders with windowed layers between others, and how far apart those others are when the file does not say.
+WINDOWED_ENCODERS = {"gemma-embedding": 6}
+
+# Tokenizer → what it may put around a prompt: (key of the token, key of the switch, switched on when unsaid, token when
+# unsaid or out of range).
+ADDED_TOKENS: dict[str, tuple[tuple[str, str, bool, int | None], ...]] = {
+    "llama": (("bos_token_id", "add_bos_token", True, 1), ("eos_token_id", "add_eos_token", False, 2)),
+    "gpt2": (("bos_token_id", "add_bos_token", False, 11), ("eos_token_id", "add_eos_token", False, 11)),
+    "gemma4": (("bos_token_id", "add_bos_token", True, None), ("eos_token_id", "add_eos_token", False, None)),
+    "t5": (("bos_token_id", "add_bos_token", False, None), ("eos_token_id", "add_eos_token", True, 1)),
+    # It always adds both, whatever the switches say.
+    "bert": (("bos_token_id", "", True, 101), ("seperator_token_id", "", True, 102)),
+}

@@ -1,0 +1,338 @@
+"""What a model's header must say so that llama.cpp does not abort on it: numbers in range, shapes and types that agree.
+
+llama.cpp answers much of what is wrong with an error of its own, and the rest with abort() or a read past the end,
+which end the runner and every request in it. The rules here are about the rest. Each is a generator of complaints; a
+value that is absent, or of a type that llama.cpp itself refuses, is none.
+
+They are general on purpose: what holds for a group of architectures is a table of the group (gguf_architectures.py),
+never a test for one file. `scripts/fuzz_gguf.py` is where they come from and what keeps them true.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from localllm.errors import ModelFileError
+from localllm.gguf import Header, TensorInfo
+from localllm.gguf_architectures import (
+    ADDED_TOKENS,
+    EQUAL_HEADS,
+    GATED_DELTA_NETS,
+    INNER_TWICE_AS_WIDE,
+    LATENT_KEYS,
+    OPTIONAL_PROJECTIONS,
+    OTHER_WIDTHS,
+    STATED_GATING,
+    TWO_SHIFTS,
+    WHOLE_ROTATION,
+    WINDOWED_ENCODERS,
+)
+
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
+MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
+MAX_WINDOW = 2**24
+MAPPED_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml
+_POOLINGS = (0, 1, 2, 3, 4, -1, 2**32 - 1)  # llama_pooling_type, and "unspecified" as both signs write it
+_SCALINGS = ("none", "linear", "yarn", "longrope")
+# Made for dot products or for indices: no kernel multiplies by them, and some read past their end.
+_NO_WEIGHTS = frozenset(["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"])
+_INDEX_TENSORS = re.compile(r"d2t|t2d|.*tid2eid.*")
+# Added, multiplied or convolved element by element, which the CPU does in F32 alone.
+_ELEMENTWISE = re.compile(
+    r".*norm.*|.*\.bias|.*ssm_(conv1d|a|d)\b.*|.*shortconv\.conv\b.*|.*time_mix_(first|decay|lerp|w0|a0|v0|k_k|k_a|r_k).*"
+    r"|.*(attn_sinks|rope_freqs|rope_factors).*"
+)
+_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+_PROJECTIONS = {"attn_q.weight", "attn_k.weight", "attn_v.weight"}
+_GATED = {"attn_qkv.weight", "attn_gate.weight"}
+_OTHER_MIXERS = ("ssm_", "attn_kv_", "attn_q_a", "kda_")
+Complaints = Iterator[str]
+
+
+def check_model(header: Header, path: Path) -> None:
+    """Raises ModelFileError for a model whose file is in order and whose words are not."""
+    for rule in _RULES:
+        for complaint in rule(header):
+            raise ModelFileError(
+                f"{path} is not a usable model: {complaint}",
+                hint="the file is damaged or was converted wrongly: fetch it again, or from someone else",
+            )
+
+
+def _number(header: Header, suffix: str) -> int | None:
+    return header.integer(f"{header.architecture}.{suffix}")
+
+
+def _out_of_range(header: Header, suffix: str, least: int, most: int) -> Complaints:
+    value = _number(header, suffix)
+    if value is not None and not least <= value <= most:
+        yield f"{header.architecture}.{suffix} is {value}, but must be {least} to {most}"
+
+
+def _layers(header: Header) -> Complaints:
+    yield from _out_of_range(header, "block_count", 1, MAX_LAYERS)
+    yield from _out_of_range(header, "nextn_predict_layers", 0, header.block_count)
+    yield from _out_of_range(header, "attention.sliding_window", 0, MAX_WINDOW)
+    if header.architecture in TWO_SHIFTS:
+        yield from _out_of_range(header, "token_shift_count", 2, 2)
+
+
+def _experts(header: Header) -> Complaints:
+    yield from _out_of_range(header, "expert_count", 0, MAX_EXPERTS)
+    count = _number(header, "expert_count") or 0
+    used = max(_per_layer(header, "expert_used_count") or (0,))
+    least = 1 if count else 0
+    if not least <= used <= count:
+        yield f"it uses {used} of {count} experts"
+    groups, used_groups = (_number(header, f"expert_group_{name}") or 0 for name in ("count", "used_count"))
+    if groups and groups >= max(count, 1):
+        yield f"its {count} experts are in {groups} groups"
+    if groups > 1 and (count % groups or not 0 < used_groups < groups):
+        yield f"it uses {used_groups} of {groups} groups of its {count} experts"
+    least_gating = 1 if header.architecture in STATED_GATING and count else 0
+    yield from _out_of_range(header, "expert_gating_func", least_gating, 4)
+    if least_gating and _number(header, "expert_gating_func") is None:
+        yield f"it has {count} experts and no {header.architecture}.expert_gating_func"
+
+
+def _numerals(header: Header) -> Complaints:
+    for key, value in header.metadata.items():
+        if key.endswith("_epsilon") and isinstance(value, float) and not 0 <= value < math.inf:
+            yield f"{key} is {value}, but must not be negative"
+    scaling = header.text(f"{header.architecture}.rope.scaling.type")
+    if scaling is not None and scaling not in _SCALINGS:
+        yield f"{header.architecture}.rope.scaling.type is {scaling[:40]!r}, but must be one of {', '.join(_SCALINGS)}"
+    for suffix in ("pooling_type", "classifier.pooling_type"):
+        pooling = _number(header, suffix)
+        if pooling is not None and pooling not in _POOLINGS:
+            yield f"{header.architecture}.{suffix} is {pooling}, which is no way of pooling"
+
+
+def _per_layer(header: Header, suffix: str) -> tuple[int, ...] | None:
+    """A value for every layer, said once or for each; None when it is absent or no whole numbers."""
+    value = header.metadata.get(f"{header.architecture}.{suffix}")
+    if isinstance(value, int):
+        return (value,) * max(1, min(header.block_count, MAX_LAYERS))
+    if isinstance(value, tuple) and value and all(isinstance(item, int) for item in value):
+        return tuple(int(item) for item in value)
+    return None
+
+
+def _head_sizes(header: Header) -> tuple[int, int]:
+    """Elements of a key and of a value; (0, 0) for a model without heads."""
+    heads = (_per_layer(header, "attention.head_count") or (0,))[0]
+    if heads <= 0:
+        return 0, 0
+    share = header.embedding_length // heads
+    key, value = (_number(header, f"attention.{name}_length") for name in ("key", "value"))
+    return share if key is None else key, share if value is None else value
+
+
+def _rotation(header: Header) -> Complaints:
+    for name in ("key", "value"):
+        said = header.metadata.get(f"{header.architecture}.attention.{name}_length", 1)
+        if not isinstance(said, int) or isinstance(said, bool) or said < 1:
+            yield f"{header.architecture}.attention.{name}_length is {said!r}, but must be a count"
+    key, value = _head_sizes(header)
+    if not key:
+        return
+    if key != value and header.architecture in EQUAL_HEADS:
+        yield f"its keys have {key} elements and its values {value}; {header.architecture} has as many of both"
+    turned = _number(header, "rope.dimension_count")
+    if turned is not None and header.architecture in WHOLE_ROTATION and turned != key:
+        yield f"{header.architecture}.rope.dimension_count is {turned}, but its keys have {key} elements"
+    for name, size in (("", key), ("_swa", _number(header, "attention.key_length_swa") or key)):
+        count = _number(header, f"rope.dimension_count{name}")
+        largest = max(size, _number(header, "attention.key_length_mla") or 0)
+        if count is not None and (count % 2 or not 0 < count <= largest):
+            yield f"{header.architecture}.rope.dimension_count{name} is {count}, of {largest} elements of a key"
+    sections = _per_layer(header, "rope.dimension_sections")
+    if sections is not None and (min(sections) < 0 or not 0 < sum(sections) <= key):
+        yield f"{header.architecture}.rope.dimension_sections is {list(sections)}, of {key} elements of a key"
+    yield from _latent(header)
+
+
+def _latent(header: Header) -> Complaints:
+    """Attention to a compressed latent: one head of it for all, and a part of each key that is not turned."""
+    key = _number(header, "attention.key_length_mla")
+    if not key:
+        return
+    kv_heads = _per_layer(header, "attention.head_count_kv") or _per_layer(header, "attention.head_count") or (1,)
+    if set(kv_heads) != {1}:
+        yield f"it keeps one latent for all heads, but {header.architecture}.attention.head_count_kv is not 1"
+    kept = _head_sizes(header)[0]
+    turned = _number(header, "rope.dimension_count")
+    turned = kept if turned is None else turned
+    if turned >= key:
+        yield f"{header.architecture}.rope.dimension_count is {turned}, and must leave some of {key} elements of a key"
+    rank = _number(header, "attention.kv_lora_rank")
+    if header.architecture in LATENT_KEYS and rank is not None and kept != rank + turned:
+        yield f"it keeps {kept} elements of a latent of {rank} and a turned key of {turned}"
+    scale = header.metadata.get(f"{header.architecture}.attention.temperature_scale")
+    if header.architecture in LATENT_KEYS and scale and not _number(header, "attention.temperature_length"):
+        yield f"it has {header.architecture}.attention.temperature_scale and no temperature_length"
+
+
+def _attention(header: Header) -> Complaints:
+    """The width of plain attention's matrices is heads times the size of one."""
+    heads = _per_layer(header, "attention.head_count")
+    kv_heads = _per_layer(header, "attention.head_count_kv") or heads
+    if heads is None or kv_heads is None:
+        return
+    layers = _by_layer(header.tensors)
+    if header.architecture in OPTIONAL_PROJECTIONS:
+        for number in range(min(header.block_count, MAX_LAYERS)):
+            names = layers.get(number, {}).keys()
+            if "attn_qkv.weight" not in names and not names >= _PROJECTIONS:
+                yield f"layer {number} lacks some of the matrices for queries, keys and values"
+    for number, tensors in layers.items():
+        if number >= min(len(heads), len(kv_heads)) or "attn_output.weight" not in tensors:
+            continue
+        if any(name.startswith(_OTHER_MIXERS) for name in tensors):
+            continue
+        if heads[number] < 1:
+            yield f"layer {number} attends, but has {heads[number]} heads"
+        if kv_heads[number] < 1:  # an attention that keeps no keys, with widths of its own
+            continue
+        yield from _widths(header, number, tensors, (heads[number], kv_heads[number]))
+
+
+def _widths(header: Header, layer: int, tensors: Mapping[str, TensorInfo], heads: tuple[int, int]) -> Complaints:
+    """Of one layer with `heads` for queries and for keys and values; windowed layers may have sizes of their own."""
+    key, value = _head_sizes(header)
+    keys, values = (
+        {size, _number(header, f"attention.{name}_length_swa") or size}
+        for name, size in (("key", key), ("value", value))
+    )
+    for name, axis, count, sizes in (
+        ("attn_output", 0, heads[0], values),
+        ("attn_k", -1, heads[1], keys),
+        ("attn_v", -1, heads[1], values),
+    ):
+        tensor = tensors.get(f"{name}.weight")
+        if tensor is None or len(tensor.shape) < 2:
+            continue
+        width = tensor.shape[axis]
+        if width not in {count * size for size in sizes}:
+            yield f"'{tensor.name}' is {width} wide, but {count} heads of {max(sizes)} make {count * max(sizes)}"
+
+
+def _by_layer(tensors: Iterable[TensorInfo]) -> dict[int, dict[str, TensorInfo]]:
+    layers: dict[int, dict[str, TensorInfo]] = defaultdict(dict)
+    for tensor in tensors:
+        if found := _LAYER.fullmatch(tensor.name):
+            layers[int(found[1])][found[2]] = tensor
+    return layers
+
+
+def _tensor_types(header: Header) -> Complaints:
+    for tensor in header.tensors:
+        if tensor.type_name in _NO_WEIGHTS and not _INDEX_TENSORS.fullmatch(tensor.name):
+            yield f"tensor '{tensor.name}' is of type {tensor.type_name}, which is not for weights"
+        is_vector = all(size == 1 for size in tensor.shape[1:])
+        if (is_vector or _ELEMENTWISE.fullmatch(tensor.name)) and tensor.type_name not in ("F32", *_NO_WEIGHTS):
+            yield f"tensor '{tensor.name}' is of type {tensor.type_name}, but must be F32"
+
+
+def _states(header: Header) -> Complaints:
+    """Recurrent layers: what they keep of a sequence is cut into heads that must come out even."""
+    width = header.embedding_length
+    inner = _number(header, "ssm.inner_size")
+    if header.architecture in INNER_TWICE_AS_WIDE and inner is not None and inner != 2 * width:
+        yield f"{header.architecture}.ssm.inner_size is {inner}, but must be twice the width of {width}"
+    if header.architecture in GATED_DELTA_NETS:
+        state, heads, groups = (
+            _number(header, f"ssm.{name}") for name in ("state_size", "time_step_rank", "group_count")
+        )
+        if inner is not None and state is not None and heads is not None and inner != state * heads:
+            yield f"{header.architecture}.ssm.inner_size is {inner}, but {heads} heads of {state} make {state * heads}"
+        if heads and groups is not None and (groups < 1 or heads % groups):
+            yield f"its {heads} recurrent heads share {groups} keys"
+    yield from _out_of_range(header, "full_attention_interval", 1, MAX_LAYERS)
+    yield from _wind(header, width)
+
+
+def _wind(header: Header, width: int) -> Complaints:
+    """RWKV's heads."""
+    size = _number(header, "wkv.head_size")
+    if size is None:
+        return
+    if not 0 < size <= width or width % size:
+        yield f"{header.architecture}.wkv.head_size is {size}, of which no whole number makes the width of {width}"
+    for kv_heads in set(
+        _per_layer(header, "attention.head_count_kv") or _per_layer(header, "attention.head_count") or ()
+    ):
+        if kv_heads and (kv_heads < 0 or (width // size) % kv_heads):
+            yield f"its {width // size} heads share {kv_heads} heads of keys and values"
+
+
+def _embedding(header: Header) -> Complaints:
+    width = _number(header, "embedding_length")
+    if width is None or header.architecture in OTHER_WIDTHS:
+        return
+    for tensor in header.tensors:
+        if tensor.name == "token_embd.weight" and tensor.shape[:1] != (width,):
+            yield f"its width is {width}, but '{tensor.name}' has the shape {list(tensor.shape)}"
+
+
+def _places(header: Header) -> Complaints:
+    """Weights are used where the file is mapped, and kernels load them by the vector."""
+    for tensor in header.tensors:
+        if tensor.offset % MAPPED_ALIGNMENT:
+            yield f"tensor '{tensor.name}' lies at byte {tensor.offset}, not at a multiple of {MAPPED_ALIGNMENT}"
+
+
+def _recurrent_projections(header: Header) -> Complaints:
+    if header.architecture not in GATED_DELTA_NETS:
+        return
+    for number, tensors in _by_layer(header.tensors).items():
+        if "ssm_out.weight" in tensors and not tensors.keys() >= _GATED and "ssm_in.weight" not in tensors:
+            yield f"layer {number} lacks one of {', '.join(sorted(_GATED))}"
+
+
+def _windows(header: Header) -> Complaints:
+    """Models with two kinds of layers allocate what each kind needs, and abort when one kind has no layer."""
+    if not _number(header, "attention.sliding_window"):
+        return
+    pattern = _number(header, "attention.sliding_window_pattern")
+    flags = header.metadata.get(f"{header.architecture}.attention.sliding_window_pattern")
+    if pattern == 1 or (isinstance(flags, tuple) and not any(flags)):
+        yield "it has a window for its attention, and no layer with one"
+    default = WINDOWED_ENCODERS.get(header.architecture)
+    if default is not None and (pattern or default) > header.block_count:
+        yield f"every {pattern or default}th of {header.block_count} layers attends to all tokens, and that is none"
+
+
+def _vocabulary(header: Header) -> Complaints:
+    kind = header.tokenizer_model
+    spelled = {"llama": header.vocabulary.bytes, "rwkv": header.vocabulary.escaped_bytes}.get(kind or "")
+    if spelled is not None and len(spelled) < 256:
+        missing = min(set(range(256)) - spelled)
+        yield f"its vocabulary has no token for the byte 0x{missing:02X}, and the tokenizer '{kind}' needs all"
+    for token, flag, by_default, default_id in ADDED_TOKENS.get(kind or "", ()):
+        said = header.metadata.get(f"tokenizer.ggml.{flag}")
+        adds = said if isinstance(said, bool) else by_default
+        number = header.integer(f"tokenizer.ggml.{token}")
+        known = [one for one in (number, default_id) if one is not None and 0 <= one < header.vocabulary.size]
+        if adds and not known:
+            yield f"it puts a token into every prompt that its vocabulary has not: tokenizer.ggml.{token}"
+
+
+_RULES: tuple[Callable[[Header], Complaints], ...] = (
+    _layers,
+    _embedding,
+    _experts,
+    _numerals,
+    _states,
+    _rotation,
+    _attention,
+    _recurrent_projections,
+    _tensor_types,
+    _places,
+    _windows,
+    _vocabulary,
+)
