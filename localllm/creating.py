@@ -1,6 +1,7 @@
 """A create: what is asked, and the events that tell how it goes.
 
     cli/create or /api/create ── Creation ──▶ store.create ── CreateEvent… ──▶ whoever asked
+                                                 ├─ with a template: a process of its own tries it
                                                  └─ with a quantization: a process of its own makes a new file
 
 The last event is SUCCESS; what goes wrong is raised.
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from localllm.generation import Failed
 from localllm.modelfile import Modelfile
 from localllm.pulling import PullStatus
 
@@ -42,3 +44,37 @@ class CreateProgress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 CreateEvent = PullStatus | CreateProgress
+
+
+class QuantizeRequest(msgspec.Struct, frozen=True):
+    """Write the weights of the GGUF `source` to `target` in the type with that number (llama_ftype of llama.h)."""
+
+    source: str
+    target: str
+    file_type: int
+
+
+class TensorStarted(msgspec.Struct, frozen=True, tag="tensor"):
+    """The tensor of that name is being written."""
+
+    name: str
+
+
+class Quantized(msgspec.Struct, frozen=True, tag="quantized"):
+    """The target is whole."""
+
+
+QuantizeEvent = TensorStarted | Quantized | Failed
+
+
+class CheckRequest(msgspec.Struct, frozen=True):
+    """Read this chat template and render a short conversation with it."""
+
+    template: str
+
+
+class Checked(msgspec.Struct, frozen=True, tag="checked"):
+    """The template can be used."""
+
+
+CheckEvent = Checked | Failed

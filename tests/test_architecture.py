@@ -53,6 +53,7 @@ IMPORTERS = {
         "engine.llama_embedding",
         "engine.llama_memory",
         "engine.llama_model",
+        "engine.llama_quantize",
         "engine.llama_rows",
         "engine.llama_samplers",
     ),

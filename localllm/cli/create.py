@@ -144,8 +144,7 @@ def _can_be_pulled(store: Store, name: str) -> bool:
 
 def _created(model: Model) -> str:
     words = " ".join(word for word in (model.family, model.parameter_size, model.quantization_level) if word)
-    origin = str(model.file) if model.parent is None or is_path(model.parent) else model.parent
-    return f"created '{model.name}' ({words}, {size_text(model.size_bytes)}) from {origin}\n"
+    return f"created '{model.name}' ({words}, {size_text(model.size_bytes)}) from {model.parent}\n"
 
 
 async def _directly(work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:

@@ -4,8 +4,8 @@
     ├── sha256-<64 hex>              whole: its bytes have that hash
     └── .<random>.partial            being written, or left by a process that was killed; never read
 
-A blob appears by a rename once its hash is known. Partial files nobody has written to for a day go when the next one
-is begun.
+A blob appears by a rename once its hash is known. Whoever writes a partial file holds a lock on it, which the system
+takes back when its process dies: files without one go when the next is begun.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from localllm.errors import BadRequestError, DiskFullError, ModelFileError
 from localllm.sizes import size_text
 
+try:
+    import fcntl
+except ImportError:  # Windows: there a partial file goes by its age alone
+    fcntl = None  # type: ignore[assignment]
+
 PARTIAL_SUFFIX = ".partial"
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})", re.ASCII)
-_STALE_SECONDS = 24 * 3600
+_BEGUN_SECONDS = 60.0  # a file so young may be about to be locked
+_STALE_SECONDS = 24 * 3600.0
 _READ_BYTES = 2**20
 
 
@@ -65,6 +72,8 @@ class BlobWriter:
             folder.mkdir(parents=True, exist_ok=True)
             remove_stale(folder, time.time())
             self._descriptor, text = tempfile.mkstemp(prefix=".", suffix=PARTIAL_SUFFIX, dir=folder)
+            if fcntl is not None:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         except OSError as error:
             raise ModelFileError(f"{folder} cannot be written to: {error.strerror}") from error
         self.path = Path(text)
@@ -136,9 +145,20 @@ def refuse_too_large(folder: Path, size_bytes: int) -> None:
 def remove_stale(folder: Path, now: float) -> None:
     """Remove partial files that nobody writes to any more; `now` is in seconds since the epoch."""
     for path in folder.glob(f".*{PARTIAL_SUFFIX}"):
-        with contextlib.suppress(OSError):  # its writer ended just now, or it is somebody else's
-            if now - path.stat().st_mtime > _STALE_SECONDS:
+        with contextlib.suppress(OSError), path.open("rb") as file:  # its writer ended just now, or is another user
+            age_seconds = now - path.stat().st_mtime
+            if age_seconds > (_STALE_SECONDS if fcntl is None else _BEGUN_SECONDS) and not _is_locked(file):
                 path.unlink()
+
+
+def _is_locked(file: BinaryIO) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 _MAKE_ROOM = "make room (`localllm rm`), or point LOCALLLM_MODELS at another disk"

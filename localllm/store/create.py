@@ -1,24 +1,36 @@
 """Carry a create out, step by step: find the base, write its weights anew if that is wanted, then the manifest.
 
-    parsing GGUF ─▶ [quantizing F16 model to Q4_K_M …] ─▶ writing manifest ─▶ success
+    parsing GGUF ─▶ [the template is tried] ─▶ [quantizing F16 model to Q4_K_M …] ─▶ writing manifest ─▶ success
 
 The name is visible once everything is there; whoever stops in between leaves what the name stood for before.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
-from localllm.creating import SUCCESS, CreateEvent, Creation
-from localllm.errors import UnsupportedError
+import msgspec
+
+from localllm.creating import SUCCESS, CheckEvent, CheckRequest, CreateEvent, Creation
+from localllm.errors import TemplateError, UnsupportedError
+from localllm.generation import Failed
+from localllm.gguf import TensorInfo
 from localllm.modelfile import Modelfile
 from localllm.pulling import PullStatus
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
+from localllm.store.processes import lines_from
+from localllm.store.quantize import QuantizedFile, Source, parse_target, quantize
 
 P = ParamSpec("P")
 T = TypeVar("T")
+CHECK_SECONDS = 10.0
+_CHECK = "localllm.chat.check"
+_checked: msgspec.json.Decoder[CheckEvent] = msgspec.json.Decoder(CheckEvent)
 
 
 class CreatingStore(Protocol):
@@ -26,6 +38,10 @@ class CreatingStore(Protocol):
 
     def base(self, creation: Creation) -> Manifest: ...
     def create(self, base: Manifest, settings: Modelfile) -> Model: ...
+    def tensors(self, base: Manifest) -> Sequence[TensorInfo]: ...
+    def with_file(self, base: Manifest, file: Path) -> Manifest: ...
+    @property
+    def blobs_dir(self) -> Path: ...
 
 
 class InStore(Protocol):
@@ -37,11 +53,36 @@ class InStore(Protocol):
 async def create(store: CreatingStore, in_store: InStore, creation: Creation) -> AsyncGenerator[CreateEvent, None]:
     """The events of one create; the last is SUCCESS. Raises what Store.base does, and UnsupportedError."""
     refuse_unsupported(creation.settings)
+    target = parse_target(creation.quantization) if creation.quantization else None
     yield PullStatus("parsing GGUF")
     base = await in_store(store.base, creation)
+    if creation.settings.template:
+        await check_template(creation.settings.template)
+    if target is not None:
+        source = Source(Path(base.file), base.facts, await in_store(store.tensors, base))
+        async with aclosing(quantize(source, target, store.blobs_dir)) as events:
+            async for event in events:
+                if isinstance(event, QuantizedFile):
+                    base = await in_store(store.with_file, base, event.path)
+                else:
+                    yield event
     yield PullStatus("writing manifest")
     await in_store(store.create, base, creation.settings)
     yield SUCCESS
+
+
+async def check_template(template: str, seconds: float = CHECK_SECONDS) -> None:
+    """Try a chat template in a process of its own. Raises TemplateError when it cannot be used."""
+    try:
+        async with asyncio.timeout(seconds), aclosing(lines_from(_CHECK, CheckRequest(template))) as lines:
+            answer = _checked.decode(await anext(lines))
+    except TimeoutError:
+        raise TemplateError(
+            f"template error: it is not done with one question after {seconds:g} s",
+            hint="look for a loop that never ends",
+        ) from None
+    if isinstance(answer, Failed):
+        raise TemplateError(f"template error: {answer.message}", hint=answer.hint)
 
 
 def refuse_unsupported(settings: Modelfile) -> None:

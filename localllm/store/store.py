@@ -26,7 +26,7 @@ import msgspec
 
 from localllm.creating import Creation
 from localllm.errors import BadRequestError, InvalidNameError, LocalllmError, ModelFileError, ModelNotFoundError
-from localllm.gguf import Header
+from localllm.gguf import Header, TensorInfo
 from localllm.gguf_rules import check_model
 from localllm.modelfile import Modelfile, load_parameters, write
 from localllm.pulling import Pulled, PulledFile, PullRequest, RegistryPlace
@@ -139,6 +139,11 @@ class Store:
         """
         refuse_changed(base)
         return self._write(layered(base, settings))
+
+    def tensors(self, base: Manifest) -> Sequence[TensorInfo]:
+        """The tensors of all files of `base`."""
+        files = (base.file, *(part.file for part in base.parts))
+        return _joined([self._headers.read(Path(file))[1] for file in files]).tensors
 
     def with_file(self, base: Manifest, file: Path) -> Manifest:
         """`base` with the GGUF `file` in place of its own. Raises ModelFileError when that is no model."""

@@ -223,14 +223,15 @@ def test_a_full_disk_is_told_as_one(tmp_path):
         refuse_too_large(folder, 2**60)
 
 
-def test_partial_files_go_when_nobody_has_written_to_them_for_a_day(tmp_path):
+def test_partial_files_go_when_their_writer_is_gone(tmp_path):
     old, new, whole = (tmp_path / name for name in (".old.partial", ".new.partial", "sha256-x"))
-    for path in (old, new, whole):
-        path.touch()
-    os.utime(old, (1, 1))
-    os.utime(whole, (1, 1))
-    remove_stale(tmp_path, time.time())
-    assert {new, whole} == set(tmp_path.iterdir())
+    with BlobWriter(tmp_path) as writer:
+        for path in (old, new, whole):
+            path.touch()
+        for path in (old, whole, writer.path):
+            os.utime(path, (1, 1))
+        remove_stale(tmp_path, time.time())
+        assert {new, whole, writer.path} == set(tmp_path.iterdir())
 
 
 def test_the_blob_of_a_model_goes_with_the_last_name_that_needs_it(store, tmp_path):

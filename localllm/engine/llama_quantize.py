@@ -1,0 +1,80 @@
+"""The process that writes weights anew: one QuantizeRequest in on stdin, QuantizeEvents out, a line of JSON each.
+
+    python -m localllm.engine.llama_quantize
+
+llama.cpp reports no progress; its log names each tensor as its turn comes. The end of stdin ends this process and
+removes what it has written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+import threading
+from pathlib import Path
+
+import llama_cpp.llama_cpp as native
+import msgspec
+
+from localllm.creating import Quantized, QuantizeEvent, QuantizeRequest, TensorStarted
+from localllm.engine.llama_log import LogReader
+from localllm.generation import Failed
+
+_TENSOR = re.compile(r"\[ *\d+/ *\d+\] +(\S+)")
+
+
+def quantize(request: QuantizeRequest) -> QuantizeEvent:
+    """Write the target. The last event: Quantized, or Failed with llama.cpp's reason."""
+    log = LogReader()
+
+    def on_log(level: int, text: bytes, _user_data: object) -> None:
+        line = text.decode("utf-8", "replace")
+        log.feed(level, line)
+        if match := _TENSOR.match(line):
+            _tell(TensorStarted(match[1]))
+
+    callback = native.llama_log_callback(on_log)
+    native.llama_log_set(callback, ctypes.c_void_p(0))
+    native.llama_backend_init()
+    parameters = native.llama_model_quantize_default_params()
+    parameters.ftype = request.file_type
+    parameters.nthread = _threads()
+    status = native.llama_model_quantize(request.source.encode(), request.target.encode(), ctypes.byref(parameters))
+    if status:
+        reason = log.last_error or f"llama_model_quantize returned {status}"
+        return Failed("quantize_failed", 500, f"llama.cpp could not quantize the model: {reason}", _hint(request))
+    return Quantized()
+
+
+def _hint(request: QuantizeRequest) -> str | None:
+    status = os.statvfs(Path(request.target).parent) if hasattr(os, "statvfs") else None
+    is_full = status is not None and status.f_bavail * status.f_frsize < 2**20
+    return "the disk is full: make room and try again" if is_full else None
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _tell(event: QuantizeEvent) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _end_with_stdin(target: Path) -> None:
+    sys.stdin.buffer.read()
+    target.unlink(missing_ok=True)
+    os._exit(1)
+
+
+def main() -> None:
+    """Serve one request."""
+    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=QuantizeRequest)
+    threading.Thread(target=_end_with_stdin, args=(Path(request.target),), daemon=True).start()
+    _tell(quantize(request))
+
+
+if __name__ == "__main__":
+    main()

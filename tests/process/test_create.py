@@ -1,0 +1,106 @@
+"""Models made from `guide` through the real commands and the real daemon: what a Modelfile says is what happens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_process import run_cli
+from daemon_process import Daemon, running_daemon
+
+GUIDE = Path(__file__).resolve().parents[2] / "modelfiles" / "guide" / "guide.gguf"
+CHATML = """\
+{{- range $i, $_ := .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}<|im_end|>
+{{ end }}<|im_start|>assistant
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with running_daemon(tmp_path_factory.mktemp("create")) as running:
+        yield running
+
+
+def create(daemon: Daemon, name: str, text: str) -> None:
+    file = daemon.home / f"{name}.Modelfile"
+    file.write_text(text)
+    result = run_cli("create", name, "-f", str(file), environment=daemon.environment)
+    assert 0 == result.returncode, result.stderr
+
+
+def ask(daemon: Daemon, name: str, text: str = "How do I pull a model?", **body: object) -> dict:
+    messages = [{"role": "user", "content": text}]
+    answer = daemon.http.post("/api/chat", json={"model": name, "messages": messages, "stream": False, **body})
+    assert 200 == answer.status_code, answer.text
+    return answer.json()
+
+
+def test_parameters_hold_for_every_request_that_says_nothing_else(daemon: Daemon) -> None:
+    create(daemon, "short", "FROM guide\nPARAMETER num_predict 3\nPARAMETER temperature 0\n")
+    answer = ask(daemon, "short")
+    assert (3, "length") == (answer["eval_count"], answer["done_reason"])
+    assert 5 == ask(daemon, "short", options={"num_predict": 5})["eval_count"]
+
+
+def test_a_stop_text_of_the_modelfile_ends_the_answer(daemon: Daemon) -> None:
+    create(daemon, "plain", "FROM guide\nPARAMETER temperature 0\n")
+    whole = ask(daemon, "plain")["message"]["content"]
+    stop = whole.split()[2]
+    create(daemon, "stops", f'FROM plain\nPARAMETER stop "{stop}"\n')
+    assert whole.partition(stop)[0] == ask(daemon, "stops")["message"]["content"]
+
+
+def test_system_and_messages_come_before_what_the_client_says(daemon: Daemon) -> None:
+    create(daemon, "bare", "FROM guide\nPARAMETER num_predict 1\n")
+    create(daemon, "told", 'FROM bare\nSYSTEM "Answer in one word."\nMESSAGE user Is it?\nMESSAGE assistant Yes.\n')
+    told = ask(daemon, "told")["prompt_eval_count"]
+    said = [
+        {"role": "system", "content": "Answer in one word."},
+        {"role": "user", "content": "Is it?"},
+        {"role": "assistant", "content": "Yes."},
+        {"role": "user", "content": "How do I pull a model?"},
+    ]
+    same = daemon.http.post("/api/chat", json={"model": "bare", "messages": said, "stream": False}).json()
+    assert same["prompt_eval_count"] == told > ask(daemon, "bare")["prompt_eval_count"]
+
+
+def test_a_go_template_makes_the_prompt_that_its_jinja_twin_makes(daemon: Daemon) -> None:
+    # Jinja drops one line break at the end.
+    turns = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    jinja = f"{turns}<|im_start|>assistant\n\n"
+    create(daemon, "go", f'FROM guide\nPARAMETER temperature 0\nTEMPLATE """{CHATML}"""\n')
+    create(daemon, "jinja", f'FROM guide\nPARAMETER temperature 0\nTEMPLATE """{jinja}"""\n')
+    one, other = ask(daemon, "go"), ask(daemon, "jinja")
+    assert one["prompt_eval_count"] == other["prompt_eval_count"]
+    assert one["message"] == other["message"]
+    assert "localllm" in one["message"]["content"]
+
+
+def test_a_template_of_the_older_form_is_asked_with_the_prompt_alone(daemon: Daemon) -> None:
+    create(daemon, "old", 'FROM guide\nPARAMETER num_predict 1\nTEMPLATE "{{ .Prompt }}"\n')
+    tokens = ask(daemon, "old", text="Hello there")["prompt_eval_count"]
+    raw = {"model": "old", "prompt": "Hello there", "raw": True, "stream": False}
+    assert daemon.http.post("/api/generate", json=raw).json()["prompt_eval_count"] == tokens
+
+
+def test_a_file_that_is_sent_becomes_a_model_that_answers(daemon: Daemon) -> None:
+    data = GUIDE.read_bytes()
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert 201 == daemon.http.post(f"/api/blobs/{digest}", content=data).status_code
+    body = {"model": "sent", "files": {"guide.gguf": digest}, "parameters": {"temperature": 0}, "stream": False}
+    assert {"status": "success"} == daemon.http.post("/api/create", json=body).json()
+    create(daemon, "here", f"FROM {GUIDE}\nPARAMETER temperature 0\n")
+    assert ask(daemon, "here")["message"] == ask(daemon, "sent")["message"]
+    assert 200 == daemon.http.request("DELETE", "/api/delete", json={"model": "sent"}).status_code
+    assert [] == list((daemon.home / "models" / "localllm" / "blobs").iterdir())
+
+
+def test_a_load_parameter_shapes_the_runner(daemon: Daemon) -> None:
+    create(daemon, "narrow", "FROM guide\nPARAMETER num_parallel 1\nPARAMETER num_ctx 64\nPARAMETER num_predict 1\n")
+    refused = daemon.http.post("/api/generate", json={"model": "narrow", "prompt": "word " * 100, "stream": False})
+    assert 400 == refused.status_code
+    assert "but the context holds 64" in refused.json()["error"]
+    assert 1 == ask(daemon, "narrow")["eval_count"]
