@@ -17,7 +17,7 @@ from cli_process import LOCALLLM, run_cli
 from daemon_process import Daemon, lines_of, running_daemon, wait_for
 from hub_server import Fault, HubRepo, HubServer, hub_server
 from pseudo_terminal import Terminal
-from pulls import GUIDE, GUIDE_FILE, LARGE, SUCCESS, names, partial_bytes, projector_bytes, pull, pull_until_killed
+from pulls import GUIDE, GUIDE_FILE, LARGE, SUCCESS, kill_at_random, names, partial_bytes, projector_bytes, pull
 
 from localllm.sizes import size_text
 
@@ -249,16 +249,14 @@ def test_a_disk_without_room_is_told_with_the_figures_before_anything_is_downloa
 
 def test_whatever_kills_the_daemon_nothing_is_half_visible_and_the_next_pull_ends_right(tmp_path):
     """SIGKILL of the daemon at random points, over and over; its download ends with it."""
-    random_points = random.Random(7)
+    points = random.Random(7)
     name = f"{NAME}:Q8_0"
     kept: list[int] = []
     with hub_server({"owner/Tiny-GGUF": repository(bytes_per_second=6_000_000)}) as hub:
         for _ in range(10):
             with running_daemon(tmp_path, **variables(hub, tmp_path)) as daemon:
                 assert [] == names(daemon)
-                Thread(target=pull_until_killed, args=(daemon, name)).start()
-                time.sleep(random_points.uniform(0.1, 0.9))
-                daemon.process.kill()
+                kill_at_random(daemon, name, daemon.process.kill, lambda: partial_bytes(tmp_path), points)
                 daemon.process.wait()
             wait_for(lambda: not hub.open_transfers, 5)
             kept.append(partial_bytes(tmp_path))
