@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 _PIECE_BYTES = 64 * 1024
 
@@ -54,6 +54,8 @@ class HubRepo:
     token: str = ""
     is_gated: bool = False
     license: str | None = None
+    downloads: int = 0
+    gguf: dict[str, Any] | None = None
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     api_faults: list[int] = field(default_factory=list)
     bytes_per_second: int = 0
@@ -71,6 +73,7 @@ class HubServer:
     """What runs: its URL, what it was asked, and how much it sent."""
 
     repositories: dict[str, HubRepo]
+    search_status: int = 200
     url: str = ""
     cdn_url: str = ""
     requests: list[str] = field(default_factory=list)
@@ -169,7 +172,9 @@ class _ApiHandler(Handler):
         self.hub.requests.append(f"{self.command} {self.path}")
         path = unquote(urlsplit(self.path).path)
         parts = path.strip("/").split("/")
-        if path.startswith("/api/models/"):
+        if path == "/api/models":
+            self._search(parse_qs(urlsplit(self.path).query))
+        elif path.startswith("/api/models/"):
             self._models("/".join(parts[2:4]))
         elif len(parts) > 4 and parts[2] == "resolve":
             self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
@@ -186,6 +191,21 @@ class _ApiHandler(Handler):
             self.answer(repository.api_faults.pop(0))
             return
         self.answer(200, {"Content-Type": "application/json"}, json.dumps(_info(self.hub, name, repository)).encode())
+
+    def _search(self, query: dict[str, list[str]]) -> None:
+        if self.hub.search_status != 200:
+            self.answer(self.hub.search_status)
+            return
+        assert ["gguf"] == query["filter"]
+        assert ["downloads"] == query["sort"]
+        word = query.get("search", [""])[0].lower()
+        found = [
+            {"id": name, "downloads": repo.downloads, "gated": repo.is_gated and "manual", "gguf": repo.gguf}
+            for name, repo in sorted(self.hub.repositories.items(), key=lambda item: -item[1].downloads)
+            if all(part in name.lower() for part in word.split())
+        ]
+        listed = found[: int(query["limit"][0])]
+        self.answer(200, {"Content-Type": "application/json"}, json.dumps(listed).encode())
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         repository = self._repository(name)

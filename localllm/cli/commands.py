@@ -34,7 +34,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("cp", "create", "copy", "Give a model a second name"),
     Command("rm", "models", "remove", "Remove models"),
     Command("pull", "pull", "pull", "Download a model from Hugging Face or Ollama's registry"),
-    Command("search", "pull", "search", "List the short names that can be pulled"),
+    Command("search", "search", "search", "Find models to pull, here and on Hugging Face"),
     Command("ps", "running", "ps", "List the models that are loaded"),
     Command("stop", "running", "stop", "Unload a model"),
     Command("doctor", "doctor", "doctor", "Check this machine, the engine on it and the daemon"),

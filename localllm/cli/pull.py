@@ -1,4 +1,4 @@
-"""`pull` and `search`: get models from elsewhere; and the pull that `run` does for a name that is not there yet.
+"""`pull`: gets models from elsewhere; and the pull that `run` does for a name that is not there yet.
 
 A terminal shows one bar per file; a pipe gets plain lines. All of it goes to stderr: stdout says which name is ready.
 """
@@ -44,19 +44,6 @@ def pull(
     with connect(load_settings(os.environ), screen) as client:
         pull_model(client, model, screen, limit, quant)
     screen.out(screen.clean(f"pulled '{model}'\n"))
-
-
-def search(word: Annotated[str, typer.Argument(metavar="WORD", help="Only what has this in it")] = "") -> None:
-    """List the short names that can be pulled."""
-    # Imported here: `pull` needs no store, the daemon has it.
-    from localllm.store.bundled import bundled_dir
-    from localllm.store.catalogue import entries
-
-    rows = [
-        (str(entry.name).removesuffix(":latest"), entry.about, str(entry.source)) for entry in entries(bundled_dir())
-    ]
-    screen = screen_of(os.environ)
-    screen.table(("NAME", "WHAT", "FROM"), [row for row in rows if word.lower() in " ".join(row).lower()])
 
 
 def pull_model(client: Client, name: str, screen: Screen, limit_bytes_per_second: int = 0, quant: str = "") -> None:

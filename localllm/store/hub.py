@@ -1,4 +1,4 @@
-"""Hugging Face's hub and its cache on this machine: lists a repository, opens a file's bytes, knows where they belong.
+"""Hugging Face's hub and its cache on this machine: lists and searches, opens a file's bytes, knows where they belong.
 
     <HF_HUB_CACHE>/models--OWNER--REPO/
     ├── refs/main                   the commit that was looked at last
@@ -6,9 +6,9 @@
     ├── blobs/<etag>.incomplete     the beginning of one; download.py appends to it
     └── snapshots/<commit>/<path>   a link to the blob
 
-The only importer of huggingface_hub, and run in the process of a pull alone: HF_ENDPOINT, HF_TOKEN, HF_HOME,
-HF_HUB_OFFLINE and the proxies are read by that library when it is imported. Its HTTP client, its errors, its lock and
-its cache are used. Its download is not, and hf-xet, which can be had through hf_hub_download() alone, is not either:
+The only importer of huggingface_hub, and run in the processes of a pull and a search alone: HF_ENDPOINT, HF_TOKEN,
+HF_HOME, HF_HUB_OFFLINE and the proxies are read by that library when it is imported. Its HTTP client, its errors, its
+lock and its cache are used. Its download is not, nor hf-xet, which can be had through hf_hub_download() alone:
 
     resume   every call writes to a temporary file of a random name and deletes it on failure (2.4: "_download_to_tmp_
              and_move"), so that what a kill or a lost network leaves is never taken up again
@@ -23,9 +23,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import msgspec
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -61,6 +63,38 @@ def _network_error() -> type[Exception]:
 _NETWORK_ERROR = _network_error()
 
 
+SEARCH_SECONDS = 10.0
+
+
+_EXPANDED = (("expand", "downloads"), ("expand", "gated"), ("expand", "gguf"))
+
+
+class _GgufFacts(msgspec.Struct):
+    architecture: str | None = None
+    total: int | None = None
+
+
+class _Listed(msgspec.Struct):
+    id: str
+    downloads: int | None = None
+    gated: bool | str | None = None
+    gguf: _GgufFacts | None = None
+
+
+_listing = msgspec.json.Decoder(list[_Listed])
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A repository that a search found. What the hub does not say of it is 0, "" or False."""
+
+    id: str
+    downloads: int = 0
+    is_gated: bool = False
+    architecture: str = ""
+    parameter_count: int = 0
+
+
 class Hub:
     """The hub that HF_ENDPOINT names, and the cache under HF_HOME. A Source."""
 
@@ -91,6 +125,25 @@ class Hub:
         return Repository(
             info.id, commit, tuple(files), license_name if isinstance(license_name, str) else None, is_gated
         )
+
+    def search(self, words: str, limit: int) -> tuple[Found, ...]:
+        """The repositories with GGUF files that have `words` in their names, the most downloaded first.
+
+        Raises HubError, offline too.
+        """
+        if constants.HF_HUB_OFFLINE:
+            raise HubError("HF_HUB_OFFLINE is set")
+        # Not list_models(), which waits for ever for an answer, and tries for half a minute where there is no network.
+        asked = (("search", words), ("filter", "gguf"), ("sort", "downloads"), ("limit", limit))
+        headers = build_hf_headers(library_name="localllm", library_version=__version__)
+        with self._errors(words):
+            url = f"{self._endpoint}/api/models"
+            response = get_session().get(url, params=[*asked, *_EXPANDED], headers=headers, timeout=SEARCH_SECONDS)
+            hf_raise_for_status(response)
+        try:
+            return tuple(_found(info) for info in _listing.decode(response.content))
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise HubError(f"{self._endpoint} answers with something else than a list of models: {error}") from error
 
     def _look_up_in_cache(self, repository_id: str) -> Repository:
         reference = self._folder(repository_id) / "refs" / "main"
@@ -197,6 +250,11 @@ class Hub:
 
 
 _NETWORK_HINT = "check the network, HF_ENDPOINT and the proxy; the same command goes on where this one stopped"
+
+
+def _found(info: _Listed) -> Found:
+    about = info.gguf or _GgufFacts()
+    return Found(info.id, info.downloads or 0, bool(info.gated), about.architecture or "", about.total or 0)
 
 
 def _is_hash(text: str) -> bool:

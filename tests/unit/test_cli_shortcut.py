@@ -9,7 +9,7 @@ from typing import Annotated, get_type_hints
 import pytest
 import typer
 
-from localllm.cli import create, models, pull, run, running, serve
+from localllm.cli import create, models, pull, run, running, search, serve
 from localllm.cli.shortcut import bind
 
 COMMANDS = {
@@ -20,7 +20,7 @@ COMMANDS = {
     "cp": create.copy,
     "rm": models.remove,
     "pull": pull.pull,
-    "search": pull.search,
+    "search": search.search,
     "ps": running.ps,
     "stop": running.stop,
     "serve": serve.serve,
