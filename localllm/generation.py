@@ -341,7 +341,7 @@ def _number(name: str, value: object) -> int | float:
         return number if number == -1 else int(number) % _SEED_MODULUS
     low, high = _BOUNDS[name]
     if not low <= number <= high:
-        raise InvalidOptionError(f'option "{name}" must be between {low:g} and {high:g}, not {number}')
+        raise InvalidOptionError(f'option "{name}" must be between {low:.12g} and {high:.12g}, not {number}')
     return number
 
 
