@@ -34,6 +34,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("cp", "create", "copy", "Give a model a second name"),
     Command("rm", "models", "remove", "Remove models"),
     Command("pull", "pull", "pull", "Download a model from Hugging Face or Ollama's registry"),
+    Command("import", "adopt", "import_models", "Name the models that another tool holds, where they lie"),
     Command("search", "search", "search", "Find models to pull, here and on Hugging Face"),
     Command("ps", "running", "ps", "List the models that are loaded"),
     Command("stop", "running", "stop", "Unload a model"),
