@@ -41,7 +41,7 @@ LAYERS = (
     ("gguf_file", "gguf_types"),
     ("embedding", "generation", "load_options"),
     ("config", "logs"),
-    ("durations", "remote_errors", "sizes", "template_syntax"),
+    ("durations", "option_values", "remote_errors", "sizes", "template_syntax"),
     ("errors", "version"),
 )
 RANKS = {group: rank for rank, row in enumerate(LAYERS) for group in row}
