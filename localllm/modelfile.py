@@ -40,7 +40,7 @@ _KEYWORDS = (
 )  # fmt: skip
 _NOTHING_SAID = Options()
 _LOADED_AS_USUAL = LoadOptions()
-_VERSION = re.compile(r"v?\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?", re.ASCII)
+VERSION = re.compile(r"v?\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?", re.ASCII)
 _ROLES = ("system", "user", "assistant")
 IGNORED = {
     "draft": "no draft model is used",
@@ -193,7 +193,7 @@ class _Builder:
         else:
             if keyword in IGNORED:
                 self.warnings.append(f"(line {line + 1}): {keyword.upper()} has no effect: {IGNORED[keyword]}")
-            if keyword == "requires" and _VERSION.fullmatch(value) is None:
+            if keyword == "requires" and VERSION.fullmatch(value) is None:
                 raise _error(line, "requires must be a valid semver (e.g. 0.14.0)", hint=_shown(value))
             self.values[keyword].append(value)
 

@@ -16,7 +16,7 @@ from localllm.dialects.body import read, read_role
 from localllm.errors import InvalidFieldError, InvalidNameError, UnsupportedError
 from localllm.generation import Message, Options, parse_options
 from localllm.load_options import NOT_YET, LoadOptions, parse_load_option
-from localllm.modelfile import IGNORED, PARAMETER_TYPES, Modelfile
+from localllm.modelfile import IGNORED, PARAMETER_TYPES, VERSION, Modelfile
 
 _NOT_GGUF = (".safetensors", ".bin", ".pth", ".pt", ".json")
 
@@ -83,6 +83,8 @@ def decode_create(body: bytes) -> DecodedCreate:
             field="from",
             hint="from is a model's name; files is {FILE NAME: DIGEST} of what was sent to /api/blobs",
         )
+    if fields.requires and VERSION.fullmatch(fields.requires) is None:
+        raise InvalidFieldError("requires must be a valid semver (e.g. 0.14.0)", field="requires")
     options, load = _parameters(fields.parameters or {})
     settings = Modelfile(
         bases=(fields.base or next(iter(fields.files or {"": ""})),),

@@ -27,7 +27,8 @@ from localllm.server.pulls import SUCCESS, is_last
 from localllm.server.services import Services
 from localllm.store.blobs import BlobWriter, blob_path, find_blob, refuse_too_large
 from localllm.store.create import create, refuse_unsupported
-from localllm.store.names import parse_name
+from localllm.store.names import parse_local_name, parse_name
+from localllm.store.quantize import parse_target
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,11 @@ async def ollama_create(services: Services, request: Request) -> ASGIApp:
     """POST /api/create."""
     decoded = decode_create(await request.body())
     creation = decoded.creation
-    parse_name(creation.name)
+    # What can be known at once is told with its status; the rest goes into the stream.
+    parse_local_name(creation.name)
     refuse_unsupported(creation.settings)
+    if creation.quantization:
+        parse_target(creation.quantization)
     if decoded.digest is not None:
         blob = await services.in_store(find_blob, services.store.blobs_dir, decoded.digest)
         creation = dataclasses.replace(creation, files=(str(blob),))

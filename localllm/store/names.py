@@ -113,6 +113,17 @@ def _known_host(host: str, namespace: str) -> tuple[str, str]:
     return (REGISTRY_HOST if host.lower() in _REGISTRY_HOSTS else host), namespace
 
 
+def parse_local_name(text: str) -> Name:
+    """Read the name of a model that is made here. Raises InvalidNameError, also for one with a host or namespace."""
+    name = parse_name(text)
+    if not name.is_local:
+        raise InvalidNameError(
+            f"invalid model name '{text}': a model made here has no host or namespace",
+            hint=f"call it {name.model}:{name.tag}",
+        )
+    return name
+
+
 def _check(text: str, what: str, part: str, grammar: re.Pattern[str], limit: int) -> None:
     if not part:
         raise _invalid(text, f"the {what} is empty")

@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from localllm.creating import Creation
-from localllm.errors import BadRequestError, InvalidNameError, LocalllmError, ModelFileError, ModelNotFoundError
+from localllm.errors import BadRequestError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.gguf import Header, TensorInfo
 from localllm.gguf_rules import check_model
 from localllm.modelfile import Modelfile, load_parameters, write
@@ -39,7 +39,7 @@ from localllm.store.headers import Headers
 from localllm.store.layers import layered, with_settings
 from localllm.store.manifest import SCHEMA, Manifest, Part
 from localllm.store.model import Model, capabilities_of, facts_from
-from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_name
+from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_local_name, parse_name
 from localllm.store.pulled import DEFAULT_REGISTRY, described, refuse_unpullable, request_for, spelled
 
 _OTHER_HOST = (
@@ -119,14 +119,14 @@ class Store:
         Raises InvalidNameError, and ModelFileError when the file is not a whole model that localllm can run.
         """
         # Not resolve(), which would follow links to a blob's nameless path.
-        return self._write(self._of_files(_local(name), [Path(os.path.abspath(file))]))  # noqa: PTH100
+        return self._write(self._of_files(parse_local_name(name), [Path(os.path.abspath(file))]))  # noqa: PTH100
 
     def base(self, creation: Creation) -> Manifest:
         """What `creation` starts from, under its new name and without what it lays over that.
 
         Raises InvalidNameError, ModelNotFoundError and ModelFileError.
         """
-        name = _local(creation.name)
+        name = parse_local_name(creation.name)
         if creation.files:
             return self._of_files(name, [Path(file) for file in creation.files])
         assert creation.base is not None
@@ -161,7 +161,7 @@ class Store:
 
     def copy(self, source: str, destination: str) -> Model:
         """Let `destination` stand for what `source` stands for. Raises InvalidNameError and what find() raises."""
-        name = _local(destination)
+        name = parse_local_name(destination)
         return self._write(self._renamed(self._found(source).manifest, name))
 
     def _renamed(self, manifest: Manifest, name: Name) -> Manifest:
@@ -314,13 +314,6 @@ class _Found:
 
     def model(self) -> Model:
         return _model(self.manifest, self.data, self.is_bundled)
-
-
-def _local(name: str) -> Name:
-    parsed = parse_name(name)
-    if not parsed.is_local:
-        raise InvalidNameError(f"invalid model name '{name}': a model made here has no host or namespace")
-    return parsed
 
 
 def _model(manifest: Manifest, data: bytes, is_bundled: bool = False) -> Model:

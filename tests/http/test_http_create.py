@@ -120,6 +120,12 @@ def test_a_model_is_made_of_another_and_everything_can_be_shown(server):
             {"model": "x", "from": "base", "parameters": {"cache_type_k": "q8_0"}},
             "parameter 'cache_type_k' (the type of the cached keys) is not supported yet",
         ),
+        (
+            {"model": "hf.co/a/b", "from": "base"},
+            "invalid model name 'hf.co/a/b': a model made here has no host or namespace",
+        ),
+        ({"model": "x", "from": "base", "quantize": "q9"}, "unknown quantization type 'q9'"),
+        ({"model": "x", "from": "base", "requires": "soon"}, "requires must be a valid semver (e.g. 0.14.0)"),
         ({"model": "x", "from": 5}, "from must be a string, not an integer"),
         (
             {"model": "x", "from": "base", "messages": [{"role": "robot", "content": "x"}]},

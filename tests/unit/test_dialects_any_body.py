@@ -7,20 +7,23 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.dialects import ollama, ollama_embed, openai, openai_embed
+from localllm.dialects import ollama, ollama_create, ollama_embed, openai, openai_embed
 from localllm.dialects.body import Decoded
+from localllm.dialects.ollama_create import DecodedCreate
 from localllm.embedding import EmbedRequest
 from localllm.errors import LocalllmError
 
 DECODERS = (
     ollama.decode_chat, ollama.decode_generate, openai.decode_chat, ollama_embed.decode_embed,
-    ollama_embed.decode_embeddings, openai_embed.decode_embeddings,
+    ollama_embed.decode_embeddings, openai_embed.decode_embeddings, ollama_create.decode_create,
+    ollama_create.decode_copy,
 )  # fmt: skip
 WORDS = (
     "model", "messages", "role", "content", "tool_calls", "function", "name", "arguments", "tools", "type", "text",
     "options", "stop", "seed", "temperature", "num_ctx", "logit_bias", "keep_alive", "format", "think", "stream",
     "response_format", "json_schema", "schema", "max_tokens", "n", "user", "assistant", "tool", "json", "prompt", "raw",
-    "input", "dimensions", "encoding_format", "logprobs", "top_logprobs",
+    "input", "dimensions", "encoding_format", "logprobs", "top_logprobs", "from", "files", "parameters", "license",
+    "quantize", "requires", "num_parallel", "kv_layout", "source", "destination",
 )  # fmt: skip
 scalars = (
     st.none()
@@ -42,7 +45,7 @@ def check(body: bytes) -> None:
     statuses = set()
     for decode in DECODERS:
         try:
-            assert isinstance(decode(body), Decoded | EmbedRequest | tuple)
+            assert isinstance(decode(body), Decoded | EmbedRequest | DecodedCreate | tuple)
         except LocalllmError as error:
             statuses.add(error.status)
     assert statuses <= {400, 404}
@@ -89,3 +92,9 @@ def test_any_bytes_are_a_request_or_a_bad_one(head, tail):
         head + tail,
     ):
         check(body)
+
+
+@given(st.dictionaries(st.sampled_from(["num_parallel", "kv_layout", "stream_slowdown", "top_k", "stop"]), values))
+@settings(max_examples=100, deadline=None)
+def test_any_value_of_a_load_parameter_is_a_request_or_a_bad_one(parameters):
+    check(json.dumps({"model": "m", "from": "x", "parameters": parameters}).encode())
