@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from localllm.generation import Message, Options
 from localllm.load_options import NOT_YET, LoadOptions
 from localllm.modelfile import PARAMETER_TYPES, Modelfile, ModelfileError, decode, parse, write
+from localllm.template_syntax import is_go
 
 
 def test_every_statement_is_read():
@@ -150,6 +152,21 @@ def test_a_mistake_is_told_with_its_line(text, message):
     with pytest.raises(ModelfileError) as caught:
         parse(text)
     assert message == caught.value.message
+
+
+def test_the_example_in_the_readme_is_one_modelfile_without_a_warning():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = readme.partition("A Modelfile is Ollama's, and a little more:\n\n```\n")[2].partition("\n```\n")[0]
+    said = parse(example)
+    assert ("llama3.2", "You answer in\none sentence.", LoadOptions(num_parallel=2)) == (
+        said.bases[0],
+        said.system,
+        said.load,
+    )
+    assert (Options(temperature=0.3, stop=("END",)), ("MIT",), "0.14.0") == (said.options, said.licenses, said.requires)
+    assert said.template is not None
+    assert is_go(said.template)
+    assert () == said.warnings
 
 
 def test_what_has_no_effect_is_a_warning():
