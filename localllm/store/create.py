@@ -15,7 +15,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from localllm.creating import SUCCESS, CheckEvent, CheckRequest, CreateEvent, Creation
+from localllm.creating import SUCCESS, CheckEvent, CheckRequest, CreateEvent, CreateProgress, Creation
 from localllm.errors import TemplateError, UnsupportedError
 from localllm.generation import Failed
 from localllm.gguf import TensorInfo
@@ -24,7 +24,7 @@ from localllm.pulling import PullStatus
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
 from localllm.store.processes import lines_from
-from localllm.store.quantize import QuantizedFile, Source, parse_target, quantize
+from localllm.store.quantize import Source, parse_target, quantize
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,6 +40,7 @@ class CreatingStore(Protocol):
     def create(self, base: Manifest, settings: Modelfile) -> Model: ...
     def tensors(self, base: Manifest) -> Sequence[TensorInfo]: ...
     def with_file(self, base: Manifest, file: Path) -> Manifest: ...
+    def drop_blobs(self, files: Sequence[str]) -> None: ...
     @property
     def blobs_dir(self) -> Path: ...
 
@@ -58,16 +59,22 @@ async def create(store: CreatingStore, in_store: InStore, creation: Creation) ->
     base = await in_store(store.base, creation)
     if creation.settings.template:
         await check_template(creation.settings.template)
-    if target is not None:
-        source = Source(Path(base.file), base.facts, await in_store(store.tensors, base))
-        async with aclosing(quantize(source, target, store.blobs_dir)) as events:
-            async for event in events:
-                if isinstance(event, QuantizedFile):
-                    base = await in_store(store.with_file, base, event.path)
-                else:
-                    yield event
-    yield PullStatus("writing manifest")
-    await in_store(store.create, base, creation.settings)
+    made: tuple[str, ...] = ()
+    try:
+        if target is not None:
+            source = Source(Path(base.file), base.facts, await in_store(store.tensors, base))
+            async with aclosing(quantize(source, target, store.blobs_dir)) as events:
+                async for event in events:
+                    if isinstance(event, CreateProgress):
+                        yield event
+                    else:
+                        made = (str(event.path),)
+                        base = await in_store(store.with_file, base, event.path)
+        yield PullStatus("writing manifest")
+        await in_store(store.create, base, creation.settings)
+    finally:
+        if made:  # a file that got no name in the end is nobody's
+            await in_store(store.drop_blobs, made)
     yield SUCCESS
 
 

@@ -218,7 +218,10 @@ class Store:
 
     def _write(self, manifest: Manifest) -> Model:
         data = manifests.encode(manifest)
-        manifests.write(manifest_path(self._manifests_dir, parse_name(manifest.name)), data)
+        path = manifest_path(self._manifests_dir, parse_name(manifest.name))
+        replaced = manifests.files_of(path)
+        manifests.write(path, data)
+        self.drop_blobs(replaced)
         return _model(manifest, data)
 
     def name_for(self, file: Path) -> str:
@@ -259,13 +262,14 @@ class Store:
             path = manifest_path(self._manifests_dir, parsed)
             files = manifests.files_of(path)
             if manifests.remove(path):
-                self._drop_blobs(files)
+                self.drop_blobs(files)
                 return
         if parsed.is_local and self._bundled(parsed) is not None:
             raise BadRequestError(f"model '{parsed}' comes with localllm and cannot be deleted")
         raise ModelNotFoundError(name)
 
-    def _drop_blobs(self, files: Sequence[str]) -> None:
+    def drop_blobs(self, files: Sequence[str]) -> None:
+        """Delete those of `files` that are blobs of ours and that no name needs."""
         blobs = [Path(file) for file in files if Path(file).parent == self.blobs_dir]
         needed = manifests.referenced_files(self._manifests_dir) if blobs else frozenset()
         if needed is not None:

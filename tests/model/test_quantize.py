@@ -17,12 +17,16 @@ from cli_process import LOCALLLM, run_cli
 from daemon_process import Daemon, children_of, command_of, is_alive, running_daemon, wait_for
 from synthetic_models import build
 
-from localllm.creating import CreateProgress
-from localllm.errors import LocalllmError
+from localllm.creating import CreateProgress, Creation
+from localllm.errors import LocalllmError, ModelFileError
 from localllm.gguf import read_header
+from localllm.modelfile import Modelfile
 from localllm.store.blobs import remove_stale
-from localllm.store.model import facts_from
+from localllm.store.create import create
+from localllm.store.manifest import Manifest
+from localllm.store.model import Model, facts_from
 from localllm.store.quantize import QuantizedFile, Source, quantize
+from localllm.store.store import Store
 
 GUIDE = Path(__file__).resolve().parents[2] / "modelfiles" / "guide" / "guide.gguf"
 
@@ -97,6 +101,28 @@ def test_who_gives_up_in_the_middle_leaves_nothing(whole: Path, tmp_path: Path) 
 
     asyncio.run(begin())
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_file_that_gets_no_name_in_the_end_does_not_stay(whole: Path, tmp_path: Path) -> None:
+    class Forgetful(Store):
+        """Its disk is full when the manifest is written."""
+
+        def create(self, base: Manifest, settings: Modelfile) -> Model:
+            raise ModelFileError("the manifest cannot be written")
+
+    store = Forgetful(tmp_path / "models", tmp_path / "none")
+
+    async def in_store(work, *arguments, **keywords):
+        return work(*arguments, **keywords)
+
+    async def refused() -> None:
+        creation = Creation("x", Modelfile(("x",)), files=(str(whole),), quantization="q8_0")
+        with pytest.raises(ModelFileError, match="the manifest cannot be written"):
+            async for _ in create(store, in_store, creation):
+                pass
+
+    asyncio.run(refused())
+    assert [] == list(store.blobs_dir.iterdir())
 
 
 def test_a_source_that_llama_cpp_refuses_is_an_error_and_leaves_nothing(whole: Path, tmp_path: Path) -> None:

@@ -248,6 +248,18 @@ def test_the_blob_of_a_model_goes_with_the_last_name_that_needs_it(store, tmp_pa
     assert not blob.exists()
 
 
+def test_the_blob_of_a_name_that_is_made_anew_goes(store, tmp_path, file):
+    with BlobWriter(blobs_dir(tmp_path / "models")) as writer:
+        writer.write(file.read_bytes())
+        blob = writer.keep()
+    said = Modelfile(("uploaded",))
+    store.create(store.base(Creation("a", said, files=(str(blob),))), said)
+    make(store, "a", "FROM a\nSYSTEM Hello.\n")
+    assert blob == store.find("a").file
+    store.create_from_file("a", file)
+    assert not blob.exists()
+
+
 def test_a_file_that_is_used_in_place_stays_when_its_name_goes(store, file):
     store.create_from_file("a", file)
     store.delete("a")
