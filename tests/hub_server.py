@@ -61,6 +61,7 @@ class HubRepo:
     bytes_per_second: int = 0
     piece_bytes: int = _PIECE_BYTES
     commit: str = "c0ffee" + "0" * 34
+    extra_paths: tuple[str, ...] = ()
 
     def oid(self, path: str) -> str:
         if path in self.plain:
@@ -245,6 +246,7 @@ def _info(hub: HubServer, name: str, repository: HubRepo) -> dict[str, Any]:
         lfs = {"size": size, "sha256": oid, "pointerSize": 134}
         more = {"blobId": oid} if path in repository.plain else {"blobId": "0" * 40, "lfs": lfs}
         siblings.append({"rfilename": path, "size": size, **more})
+    siblings += [{"rfilename": path, "size": 1, "blobId": "0" * 40} for path in repository.extra_paths]
     card = {"cardData": {"license": repository.license}} if repository.license else {}
     gated = "manual" if repository.is_gated else False
     return {"id": name, "modelId": name, "sha": repository.commit, "gated": gated, "siblings": siblings, **card}

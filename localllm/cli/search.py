@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +12,10 @@ from localllm.cli.output import Screen, Spinner, aligned_lines, screen_of
 from localllm.errors import HubError
 from localllm.store.bundled import bundled_dir
 from localllm.store.catalogue import entries
-from localllm.store.hub import Found, Hub
 from localllm.store.model import format_parameter_count
+
+if TYPE_CHECKING:
+    from localllm.store.hub import Found
 
 Row = tuple[str, str, str]
 _USUAL_LIMIT = 20
@@ -52,6 +54,11 @@ def _has_all(row: Row, words: Sequence[str]) -> bool:
 
 def _ask_hub(words: str, limit: int, screen: Screen) -> tuple[Found, ...]:
     """What the hub finds; nothing, which is said, when it cannot be asked."""
+    # The library would tell the hub which other programs run here; it reads this when it is imported, which is here
+    # also because it takes 300 ms, and the short names alone need none of it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from localllm.store.hub import Hub
+
     try:
         with Spinner(screen, "asking Hugging Face"):
             return Hub().search(words, limit)

@@ -118,6 +118,7 @@ class Hub:
         license_name = info.card_data.get("license") if info.card_data else None
         files = []
         for sibling in info.siblings or ():
+            _refuse_unsafe(sibling.rfilename, repository_id)
             oid = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
             if sibling.size is not None and oid and _is_hash(oid):
                 files.append(HubFile(sibling.rfilename, sibling.size, oid))
@@ -255,6 +256,13 @@ _NETWORK_HINT = "check the network, HF_ENDPOINT and the proxy; the same command 
 def _found(info: _Listed) -> Found:
     about = info.gguf or _GgufFacts()
     return Found(info.id, info.downloads or 0, bool(info.gated), about.architecture or "", about.total or 0)
+
+
+def _refuse_unsafe(path: str, repository_id: str) -> None:
+    """No repository has such paths: only a hub that is none sends them. Raises HubError."""
+    parts = path.split("/")
+    if not path.isprintable() or "\\" in path or ":" in parts[0] or not {"", ".", ".."}.isdisjoint(parts):
+        raise HubError(f"{repository_id} has a file with a path that cannot be: {path[:80]!a}")
 
 
 def _is_hash(text: str) -> bool:

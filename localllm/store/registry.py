@@ -38,12 +38,15 @@ _NETWORK_HINT = "check the network, LOCALLLM_REGISTRY and the proxy; the same co
 
 
 class Registry:
-    """The registry at `url`, and the blobs in `blobs_dir`. Close it, or use it as a context manager."""
+    """The registry at `url`, and the blobs in `blobs_dir`. Close it, or use it as a context manager.
+
+    `transport` replaces the network (httpx.MockTransport in tests).
+    """
 
     title = "the registry"
     moved_by = "LOCALLLM_MODELS"
 
-    def __init__(self, url: str, blobs_dir: Path) -> None:
+    def __init__(self, url: str, blobs_dir: Path, transport: httpx.BaseTransport | None = None) -> None:
         self.cache_dir = blobs_dir
         self._url = url.rstrip("/")
         self._token = ""
@@ -53,6 +56,7 @@ class Registry:
             follow_redirects=True,  # to a CDN, without the token; asked anew each time, since its links expire
             max_redirects=_MAX_REDIRECTS,
             event_hooks={"request": [self._refuse_downgrade]},
+            transport=transport,
         )
 
     def __enter__(self) -> Registry:

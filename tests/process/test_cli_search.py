@@ -28,6 +28,9 @@ def lines(text: str) -> list[list[str]]:
 def test_a_word_finds_short_names_and_then_repositories_the_most_downloaded_first(tmp_path):
     with hub_server(REPOSITORIES) as hub:
         done = run_cli("search", "qwen3", environment=environment(tmp_path, HF_ENDPOINT=hub.url))
+        assert ["GET /api/models"] == [request.partition("?")[0] for request in hub.requests], (
+            "and nothing told besides"
+        )
     assert (0, "") == (done.returncode, done.stderr)
     rows = [[cell.strip() for cell in row] for row in lines(done.stdout)]
     assert ["NAME", "WHAT", "FROM"] == rows[0]

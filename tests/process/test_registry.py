@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -17,7 +14,7 @@ import pytest
 from cli_process import run_cli
 from daemon_process import Daemon, lines_of, running_daemon, wait_for
 from hub_server import Fault, Pace
-from pulls import GUIDE, LARGE, SUCCESS, download_processes, kill_at_random, names, partial_bytes, projector_bytes, pull
+from pulls import GUIDE, LARGE, SUCCESS, names, partial_bytes, projector_bytes, pull
 from registry_server import RegistryModel, RegistryServer, digest, registry_server
 
 NAME = "ollama.com/library/tiny"
@@ -272,29 +269,3 @@ def test_the_command_shows_the_model_by_its_name(tmp_path):
         assert done.stderr.splitlines()[-1].startswith("tiny:latest: 2.6 MB of 2.6 MB")
         unknown = run_cli("pull", "someone/tiny", environment=daemon.environment)
         assert "hf.co/OWNER/REPO or ollama.com/library/NAME" in unknown.stderr
-
-
-def test_whatever_kills_a_download_nothing_is_half_visible_and_the_next_pull_ends_right(tmp_path):
-    """SIGKILL of the process that downloads, at random points, over and over."""
-    slow = RegistryModel(model=LARGE, pace=Pace(bytes_per_second=6_000_000))
-    points = random.Random(11)
-    kept: list[int] = []
-    with daemon_and_registry(tmp_path, large=slow) as (daemon, registry):
-
-        def kill() -> None:
-            for process in download_processes(daemon):
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-
-        for _ in range(12):
-            kill_at_random(daemon, LARGE_NAME, kill, lambda: partial_bytes(tmp_path), points)
-            wait_for(lambda: not registry.open_transfers, 5)
-            kept.append(partial_bytes(tmp_path))
-            assert [] == names(daemon)
-        assert len(set(kept)) >= 4, "the kills came before anything was downloaded"
-        assert sorted(kept) == kept
-        slow.pace = Pace()
-        assert SUCCESS == pull(daemon, LARGE_NAME)[-1]
-        assert registry.served_bytes() <= len(LARGE) + 16 * 2**20
-    assert LARGE == (blobs(tmp_path) / f"sha256-{digest(LARGE)[7:]}").read_bytes()
-    assert [] == list(tmp_path.rglob("*.incomplete"))

@@ -1,0 +1,80 @@
+"""SIGKILL at random points of downloads, over and over: what is left is consistent, and the next pull ends right.
+
+The process that downloads is killed here, test_pull.py kills the whole daemon. `scripts/test --all` does 50 of each.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from daemon_process import Daemon, running_daemon, wait_for
+from hub_server import HubRepo, Pace, hub_server
+from pulls import LARGE, SUCCESS, download_processes, kill_at_random, names, partial_bytes, pull
+from registry_server import RegistryModel, registry_server
+
+KILLS = [pytest.param(8, id="few"), pytest.param(50, id="many", marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+# Slow enough that the kills, each after a third of a second at most, all come before the end.
+PACE = {8: 5_000_000, 50: 800_000}
+
+
+def kill_over_and_over(daemon: Daemon, name: str, kills: int, open_transfers: Callable[[], int]) -> list[int]:
+    """Kill `kills` downloads; the bytes that are there after each."""
+    points = random.Random(kills)
+    kept: list[int] = []
+
+    def kill() -> None:
+        for process in download_processes(daemon):
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(process, signal.SIGKILL)
+
+    for _ in range(kills):
+        kill_at_random(daemon, name, kill, lambda: partial_bytes(daemon.home), points)
+        wait_for(lambda: not open_transfers(), 10)
+        assert [] == names(daemon), "a name is there before its file is"
+        kept.append(partial_bytes(daemon.home))
+    return kept
+
+
+def assert_whole(home: Path, kept: list[int], kills: int, served: int) -> None:
+    """Nothing was lost by a kill, little was sent twice, and nothing but the whole file is there."""
+    assert sorted(kept) == kept
+    assert len(set(kept)) >= kills // 3, "the kills came before anything was downloaded"
+    assert kept[-1] < len(LARGE)
+    assert served <= len(LARGE) + 16 * 2**20
+    assert [] == list(home.rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_whatever_kills_a_download_from_the_hub_the_next_pull_ends_right(tmp_path, kills):
+    slow = HubRepo({"Tiny-Q8_0.gguf": LARGE}, bytes_per_second=PACE[kills])
+    name = "hf.co/owner/Tiny-GGUF:Q8_0"
+    with hub_server({"owner/Tiny-GGUF": slow}) as hub:
+        there = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
+        with running_daemon(tmp_path, **there) as daemon:
+            kept = kill_over_and_over(daemon, name, kills, lambda: hub.open_transfers)
+            slow.bytes_per_second = 0
+            assert SUCCESS == pull(daemon, name)[-1]
+            assert [name] == names(daemon)
+        assert_whole(tmp_path, kept, kills, hub.served_bytes())
+    assert LARGE == next((tmp_path / "hf").rglob("snapshots/*/Tiny-Q8_0.gguf")).read_bytes()
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_whatever_kills_a_download_from_the_registry_the_next_pull_ends_right(tmp_path, kills):
+    slow = RegistryModel(model=LARGE, system="Be brief.", pace=Pace(PACE[kills]))
+    name = "ollama.com/library/tiny:large"
+    with registry_server({"library/tiny:large": slow}) as registry:
+        with running_daemon(tmp_path, LOCALLLM_REGISTRY=registry.url, NO_PROXY="*") as daemon:
+            kept = kill_over_and_over(daemon, name, kills, lambda: registry.open_transfers)
+            slow.pace = Pace()
+            assert SUCCESS == pull(daemon, name)[-1]
+            assert [name] == names(daemon)
+        assert_whole(tmp_path, kept, kills, registry.served_bytes())
+    blobs = list((tmp_path / "models" / "localllm" / "blobs").glob("sha256-*"))
+    assert [LARGE] == [blob.read_bytes() for blob in blobs]
