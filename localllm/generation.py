@@ -126,20 +126,42 @@ class ResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
     schema: str | None = None
 
 
-class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One request for generated text, whatever the dialect. Exactly one of `messages` and `prompt` is set.
+class ContextFile(msgspec.Struct, frozen=True):
+    """A file, or a piece of one, that a text to fill in belongs to."""
 
-    `raw` sends `prompt` to the tokenizer as it is. `think` None leaves thinking to the template's own default.
+    name: str
+    text: str
+
+
+class FillIn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What stands behind the gap that is to be filled; the prompt stands before it.
+
+    `files` come before both, the oldest first; None asks for the model's form without any.
+    """
+
+    suffix: str
+    files: tuple[ContextFile, ...] | None = None
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request for generated text, whatever the dialect. Of `messages`, `prompt` and `prompt_tokens` one is set.
+
+    `raw` sends `prompt` to the tokenizer as it is; `fill_in` makes it the text before a gap. `think` None leaves
+    thinking to the template's own default.
     `keep_alive_seconds` None leaves the model's keep-alive as it is; infinity is for ever.
     `context_policy` says what happens to a prompt that does not fit: refused with the numbers, or cut.
     `shifts_context` lets an answer that reaches the end of its context go on without the older half of it.
     `priority` says who waits for whom; requests of one `client` share what that client is given.
     `logprobs` asks for each token's log-probability and that many of the likeliest in its place, up to MOST_LOGPROBS.
+    `prefill_seconds_most` bounds the time to the first token, `decode_seconds_most` that of an answer which has a whole
+    line by then: what is out of time ends with "length".
     """
 
     model: str
     messages: tuple[Message, ...] | None = None
     prompt: str | None = None
+    prompt_tokens: tuple[int, ...] | None = None
+    fill_in: FillIn | None = None
     raw: bool = False
     system: str | None = None
     tools: tuple[Tool, ...] = ()
@@ -151,6 +173,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     shifts_context: bool = False
     priority: Priority = "interactive"
     logprobs: int | None = None
+    prefill_seconds_most: float | None = None
+    decode_seconds_most: float | None = None
     client: str = ""
 
 
@@ -235,7 +259,8 @@ class ToolCallDelta(msgspec.Struct, frozen=True, tag="tool_call", omit_defaults=
 class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     """The last event of a request that ended well.
 
-    `dropped_messages` went because the prompt did not fit, `dropped_tokens` because the context was shifted.
+    `stop_text` is the stop string that ended the answer, if one did. `dropped_messages` went because the prompt did not
+    fit, `dropped_tokens` because the context was shifted or the text around a gap did not fit.
     `cache_miss` is None when the prompt went on from an earlier one, or resembled none.
     """
 
@@ -245,6 +270,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     dropped_messages: int = 0
     dropped_tokens: int = 0
     cache_miss: CacheMiss | None = None
+    stop_text: str | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
@@ -257,6 +283,16 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):
 
 
 Event = PromptProgress | ContentDelta | ThinkingDelta | ToolCallDelta | Finished | Failed
+
+
+class OfChoice(msgspec.Struct, frozen=True):
+    """An event of the `index`-th of several answers to one request, from 0; after them all comes one Finished."""
+
+    index: int
+    event: Event
+
+
+AnswerEvent = Event | OfChoice
 
 
 def merge_options(*layers: Options) -> Options:

@@ -54,6 +54,17 @@ class MemoryTraits:
 
 
 @dataclass(frozen=True, slots=True)
+class InfillTokens:
+    """The tokens around a gap that a model was trained to fill; None where the vocabulary has no such mark."""
+
+    before: int
+    after: int
+    middle: int
+    repository: int | None = None
+    file: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BackendFacts:
     """What the engine and the runner need to know of a loaded model. Sizes in bytes, lengths in tokens.
 
@@ -85,6 +96,7 @@ class BackendFacts:
     bos_text: str = ""
     eos_text: str = ""
     sampling_defaults: Options = field(default_factory=Options)
+    infill: InfillTokens | None = None
 
     @property
     def sequence_tokens(self) -> int:

@@ -262,6 +262,8 @@ class Engine:
         self._counts["prompt"] += work.count if was_prefilling else 0
         if resident.computed in sequence.stops_at:
             self._pool.checkpoint(resident)
+        if not is_last_chunk and sequence.is_out_of_time(self._clock):
+            return self._finish(sequence, "length")
         if not is_last_chunk:
             return SequenceOutput(sequence.request.id, prompt_processed=min(resident.computed, sequence.prompt_length))
         if was_prefilling:
@@ -291,7 +293,7 @@ class Engine:
         """Append the chosen tokens until one ends the sequence; the text they give."""
         text, taken = "", []
         reason: FinishReason | None = None
-        is_stopped = False
+        stop_text: str | None = None
         for token in chosen:
             taken.append(token)
             sequence.tokens.append(token)
@@ -305,16 +307,19 @@ class Engine:
             piece = sequence.detokenizer.feed(data)
             text += piece.text
             if piece.stop is not None:
-                reason, is_stopped = "stop", True
+                reason, stop_text = "stop", piece.stop
                 break
+            sequence.has_line = sequence.has_line or b"\n" in data
             if sequence.has_all_it_asked_for or (sequence.is_at_limit and not self._shift(sequence)):
                 reason = "length"
                 break
         self._counts["completion"] += len(taken)
+        if reason is None and sequence.is_out_of_time(self._clock):
+            reason = "length"
         if reason is None:
             logprobs = sequence.logprobs.release(text, is_all=False) if sequence.logprobs is not None else ()
             return SequenceOutput(sequence.request.id, text, tuple(taken), logprobs=logprobs)
-        return self._finish(sequence, reason, text, tuple(taken), is_stopped=is_stopped)
+        return self._finish(sequence, reason, text, tuple(taken), stop_text)
 
     def _shift(self, sequence: Sequence) -> bool:
         """Drop the older half of what follows the kept tokens, if that was asked for and leaves room for a token."""
@@ -335,18 +340,19 @@ class Engine:
         reason: FinishReason,
         text: str = "",
         tokens: tuple[int, ...] = (),
-        *,
-        is_stopped: bool = False,
+        stop_text: str | None = None,
     ) -> SequenceOutput:
-        if not is_stopped:
+        if stop_text is None:
             text += sequence.detokenizer.flush().text
         resident = sequence.resident
         if resident is not None and resident.computed > len(sequence.tokens):  # guesses behind a stop string
             self._pool.rewind(resident, len(sequence.tokens))
         stats = sequence.stats(self._clock())
         self._remove(sequence)
-        logprobs = sequence.logprobs.release(text, is_all=not is_stopped) if sequence.logprobs is not None else ()
-        return SequenceOutput(sequence.request.id, text, tokens, logprobs=logprobs, finish=Finish(reason, stats))
+        is_all = stop_text is None
+        logprobs = sequence.logprobs.release(text, is_all=is_all) if sequence.logprobs is not None else ()
+        finish = Finish(reason, stats, stop_text)
+        return SequenceOutput(sequence.request.id, text, tokens, logprobs=logprobs, finish=finish)
 
     def _remove(self, sequence: Sequence) -> None:
         self._lookups.pop(sequence.request.id, None)

@@ -24,6 +24,7 @@ from localllm.engine.backend import (
     Constraint,
     DecodeStatus,
     EngineError,
+    InfillTokens,
     MemoryTraits,
     State,
 )
@@ -62,6 +63,7 @@ class FakeBackend:
         *,
         can_merge: bool = False,
         mixed_rows_most: int = NO_BOUND,
+        infill: InfillTokens | None = None,
     ) -> None:
         self.facts = BackendFacts(
             vocabulary_size=END_TOKEN + 1,
@@ -76,6 +78,7 @@ class FakeBackend:
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
             kv_bytes_per_token=1024,
             chat_template=TEMPLATE,
+            infill=infill,
         )
         self._numbers = itertools.count()
         self.cells: list[list[Cell]] = [[] for _ in range(self.facts.slots)]

@@ -195,6 +195,7 @@ class LlamaBackend:
             bos_text=self._special_text(native.llama_vocab_bos(self._vocabulary)),
             eos_text=self._special_text(native.llama_vocab_eos(self._vocabulary)),
             sampling_defaults=self._sampling_defaults(),
+            infill=self._model.infill_tokens(),
         )
 
     def _mixed_rows_most(self) -> int:

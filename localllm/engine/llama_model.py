@@ -11,7 +11,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as native
 
-from localllm.engine.backend import ModelLoadError
+from localllm.engine.backend import InfillTokens, ModelLoadError
 from localllm.engine.llama_log import LogReader
 
 _LOAD_NO_MMAP, _LOAD_AUTO = 0, -1
@@ -80,6 +80,17 @@ class LlamaModel:
         value = int(self.metadata(f"{architecture}.attention.value_length") or head_size)
         layers, kv_heads = native.llama_model_n_layer(self.handle), native.llama_model_n_head_kv(self.handle)
         return int(layers * kv_heads * (key + value) * _CACHE_BYTES_PER_VALUE)
+
+    def infill_tokens(self) -> InfillTokens | None:
+        """The marks around a gap, as the file names them or llama.cpp knows them by their text."""
+        marks = (native.llama_vocab_fim_pre, native.llama_vocab_fim_suf, native.llama_vocab_fim_mid)
+        before, after, middle = (int(mark(self.vocabulary)) for mark in marks)
+        if min(before, after, middle) < 0:
+            return None
+        repository, file = (
+            int(mark(self.vocabulary)) for mark in (native.llama_vocab_fim_rep, native.llama_vocab_fim_sep)
+        )
+        return InfillTokens(before, after, middle, repository if repository >= 0 else None, file if file >= 0 else None)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; thread-safe."""

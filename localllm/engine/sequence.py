@@ -11,6 +11,7 @@ to others has its state in host memory, or all of its tokens to compute again: t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as ReadOnly
 from dataclasses import dataclass
 from typing import Literal
@@ -34,7 +35,8 @@ class SequenceRequest:
     whose text matters to the reader (tool-call markers) and must come out. At the limit the sequence ends, or with
     `shifts` goes on without the older half of what follows its first `keep_tokens`. `priority` 0 is served first;
     requests of one `client` share what it gets. `message_starts` are positions of the prompt where messages begin.
-    `logprobs` asks for each token's and that many others'.
+    `logprobs` asks for each token's and that many others'. A prompt that is not computed `prefill_seconds_most` after
+    the request came is given up; an answer ends `decode_seconds_most` after its first token once it has a whole line.
     """
 
     id: int
@@ -52,6 +54,8 @@ class SequenceRequest:
     client: str = ""
     message_starts: tuple[int, ...] = ()
     logprobs: int | None = None
+    prefill_seconds_most: float | None = None
+    decode_seconds_most: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,11 @@ class SequenceStats:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a sequence: why, and what it cost."""
+    """The end of a sequence: why, and what it cost. `stop_text` is the stop string that ended it, if one did."""
 
     reason: FinishReason
     stats: SequenceStats
+    stop_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class Sequence:
         "dropped_tokens",
         "first_token_at",
         "generated",
+        "has_line",
         "limit_tokens",
         "logprobs",
         "pending",
@@ -135,6 +141,7 @@ class Sequence:
         self.prompt_length = len(self.tokens)
         self.limit_tokens = limit_tokens  # of its request, within what one sequence can have
         self.generated = 0
+        self.has_line = False  # whether its text has come to the end of one
         self.logprobs: LogprobRecorder | None = None  # if they were asked for
         self.priority = request.priority
         self.resident: Resident | None = None
@@ -178,6 +185,14 @@ class Sequence:
     def is_at_limit(self) -> bool:
         """Whether its context is full."""
         return len(self.tokens) >= self.limit_tokens
+
+    def is_out_of_time(self, clock: Callable[[], float]) -> bool:
+        """Whether the time for its prompt, or for its answer, is over; asks the clock only if there is such a bound."""
+        if self.first_token_at is None:
+            most = self.request.prefill_seconds_most
+            return most is not None and clock() - self.arrived_at >= most
+        most = self.request.decode_seconds_most
+        return most is not None and self.has_line and clock() - self.first_token_at >= most
 
     def claim(self, now: float, client_tokens: float) -> Claim:
         """Its place in the order of service."""

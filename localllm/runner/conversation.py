@@ -7,7 +7,7 @@ here guards against time. Everything else a bad model file can do in text ends a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -18,6 +18,7 @@ from localllm.chat.logprobs import LogprobAttacher
 from localllm.chat.parser import OutputParser
 from localllm.chat.templates import Template, open_template
 from localllm.engine.backend import Backend
+from localllm.engine.infill import InfillPrompt, InfillWriter
 from localllm.engine.memory import needs_checkpoints
 from localllm.engine.sequence import Finish, SequenceOutput, SequenceRequest
 from localllm.errors import BadRequestError, UnsupportedError
@@ -25,6 +26,7 @@ from localllm.generation import (
     ContentDelta,
     Event,
     Failed,
+    FillIn,
     Finished,
     GenerationRequest,
     Message,
@@ -40,6 +42,7 @@ from localllm.generation import (
 logger = logging.getLogger(__name__)
 _PRIORITIES = get_args(Priority)  # from the one that is served first
 _KEEP_TOKENS = 4
+_INFILL_ANSWER_TOKENS = 256  # the room left where the request does not say how long the answer may get
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Prepared:
     sequence: SequenceRequest
     parser: OutputParser | None
     dropped_messages: int = 0
+    dropped_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,12 @@ class Conversations:
 
     def prepare(self, request_id: int, request: GenerationRequest) -> Prepared:
         """Render, tokenize, and fix every number. Raises BadRequestError, TemplateError, PromptTooLongError."""
-        if request.raw:
-            return Prepared(self._sequence(request_id, request, request.prompt or "", frozenset()), None)
+        if request.fill_in is not None:
+            infill = self._infill(request, request.fill_in)
+            sequence = self._sequence(request_id, request, infill.tokens, frozenset())
+            return Prepared(sequence, None, dropped_tokens=infill.dropped_tokens)
+        if request.raw or request.prompt_tokens is not None:
+            return Prepared(self._sequence(request_id, request, self._plain_tokens(request), frozenset()), None)
         messages, dropped = self._fit(request)
         prompt = self._render(messages, request)
         is_thinking = self._format.opens_thinking(prompt)
@@ -88,15 +96,53 @@ class Conversations:
         parser = OutputParser(
             self._format, request.tools, prompt_opens_thinking=is_thinking, new_call_id=self._sources.new_call_id
         )
-        return Prepared(self._sequence(request_id, request, prompt, self._preserved), parser, dropped)
+        sequence = self._sequence(request_id, request, self._tokenize_prompt(prompt), self._preserved)
+        return Prepared(sequence, parser, dropped)
 
-    def render(self, request: GenerationRequest) -> str:
-        """The prompt text the model would see."""
-        return request.prompt or "" if request.raw else self._render(_messages(request), request)
+    def render(self, request: GenerationRequest) -> tuple[str, list[int]]:
+        """The prompt text the model would see, and its tokens."""
+        prompt = request.prompt or "" if request.raw else self._render(_messages(request), request)
+        return prompt, self._tokenize_prompt(prompt)
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of any text."""
         return self._backend.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token. Raises BadRequestError for one that the vocabulary does not have."""
+        self._check_tokens(tokens)
+        return [self._backend.token_bytes(token, special=True) for token in tokens]
+
+    def _plain_tokens(self, request: GenerationRequest) -> list[int]:
+        """The tokens of a prompt without a template: those that were sent, or those of its text."""
+        if request.prompt_tokens is None:
+            return self._tokenize_prompt(request.prompt or "")
+        self._check_tokens(request.prompt_tokens)
+        return list(request.prompt_tokens)
+
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        size = self._backend.facts.vocabulary_size
+        wrong = next((token for token in tokens if not 0 <= token < size), None)
+        if wrong is not None:
+            raise BadRequestError(f"there is no token {wrong}: the model's are 0 to {size - 1}")
+
+    def _infill(self, request: GenerationRequest, fill_in: FillIn) -> InfillPrompt:
+        """The prompt around a gap; with the policy "truncate" it leaves out what leaves no room for an answer."""
+        marks = self._backend.facts.infill
+        if marks is None:
+            raise UnsupportedError(
+                f'"{request.model}" does not support insert: its vocabulary has no tokens for text around a gap',
+                hint="use a model made for completing code, such as qwen2.5-coder",
+            )
+        answer = request.options.num_predict
+        room = self._limit(request) - (_INFILL_ANSWER_TOKENS if answer is None or answer < 0 else max(answer, 1))
+        writer = InfillWriter(
+            marks,
+            lambda text: self._backend.tokenize(text, add_special=False, parse_special=False),
+            self._backend.tokenize("", add_special=True, parse_special=False)[:1],
+        )
+        room_or_none = room if request.context_policy == "truncate" else None
+        return writer.write(request.prompt or "", fill_in.suffix, fill_in.files, room_or_none)
 
     def _tokenize_prompt(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt: special tokens are read, and BOS is not added twice."""
@@ -110,9 +156,8 @@ class Conversations:
         return min(request.options.num_ctx or most, most)
 
     def _sequence(
-        self, request_id: int, request: GenerationRequest, prompt: str, preserved: frozenset[int]
+        self, request_id: int, request: GenerationRequest, tokens: list[int], preserved: frozenset[int]
     ) -> SequenceRequest:
-        tokens = self._tokenize_prompt(prompt)
         options = merge_options(request.options, self._backend.facts.sampling_defaults)
         sampling = sampling_from(options)
         if not tokens:
@@ -134,6 +179,8 @@ class Conversations:
             client=request.client,
             message_starts=self._message_starts(tokens),
             logprobs=request.logprobs,
+            prefill_seconds_most=request.prefill_seconds_most,
+            decode_seconds_most=request.decode_seconds_most,
         )
 
     def _message_starts(self, tokens: list[int]) -> tuple[int, ...]:
@@ -199,7 +246,7 @@ class Stream:
     def __init__(self, prepared: Prepared) -> None:
         self._parser = prepared.parser
         self._prompt_tokens = len(prepared.sequence.prompt)
-        self._dropped_messages = prepared.dropped_messages
+        self._dropped_messages, self._dropped_tokens = prepared.dropped_messages, prepared.dropped_tokens
         self._has_tool_calls = False
         self._logprobs = LogprobAttacher()
 
@@ -234,8 +281,9 @@ class Stream:
                 decode_seconds=stats.decode_seconds,
             ),
             dropped_messages=self._dropped_messages,
-            dropped_tokens=stats.dropped_tokens,
+            dropped_tokens=self._dropped_tokens + stats.dropped_tokens,
             cache_miss=stats.cache_miss,
+            stop_text=finish.stop_text,
         )
 
 

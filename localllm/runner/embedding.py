@@ -9,7 +9,7 @@ in turn. The runner's other messages are answered as far as an embedding model c
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,9 +80,13 @@ class EmbeddingTexts:
         """Raises UnsupportedError."""
         raise UnsupportedError(f'"{request.model}" does not support generate')
 
-    def render(self, request: GenerationRequest) -> str:
+    def render(self, request: GenerationRequest) -> tuple[str, list[int]]:
         """Raises UnsupportedError."""
         raise UnsupportedError(f'"{request.model}" does not support chat')
+
+    def detokenize(self, tokens: Sequence[int]) -> list[bytes]:
+        """Raises UnsupportedError: an embedding model's tokens say nothing of the blanks between them."""
+        raise UnsupportedError("the tokens of an embedding model cannot be turned into text")
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of any text."""

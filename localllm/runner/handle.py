@@ -26,12 +26,14 @@ from localllm.generation import Event, Failed, Finished, GenerationRequest, erro
 from localllm.runner import protocol
 from localllm.runner.death import Death, died_while
 
-# Tokenize, Render and AskStats are answered between two engine steps.
+# Tokenize, Detokenize, Render and AskStats are answered between two engine steps.
 QUESTION_TIMEOUT_SECONDS = 30.0
 
-Question = protocol.Tokenize | protocol.Render | protocol.AskStats | protocol.Embed
-Reply = protocol.Tokenized | protocol.Rendered | protocol.Stats | protocol.Embedded
-Answer = TypeVar("Answer", protocol.Tokenized, protocol.Rendered, protocol.Stats, protocol.Embedded)
+Question = protocol.Tokenize | protocol.Detokenize | protocol.Render | protocol.AskStats | protocol.Embed
+Reply = protocol.Tokenized | protocol.Detokenized | protocol.Rendered | protocol.Stats | protocol.Embedded
+Answer = TypeVar(
+    "Answer", protocol.Tokenized, protocol.Detokenized, protocol.Rendered, protocol.Stats, protocol.Embedded
+)
 
 
 class RunnerConnection(Protocol):
@@ -148,6 +150,15 @@ class RunnerHandle:
         question = protocol.Tokenize(next(self._ids), text, add_special, parse_special)
         return (await self._ask(question, protocol.Tokenized)).tokens
 
+    async def detokenize(self, tokens: tuple[int, ...]) -> tuple[bytes, ...]:
+        """The bytes of each token. Raises BadRequestError for one that the vocabulary does not have, or RunnerError."""
+        question = protocol.Detokenize(next(self._ids), tokens)
+        return (await self._ask(question, protocol.Detokenized)).pieces
+
+    async def prompt_tokens(self, request: GenerationRequest) -> tuple[int, ...]:
+        """The tokens that a request's prompt becomes. Raises TemplateError or RunnerError."""
+        return (await self._ask(protocol.Render(next(self._ids), request), protocol.Rendered)).tokens
+
     async def render(self, request: GenerationRequest) -> str:
         """The prompt the model's template makes of a request. Raises TemplateError or RunnerError."""
         question = protocol.Render(next(self._ids), request)
@@ -195,7 +206,13 @@ class RunnerHandle:
                 self._start_render_timer(render_id)
             case protocol.RenderEnded(id=render_id):
                 self._stop_render_timer(render_id)
-            case protocol.Tokenized() | protocol.Rendered() | protocol.Stats() | protocol.Embedded():
+            case (
+                protocol.Tokenized()
+                | protocol.Detokenized()
+                | protocol.Rendered()
+                | protocol.Stats()
+                | protocol.Embedded()
+            ):
                 question = self._questions.get(message.id)
                 if question is not None and not question.done():
                     question.set_result(message)

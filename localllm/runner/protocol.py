@@ -6,10 +6,10 @@ that nothing a library prints on stdout or stderr can be taken for one. The runn
     runner → daemon   Hello                          protocol and process id; anything else first is a mismatch
     daemon → runner   Load
     runner → daemon   LoadProgress* (Loaded | LoadFailed)
-    daemon → runner   Generate | Embed | Cancel | Tokenize | Render | AskStats, in any order
+    daemon → runner   Generate | Embed | Cancel | Tokenize | Detokenize | Render | AskStats, in any order
     runner → daemon   RenderStarted, RenderEnded     around the model's own template, which may never return
                       Step                           the events of one engine step, for all its requests
-                      Embedded | Tokenized | Rendered | Stats   the answer to the question with that id
+                      Embedded | Tokenized | Detokenized | Rendered | Stats   the answer to the question with that id
                       Rejected                       the question with that id cannot be answered
 
 The runner exits when its end of the pipe closes. A frame over MAX_FRAME_BYTES, or one that does not decode, is a bug or
@@ -26,7 +26,7 @@ import msgspec
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.generation import Event, Failed, GenerationRequest
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_FRAME_BYTES = 256 * 2**20
 _LENGTH = struct.Struct("<I")
 
@@ -126,6 +126,13 @@ class Render(msgspec.Struct, frozen=True, tag=True):
     request: GenerationRequest
 
 
+class Detokenize(msgspec.Struct, frozen=True, tag=True):
+    """The bytes of these tokens; control tokens as their names."""
+
+    id: int
+    tokens: tuple[int, ...]
+
+
 class AskStats(msgspec.Struct, frozen=True, tag=True):
     """What the engine holds now."""
 
@@ -164,11 +171,19 @@ class Tokenized(msgspec.Struct, frozen=True, tag=True):
     tokens: tuple[int, ...]
 
 
+class Detokenized(msgspec.Struct, frozen=True, tag=True):
+    """The answer to Detokenize: the bytes of each token, which may be part of a character."""
+
+    id: int
+    pieces: tuple[bytes, ...]
+
+
 class Rendered(msgspec.Struct, frozen=True, tag=True):
-    """The answer to Render."""
+    """The answer to Render: the prompt's text, and the tokens that the model would be given."""
 
     id: int
     prompt: str
+    tokens: tuple[int, ...] = ()
 
 
 class Stats(msgspec.Struct, frozen=True, tag=True):
@@ -201,7 +216,7 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
     error: Failed
 
 
-ToRunner = Load | Generate | Embed | Cancel | Tokenize | Render | AskStats
+ToRunner = Load | Generate | Embed | Cancel | Tokenize | Detokenize | Render | AskStats
 FromRunner = (
     Hello
     | LoadProgress
@@ -212,6 +227,7 @@ FromRunner = (
     | Step
     | Embedded
     | Tokenized
+    | Detokenized
     | Rendered
     | Stats
     | Rejected

@@ -20,7 +20,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -46,15 +46,16 @@ except ImportError:  # Windows does not tell: threads are not tuned there
 
 logger = logging.getLogger(__name__)
 
-Work = protocol.Generate | protocol.Tokenize | protocol.Render
+Work = protocol.Generate | protocol.Tokenize | protocol.Detokenize | protocol.Render
 
 
 class Texts(Protocol):
     """What a preparer does its work with."""
 
     def prepare(self, request_id: int, request: GenerationRequest) -> Prepared: ...
-    def render(self, request: GenerationRequest) -> str: ...
+    def render(self, request: GenerationRequest) -> tuple[str, list[int]]: ...
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
+    def detokenize(self, tokens: Sequence[int]) -> list[bytes]: ...
 
 
 class Pipe:
@@ -117,7 +118,11 @@ class Preparer(threading.Thread):
                 tokens = self._conversations.tokenize(message.text, message.add_special, message.parse_special)
                 self._pipe.send(protocol.Tokenized(message.id, tuple(tokens)))
             case protocol.Render():
-                self._pipe.send(protocol.Rendered(message.id, self._conversations.render(message.request)))
+                prompt, tokens = self._conversations.render(message.request)
+                self._pipe.send(protocol.Rendered(message.id, prompt, tuple(tokens)))
+            case protocol.Detokenize():
+                pieces = self._conversations.detokenize(message.tokens)
+                self._pipe.send(protocol.Detokenized(message.id, tuple(pieces)))
 
     def _refuse(self, message: Work, error: LocalllmError) -> None:
         failed = failed_from(error)
@@ -248,7 +253,7 @@ class Reader(threading.Thread):
             case protocol.Generate():
                 self.preparing.add(message.id)
                 self.work.put(message)
-            case protocol.Tokenize() | protocol.Render():
+            case protocol.Tokenize() | protocol.Detokenize() | protocol.Render():
                 self.work.put(message)
             case protocol.Cancel():
                 self._inbox.put(message)

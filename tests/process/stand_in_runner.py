@@ -2,7 +2,7 @@
 
     python tests/process/stand_in_runner.py BEHAVIOUR --read-fd N --write-fd M
 
-answers          streams the prompt back word by word and finishes; `Render`, `Tokenize` and `Embed` work
+answers          streams the prompt back word by word and finishes; questions and `Embed` work
 waits            streams one word, and embeds nothing, until it is cancelled or the pipe closes
 holds_back       reports progress and then never finishes loading
 crawls           loads for two seconds with progress every tenth of a second
@@ -77,7 +77,10 @@ class StandIn:
                 self.generate(request_id, request)
             case protocol.Render(id=question, request=request):
                 self.say(protocol.RenderStarted(question), protocol.RenderEnded(question))
-                self.say(protocol.Rendered(question, request.prompt or ""))
+                prompt = request.prompt or ""
+                self.say(protocol.Rendered(question, prompt, tuple(prompt.encode())))
+            case protocol.Detokenize(id=question, tokens=tokens):
+                self.say(protocol.Detokenized(question, tuple(bytes([token]) for token in tokens)))
             case protocol.Embed(id=question, request=request) if self.behaviour != "waits":
                 self.say(protocol.Embedded(question, Embeddings((b"vector",) * len(request.inputs), 7)))
             case protocol.Tokenize(id=question, text=""):

@@ -75,6 +75,8 @@ def test_questions_are_answered_or_refused_by_the_runner():
         async with runner("answers") as handle:
             assert (104, 105) == await handle.tokenize("hi")
             assert "hello" == await handle.render(ask("hello"))
+            assert tuple(b"hello") == await handle.prompt_tokens(ask("hello"))
+            assert (b"h", b"i") == await handle.detokenize((104, 105))
             assert 4096 == (await handle.stats()).pool_tokens
             with pytest.raises(BadRequestError, match="nothing to tokenize"):
                 await handle.tokenize("")

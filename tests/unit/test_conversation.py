@@ -3,13 +3,16 @@
 import itertools
 from datetime import datetime
 
+import msgspec
 import pytest
 
+from localllm.engine.backend import InfillTokens
 from localllm.engine.fake import FakeBackend
 from localllm.engine.sequence import Finish, SequenceOutput, SequenceStats
 from localllm.errors import BadRequestError, TemplateError, UnsupportedError
 from localllm.generation import (
     ContentDelta,
+    FillIn,
     Finished,
     GenerationRequest,
     Message,
@@ -60,6 +63,48 @@ def test_a_prompt_and_its_system_text_become_a_conversation():
 def test_a_raw_prompt_is_taken_as_it_is():
     prepared = conversations().prepare(1, GenerationRequest("m", prompt="<user>", raw=True))
     assert ("<user>", None) == (prompt_of(prepared), prepared.parser)
+
+
+def test_token_ids_are_a_prompt_as_they_are_if_the_vocabulary_has_them():
+    prepared = conversations().prepare(1, GenerationRequest("m", prompt_tokens=(104, 105)))
+    assert ([104, 105], None) == (list(prepared.sequence.prompt), prepared.parser)
+    with pytest.raises(BadRequestError, match="there is no token 257: the model's are 0 to 256"):
+        conversations().prepare(1, GenerationRequest("m", prompt_tokens=(104, 257)))
+
+
+def test_the_prompt_is_shown_with_the_tokens_the_model_would_get():
+    assert ("<user>hi\n<assistant>", list(b"<user>hi\n<assistant>")) == conversations().render(
+        GenerationRequest("m", prompt="hi")
+    )
+
+
+def test_tokens_are_told_as_their_bytes_if_the_vocabulary_has_them():
+    assert [b"h", b"\xc3"] == conversations().detokenize((104, 195))
+    with pytest.raises(BadRequestError, match="there is no token -1"):
+        conversations().detokenize((-1,))
+
+
+def test_a_gap_is_filled_by_the_models_own_marks():
+    request = GenerationRequest("m", prompt="a(", fill_in=FillIn(")b"))
+    prepared = conversations(infill=InfillTokens(1, 2, 3)).prepare(1, request)
+    assert (b"\x01a(\x02)b\x03", None) == (bytes(prepared.sequence.prompt), prepared.parser)
+
+
+def test_a_model_without_marks_for_a_gap_says_so():
+    with pytest.raises(UnsupportedError, match='"m" does not support insert'):
+        conversations().prepare(1, GenerationRequest("m", prompt="a", fill_in=FillIn("b")))
+
+
+def test_the_text_around_a_gap_is_cut_only_if_that_was_asked_for_and_then_it_is_told():
+    options = Options(num_ctx=64, num_predict=21)
+    request = GenerationRequest("m", prompt="a" * 50, fill_in=FillIn("b" * 50), options=options)
+    backend = {"infill": InfillTokens(1, 2, 3)}
+    assert 103 == len(conversations(**backend).prepare(1, request).sequence.prompt)
+    cutting = msgspec.structs.replace(request, context_policy="truncate")
+    prepared = conversations(**backend).prepare(1, cutting)
+    assert b"\x01" + 30 * b"a" + b"\x02" + 10 * b"b" + b"\x03" == bytes(prepared.sequence.prompt)
+    (finished,) = Stream(prepared).events(SequenceOutput(1, finish=Finish("stop", STATS, "\n")))
+    assert (60, "\n") == (finished.dropped_tokens, finished.stop_text)
 
 
 def test_an_override_replaces_the_files_template():

@@ -75,6 +75,43 @@ def test_a_sequence_ends_with_length_when_prompt_and_answer_fill_its_context():
     assert "length" == finishes[1].reason
 
 
+def test_the_stop_string_that_ended_a_sequence_is_told():
+    engine, _ = new_engine()
+    engine.add(request(1, "echo:hello\n", stop=("x", "ll")))
+    engine.add(request(2, "echo:hello\n"))
+    texts, finishes = run(engine)
+    assert {1: "he", 2: "hello"} == texts
+    assert ("ll", None) == (finishes[1].stop_text, finishes[2].stop_text)
+
+
+class LinesBackend(FakeBackend):
+    """The fake model with lines: its "g" ends one."""
+
+    def token_bytes(self, token, *, special):
+        return super().token_bytes(token, special=special).replace(b"g", b"\n")
+
+
+def test_an_answer_that_is_out_of_time_ends_when_it_has_a_whole_line():
+    engine = Engine(LinesBackend(), itertools.count().__next__)
+    engine.add(request(1, "abc", max_new_tokens=50, decode_seconds_most=0))
+    engine.add(request(2, "abc", max_new_tokens=50, decode_seconds_most=10_000))
+    texts, finishes = run(engine)
+    assert expected_text("abc", 50).partition("g")[0] + "\n" == texts[1]
+    assert expected_text("abc", 50).replace("g", "\n") == texts[2]
+    assert ("length", "length") == (finishes[1].reason, finishes[2].reason)
+
+
+def test_a_prompt_that_is_out_of_time_is_given_up_and_what_was_computed_of_it_serves_the_next():
+    engine, backend = new_engine(batch_tokens=8)
+    engine.add(request(1, "abcdefgh" * 4, prefill_seconds_most=0.0))
+    texts, finishes = run(engine)
+    assert ("", "length", 0) == (texts[1], finishes[1].reason, finishes[1].stats.completion_tokens)
+    assert backend.computed_rows == 8
+    engine.add(request(2, "abcdefgh" * 4, max_new_tokens=1, prefill_seconds_most=1000.0))
+    _, finishes = run(engine)
+    assert (8, 1) == (finishes[2].stats.cached_tokens, finishes[2].stats.completion_tokens)
+
+
 def test_no_token_is_generated_when_none_was_asked_for():
     engine, backend = new_engine()
     engine.add(request(1, "abc", max_new_tokens=0))
