@@ -290,7 +290,9 @@ def _recurrent_projections(header: Header) -> Complaints:
     if header.architecture not in GATED_DELTA_NETS:
         return
     for number, tensors in _by_layer(header.tensors).items():
-        if "ssm_out.weight" in tensors and not tensors.keys() >= _GATED and "ssm_in.weight" not in tensors:
+        if "ssm_out.weight" not in tensors or tensors.keys() >= _GATED:
+            continue
+        if "attn_qkv.weight" in tensors or "ssm_in.weight" not in tensors:  # ssm_in is both in one, of older files
             yield f"layer {number} lacks one of {', '.join(sorted(_GATED))}"
 
 

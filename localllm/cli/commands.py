@@ -36,6 +36,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("pull", "pull", "pull", "Download a model from Hugging Face or Ollama's registry"),
     Command("import", "adopt", "import_models", "Name the models that another tool holds, where they lie"),
     Command("search", "search", "search", "Find models to pull, here and on Hugging Face"),
+    Command("du", "disk", "du", "Show what models take of the disk, and what no name uses"),
+    Command("gc", "disk", "gc", "Remove what localllm downloaded and no name uses"),
     Command("ps", "running", "ps", "List the models that are loaded"),
     Command("stop", "running", "stop", "Unload a model"),
     Command("doctor", "doctor", "doctor", "Check this machine, the engine on it and the daemon"),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from localllm.errors import DiskFullError, HubError, LocalllmError, WrongHashError
 from localllm.pulling import PullEvent, PullProgress, PullStatus
 from localllm.sizes import size_text
+from localllm.store import ledger
 from localllm.store.repository import HubFile, Repository
 from localllm.store.source import Source, SourceBusyError
 
@@ -105,7 +106,9 @@ def _whole(source: Source, repository: Repository, file: HubFile, limit: int, ef
         raise WrongHashError(
             message, hint=f"pull it again; if that does not help, {source.title} or a proxy sends another file"
         )
-    partial.replace(source.blob(repository, file))
+    blob = source.blob(repository, file)
+    partial.replace(blob)
+    ledger.record(source.cache_dir, blob)
     return source.link(repository, file)
 
 
