@@ -70,8 +70,8 @@ class BackendFacts:
 
     `parallel` sequences run at once; the other `slots` keep idle prefixes. `outputs_per_sequence` rows of one sequence
     may have logits in one batch. `kv_bytes_per_token` is 0 when it is not known. `threads` compute on the CPU.
-    `can_merge`: `merge_streams` is possible. A batch of at most `mixed_rows_most` rows may well hold prompts and next
-    tokens both; in a larger one they slow each other down.
+    `can_change_layout`: `change_layout` is possible. A batch of at most `mixed_rows_most` rows may well hold prompts
+    and next tokens both; in a larger one they slow each other down.
     """
 
     vocabulary_size: int
@@ -82,7 +82,7 @@ class BackendFacts:
     slots: int
     memory: MemoryTraits = field(default_factory=MemoryTraits)
     layout_reason: str = ""
-    can_merge: bool = False
+    can_change_layout: bool = False
     mixed_rows_most: int = NO_BOUND
     outputs_per_sequence: int = 1
     kv_bytes_per_token: int = 0
@@ -105,8 +105,8 @@ class BackendFacts:
 
     @property
     def sequence_tokens_most(self) -> int:
-        """The most cells that one sequence can have, if need be after `merge_streams`."""
-        return self.pool_tokens if self.can_merge else self.sequence_tokens
+        """The most cells that one sequence can have, if need be after `change_layout`."""
+        return self.pool_tokens if self.can_change_layout else self.sequence_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Backend(Protocol):
 
     @property
     def facts(self) -> BackendFacts:
-        """Fixed once loaded, but for `merge_streams`."""
+        """Fixed once loaded, but for `change_layout`."""
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; thread-safe. `add_special` lets the vocabulary add its BOS and EOS."""
@@ -205,10 +205,10 @@ class Backend(Protocol):
     def shift(self, slot: int, keep: int, drop: int) -> None:
         """Take the `drop` cells behind the first `keep` out of a slot and close the gap. No cell may be shared."""
 
-    def merge_streams(self) -> None:
-        """Make one pool of the streams; all that they hold is lost, and every saved state useless. `facts` change.
+    def change_layout(self) -> None:
+        """To one pool, or back to streams: `facts` change. What slots hold is lost, what was saved can be restored.
 
-        Raises EngineError when that fails; the streams are as empty then.
+        Raises EngineError when that fails; all slots are as empty then.
         """
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ class gives way, keeps its state in host memory (or computes it again where that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,7 +73,8 @@ class Engine:
         self._threads = self._facts.threads
         self._lookups: dict[int, PromptLookup] = {}
         self._chunk_most = self._facts.batch_tokens  # smaller while the backend has less room than it said
-        self._must_stay_streams = False  # merging them failed
+        self._layout_stays = False  # changing it failed
+        self._layout_until = -math.inf  # it pays to stay
         self._in_flight: dict[int, int] = {}  # rows of the decode that runs, by request
         self._counts = dict.fromkeys(("steps", "prompt", "completion", "drafted", "accepted"), 0)
 
@@ -126,10 +128,8 @@ class Engine:
 
         Nothing to do returns an empty list.
         """
-        if self._roster.outgrows_streams and not self._must_stay_streams:
-            failed = self._merge_streams()
-            if failed:
-                return failed
+        if failed := self._look_at_layout():
+            return failed
         self._roster.prompt_token_seconds = self._pace.prompt_token_seconds
         self._roster.admit()
         active = tuple(self._roster.active)
@@ -184,19 +184,31 @@ class Engine:
         return [Work(sequence, 1, lookup.propose(sequence.tokens.view(), most))]
 
     def _most_tokens(self) -> int:
-        return self._facts.sequence_tokens if self._must_stay_streams else self._facts.sequence_tokens_most
+        return self._facts.sequence_tokens if self._layout_stays else self._facts.sequence_tokens_most
 
-    def _merge_streams(self) -> list[SequenceOutput]:
-        """Make one pool of the streams; where that fails, whoever needed it does."""
+    def _look_at_layout(self) -> list[SequenceOutput]:
+        """Change the layout of the cells if that is due; whoever needed another one that cannot be had fails.
+
+        A change for speed must have paid before the next one: it waits for a multiple of what the last one took.
+        """
+        started, most = self._clock(), self._facts.sequence_tokens
+        wanted = self._roster.wanted_layout(may_change=started >= self._layout_until)
+        if self._layout_stays or wanted == self._facts.memory.layout:
+            return []
         try:
-            self._roster.merge_streams()
+            self._roster.change_layout()
         except EngineError as error:
-            self._must_stay_streams = True
-            most = self._facts.sequence_tokens
-            for one in self._roster.waiting.sequences:
-                one.limit_tokens = min(one.limit_tokens, most)
-            return [self._fail(one, str(error)) for one in self._roster.waiting.sequences if len(one.tokens) > most]
+            return self._keep_layout(most, str(error))
+        now = self._clock()
+        self._layout_until = now + self._policy.layout_change_pays * (now - started)
         return []
+
+    def _keep_layout(self, most: int, message: str) -> list[SequenceOutput]:
+        """It cannot be changed: nobody grows beyond `most` tokens from now on."""
+        self._layout_stays = True
+        for one in self._roster.waiting.sequences:
+            one.limit_tokens = min(one.limit_tokens, most)
+        return [self._fail(one, message) for one in self._roster.outgrown(most)]
 
     def _compute(self, works: list[Work]) -> list[SequenceOutput]:
         if not works:

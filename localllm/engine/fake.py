@@ -61,7 +61,7 @@ class FakeBackend:
         slots: int | None = None,
         memory: MemoryTraits | None = None,
         *,
-        can_merge: bool = False,
+        can_change_layout: bool = False,
         mixed_rows_most: int = NO_BOUND,
         infill: InfillTokens | None = None,
     ) -> None:
@@ -73,7 +73,7 @@ class FakeBackend:
             parallel=max_sequences,
             slots=max_sequences if slots is None else slots,
             memory=memory or MemoryTraits(),
-            can_merge=can_merge,
+            can_change_layout=can_change_layout,
             mixed_rows_most=mixed_rows_most,
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
             kv_bytes_per_token=1024,
@@ -87,7 +87,7 @@ class FakeBackend:
         self.computed_rows = 0
         self.unknown_cells = 0  # cells taken behind the engine's back, as windowed caches round up
         self.interrupts_next = False
-        self.merging_fails = False
+        self.change_fails = False
 
     @property
     def used_cells(self) -> int:
@@ -234,15 +234,18 @@ class FakeBackend:
             raise EngineError("a shared cell cannot be shifted")
         del self.cells[slot][keep : keep + drop]
 
-    def merge_streams(self) -> None:
-        """One pool with as many slots; fails when told to."""
-        if not self.facts.can_merge:
-            raise EngineError("there are no streams that can be merged")
-        self.cells = [[] for _ in range(self.facts.slots)]
-        if self.merging_fails:
-            raise EngineError("no memory for one pool")
-        memory = replace(self.facts.memory, layout="unified")
-        self.facts = replace(self.facts, memory=memory, can_merge=False, layout_reason="merged")
+    def change_layout(self) -> None:
+        """The other layout, with twice the slots in one pool; fails when told to."""
+        if not self.facts.can_change_layout:
+            raise EngineError("the layout cannot be changed")
+        self.cells = [[] for _ in self.cells]
+        if self.change_fails:
+            raise EngineError("no memory for another layout")
+        is_unified = self.facts.memory.layout == "unified"
+        memory = replace(self.facts.memory, layout="streams" if is_unified else "unified")
+        slots = self.facts.parallel * (1 if is_unified else 2)
+        self.facts = replace(self.facts, memory=memory, slots=slots)
+        self.cells = [[] for _ in range(slots)]
 
     def close(self) -> None:
         """Nothing to free."""

@@ -31,7 +31,7 @@ from localllm.engine.backend import (
     State,
 )
 from localllm.engine.grammar import ConstrainedSampler, new_matcher
-from localllm.engine.layout import LayoutChoice, WantedLayout, choose_layout, merged
+from localllm.engine.layout import LayoutChoice, WantedLayout, changed, choose_layout
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
 from localllm.engine.llama_model import LlamaModel
 from localllm.engine.llama_rows import Rows
@@ -45,12 +45,9 @@ logger = logging.getLogger(__name__)
 MINIMUM_POOL_TOKENS = 4096
 OUTPUTS_PER_SEQUENCE = 9  # the next token and as many guesses as speculation makes
 POOL_STEP_TOKENS = 256  # llama.cpp pads the pool to this
-# Plain attention computes scores of a batch that nobody looks at: the smaller the part computed at once, the fewer.
-PLAIN_ATTENTION_ROWS = 256
 # In one pool a CPU's flash attention takes 64 rows together through the cells that any of them looks at: a few next
 # tokens would cost as much as 64 for each sequence. Fewer rows go one by one. Streams never compute them together.
 FLASH_TILE_ROWS = 64
-_FLASH_ATTENTION = {None: -1, False: 0, True: 1}  # llama.h: llama_flash_attn_type
 # llama.cpp asks this whether to stop: the length of a string is 0 or not. Being C, it needs no GIL.
 _IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, native.ggml_abort_callback)
 
@@ -133,7 +130,7 @@ class LlamaBackend:
         self.layout = layout
         self.context = self._open_context(self._config)
         self.facts = self._facts(self._config)
-        self._memory = LlamaMemory(self.context, self.facts.memory)
+        self._memory = LlamaMemory(self.context, self.facts.memory, self.facts.slots)
         if not needs_checkpoints(self.facts.memory):
             # An aborted batch leaves every state of a recurrent model undefined, and a window without its oldest cells.
             native.llama_set_abort_callback(self.context, _IS_SET, ctypes.cast(self._stop_flag, ctypes.c_void_p))
@@ -150,9 +147,6 @@ class LlamaBackend:
         parameters.n_threads = parameters.n_threads_batch = config.threads
         parameters.kv_unified = self.layout.layout == "unified"
         parameters.swa_full = self.layout.keeps_whole_window
-        parameters.flash_attn_type = _FLASH_ATTENTION[self.layout.flash_attention]
-        if self.layout.flash_attention is False:
-            parameters.n_ubatch = min(PLAIN_ATTENTION_ROWS, parameters.n_batch)
         context = native.llama_init_from_model(self._handle, parameters)
         if not context:
             raise ModelLoadError(self._model.log.last_error or "llama.cpp could not allocate the context")
@@ -181,7 +175,7 @@ class LlamaBackend:
             slots=self.layout.slots,
             memory=self._traits(),
             layout_reason=self.layout.reason,
-            can_merge=self.layout.can_merge,
+            can_change_layout=self.layout.can_change,
             mixed_rows_most=self._mixed_rows_most(),
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
             kv_bytes_per_token=self._model.kv_bytes_per_token,
@@ -338,20 +332,18 @@ class LlamaBackend:
             raise EngineError("the model's memory cannot be shifted")
         self._memory.shift(slot, keep, drop)
 
-    def merge_streams(self) -> None:
-        """A new context with one pool in the place of the streams; the memory of both would not fit."""
-        if not self.layout.can_merge:
-            raise EngineError("the streams cannot be merged")
-        streams = self.layout
+    def change_layout(self) -> None:
+        """A new context in the place of this one: there may be no room for the memory of both."""
+        if not self.layout.can_change:
+            raise EngineError("the layout cannot be changed")
+        before = self.layout
         native.llama_free(self.context)
         try:
-            self._open(merged(streams))
+            self._open(changed(before, self._config.max_sequences))
         except ModelLoadError as error:
-            self._open(streams)
-            raise EngineError(f"no memory for one pool of all cells: {error}") from error
-        logger.info(
-            "%s: %d streams became one pool of %d cells", self.layout.reason, streams.slots, self.facts.pool_tokens
-        )
+            self._open(before)
+            raise EngineError(f"no memory for another layout of the cells: {error}") from error
+        logger.info("%d cells, from now on %s: %s", self.facts.pool_tokens, self.layout.layout, self.layout.reason)
 
     def close(self) -> None:
         """Free context and model."""

@@ -8,12 +8,15 @@ or avoided here was measured to go wrong. Slots and lengths are checked by the b
 from __future__ import annotations
 
 import ctypes
+import sys
 
 import llama_cpp.llama_cpp as native
 import numpy as np
 
 from localllm.engine.backend import EngineError, MemoryKind, MemoryTraits, State
 
+_HEAD = 12  # bytes before the first stream's number of cells
+_ROOM = 4 * 256  # the numbers of cells of as many streams as llama.cpp allows (LLAMA_MAX_SEQ)
 _PARTIAL_ONLY = 1  # only the part of a state that cannot be trimmed (llama.h: LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
 
 
@@ -27,10 +30,11 @@ def memory_kind(model: int) -> MemoryKind:
 class LlamaMemory:
     """The memory of one context; see the module."""
 
-    def __init__(self, context: int, traits: MemoryTraits) -> None:
+    def __init__(self, context: int, traits: MemoryTraits, slots: int) -> None:
         self._context = context
         self._memory = native.llama_get_memory(context)
         self._traits = traits
+        self._streams = slots if traits.layout == "streams" else 1
 
     def forget(self, slot: int) -> None:
         """Empty a slot; every kind of memory can."""
@@ -67,15 +71,39 @@ class LlamaMemory:
         return self._get_state(slot, _PARTIAL_ONLY)
 
     def save(self, slot: int) -> State:
-        """The whole state of a slot."""
-        return self._get_state(slot, 0)
+        """The whole state of a slot; that of kind "attention" can be restored in either layout.
+
+        llama.cpp writes a mark, the slot and the number of streams, then for each stream the number of its cells, 32
+        bits each, and the cells; all but the slot's own stream are empty. What is kept is that one, behind the head,
+        and room for the numbers of others.
+        """
+        state = self._get_state(slot, 0, _ROOM)
+        if self._traits.kind != "attention":
+            return state[: len(state) - _ROOM]
+        before = slot if self._streams > 1 else 0
+        numbers = np.frombuffer(state[: _HEAD + 4 * before], dtype=np.uint32)
+        if numbers[2] != self._streams or numbers[3:].any():
+            raise EngineError("llama.cpp saves sequences in a form that is not known")
+        kept = state[4 * before : len(state) - 4 * (self._streams - before - 1)]
+        kept[:_HEAD] = numbers[:3].tobytes()
+        return kept
 
     def restore(self, slot: int, state: State) -> bool:
         """A whole state into an empty slot; False when there is no room, and the slot is empty."""
+        if self._traits.kind == "attention":
+            state = self._of_these_streams(state)
         if self._set_state(slot, state, 0):
             return True
         self.forget(slot)
         return False
+
+    def _of_these_streams(self, state: State) -> State:
+        """The state as if it came from the first of as many streams as there are now; written into it."""
+        view = memoryview(state)
+        end = len(view) - _ROOM + 4 * (self._streams - 1)
+        view[_HEAD - 4 : _HEAD] = self._streams.to_bytes(4, sys.byteorder)
+        view[len(view) - _ROOM : end] = bytes(4 * (self._streams - 1))
+        return view[:end]
 
     def shift(self, slot: int, keep: int, drop: int) -> None:
         """Take [keep, keep + drop) out and close the gap."""
@@ -89,9 +117,10 @@ class LlamaMemory:
     def _cut(self, slot: int, length: int) -> bool:
         return bool(native.llama_memory_seq_rm(self._memory, slot, length, -1))
 
-    def _get_state(self, slot: int, flags: int) -> State:
+    def _get_state(self, slot: int, flags: int, room: int = 0) -> memoryview:
+        """What llama.cpp saves, and `room` bytes behind it."""
         size = native.llama_state_seq_get_size_ext(self._context, slot, flags)
-        state = np.empty(size, dtype=np.uint8)
+        state = np.empty(size + room, dtype=np.uint8)
         written = native.llama_state_seq_get_data_ext(self._context, _bytes_of(state), size, slot, flags)
         if written != size:
             raise EngineError(f"llama.cpp saved {written} of {size} bytes of a sequence")

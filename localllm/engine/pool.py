@@ -29,7 +29,7 @@ CHECKPOINT_BYTES_MOST = 2**30
 class Pool:
     """See the module."""
 
-    def __init__(self, backend: Backend, policy: EnginePolicy) -> None:
+    def __init__(self, backend: Backend, policy: EnginePolicy, shelf: Shelf | None = None) -> None:
         self._backend = backend
         self._policy = policy
         facts = backend.facts
@@ -39,7 +39,7 @@ class Pool:
         self._admissions = 0
         self._is_unified = facts.memory.layout == "unified"
         # A window's or a recurrent state is kept by its checkpoints.
-        self._shelf = Shelf(policy.shelf_bytes_most if facts.memory.kind == "attention" else 0)
+        self.shelf = shelf or Shelf(policy.shelf_bytes_most if facts.memory.kind == "attention" else 0)
         self.cells: Cells = (UnifiedCells if self._is_unified else StreamCells)(facts.pool_tokens, facts.slots)
 
     @property
@@ -59,7 +59,7 @@ class Pool:
             for resident in residents:
                 resident.lowest_position = self._backend.lowest_position(resident.slot)
         source = find_source(prompt, residents, self._traits)
-        shelved = self._shelf.best(prompt, source.length + LEAST_SHARED_TOKENS)
+        shelved = self.shelf.best(prompt, source.length + LEAST_SHARED_TOKENS)
         if shelved is not None and self._unshelve(shelved, source.kept):
             return find_source(prompt, residents, self._traits)
         return source
@@ -74,17 +74,22 @@ class Pool:
         for resident in eviction_order(self._residents.values()):
             own = self.cells.own(resident.slot)
             is_worth_it = own >= self._policy.shelf_tokens_least and 2 * own >= resident.computed
-            if is_worth_it and self._shelf.has_room(self._state_bytes(resident)):
+            if is_worth_it and self.shelf.has_room(self._state_bytes(resident)):
                 self._shelve(resident)
+
+    def shelve_all(self) -> None:
+        """Move idle prefixes to host memory, the most useful last: it stays if there is no room for all."""
+        for resident in eviction_order(self._residents.values()):
+            self._shelve(resident)
 
     def _state_bytes(self, resident: Resident) -> int:
         return resident.computed * self._backend.facts.kv_bytes_per_token
 
     def _shelve(self, resident: Resident) -> None:
         """Empty an idle slot; its state goes to the shelf if there is room."""
-        if resident.computed >= LEAST_SHARED_TOKENS and self._shelf.fits(self._state_bytes(resident)):
+        if resident.computed >= LEAST_SHARED_TOKENS and self.shelf.fits(self._state_bytes(resident)):
             state, tokens = self._backend.save(resident.slot), resident.computed_tokens.copy()
-            self._shelf.put(Shelved(tokens, state, resident.request_id, resident.shares))
+            self.shelf.put(Shelved(tokens, state, resident.request_id, resident.shares))
         self.release(resident)
 
     def _unshelve(self, shelved: Shelved, keep: Resident | None) -> bool:
@@ -92,10 +97,10 @@ class Pool:
         length = len(shelved.tokens)
         if self.available(keep) < length or not self.make_room(length, keep):
             return False
-        self._shelf.take(shelved)
+        self.shelf.take(shelved)
         slot = self._free_slot(keep)
         if slot is None:
-            self._shelf.put(shelved)
+            self.shelf.put(shelved)
             return False
         resident = self._residents[slot] = Resident(
             slot, TokenArray(shelved.tokens), shelved.request_id, is_active=False, shares=shelved.shares
@@ -178,7 +183,7 @@ class Pool:
             return
         resident.tokens = TokenArray(resident.computed_tokens)  # its own: the request may go on elsewhere
         resident.is_active = False
-        self._shelf.drop_beginnings_of(resident.computed_tokens)
+        self.shelf.drop_beginnings_of(resident.computed_tokens)
         for other in subsumed(resident, list(self._residents.values())):
             resident.shares += other.shares
             self.release(other)
@@ -194,7 +199,7 @@ class Pool:
 
     def release_idle(self) -> None:
         """Empty every slot that holds an idle prefix, and the shelf."""
-        self._shelf.clear()
+        self.shelf.clear()
         for resident in eviction_order(self._residents.values()):
             self.release(resident)
 

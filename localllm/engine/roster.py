@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from localllm.engine.backend import Backend, BackendFacts
+from localllm.engine.backend import Backend, BackendFacts, Layout
 from localllm.engine.batch import SECONDS_PER_CLASS, Load, may_admit, newest_of_lowest_class
+from localllm.engine.layout import better_layout
 from localllm.engine.memory import CHECKPOINT_DISTANCE_TOKENS, checkpoint_lengths, needs_checkpoints
 from localllm.engine.policy import EnginePolicy
 from localllm.engine.pool import Pool
@@ -21,6 +22,7 @@ from localllm.generation import CacheMiss
 
 COPY_BYTES_PER_SECOND = 1e9  # of a state to host memory or back; measured 1.4e9 on a virtual machine
 SAVED_TOKENS_LEAST = 64  # below that computing again is the simpler way
+GROWTH_TOKENS = 256  # that a sequence of streams should have room for
 
 
 class Roster:
@@ -36,6 +38,7 @@ class Roster:
         self.preemptions = 0
         self.cached_tokens = 0
         self.prompt_token_seconds: float | None = None  # what computing one again costs
+        self._is_layout_due = False  # somebody came since it was looked at
         self._is_blocked = False  # the next in line found no room; True until cells are given back
         self._saved_bytes = 0
 
@@ -43,27 +46,42 @@ class Roster:
     def _facts(self) -> BackendFacts:
         return self._backend.facts
 
-    @property
-    def outgrows_streams(self) -> bool:
-        """Whether somebody has more tokens than a stream holds, which merged streams would."""
-        most = self._facts.sequence_tokens
-        return self._facts.can_merge and any(len(one.tokens) > most for one in (*self.active, *self.waiting.sequences))
+    def wanted_layout(self, *, may_change: bool) -> Layout:
+        """The layout that suits those who run or come next: the present one, unless another is clearly better.
 
-    def merge_streams(self) -> None:
-        """One pool in the place of the streams; whoever runs computes its tokens again. Raises EngineError."""
+        Unless it `may_change`, only for somebody who needs more than a stream holds.
+        """
+        facts = self._facts
+        present = facts.memory.layout
+        if not facts.can_change_layout:
+            return present
+        stream_tokens = facts.pool_tokens // facts.parallel
+        if self.outgrown(stream_tokens):
+            return "unified"
+        # A GPU gains nothing from shared cells, and only states of one kind can be restored in another layout.
+        if not may_change or not self._is_layout_due or facts.gpu_layers or facts.memory.kind != "attention":
+            return present
+        self._is_layout_due = False
+        if present == "unified" and self.outgrown(stream_tokens - GROWTH_TOKENS):
+            return present
+        everyone = (*self.active, *self.waiting.in_order(self._clock()))
+        return better_layout(present, [one.tokens.view() for one in everyone[: facts.parallel]])
+
+    def outgrown(self, most: int) -> list[Sequence]:
+        """Who has more tokens than `most`."""
+        return [one for one in (*self.active, *self.waiting.sequences) if len(one.tokens) > most]
+
+    def change_layout(self) -> None:
+        """Everybody is saved, the cells are laid out anew, and everybody goes on. Raises EngineError."""
         for sequence in self.active:
-            sequence.resident = None
-            sequence.preemptions += 1
-            self.waiting.add(sequence)
-        self.preemptions += len(self.active)
-        self.active = []
+            self.preempt(sequence)
         for sequence in self.waiting.sequences:
             sequence.pending = None
-            self._drop_saved(sequence)
+        self.pool.shelve_all()
         try:
-            self._backend.merge_streams()
+            self._backend.change_layout()
         finally:
-            self.pool = Pool(self._backend, self._policy)
+            self.pool = Pool(self._backend, self._policy, self.pool.shelf)
             self._is_blocked = False
 
     def find(self, request_id: int) -> Sequence | None:
@@ -75,6 +93,7 @@ class Roster:
         """Someone new."""
         self.waiting.add(sequence)
         self._is_blocked = False
+        self._is_layout_due = True
 
     def preempt_newest(self) -> None:
         """The newest sequence of the lowest class gives way, and nobody is admitted until somebody ends."""

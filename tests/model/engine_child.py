@@ -101,6 +101,12 @@ class WatchedBackend(LlamaBackend):
 
     best: list[tuple[int, int, float]]
     interrupted = 0
+    changes = 0
+
+    def change_layout(self) -> None:
+        """What the real one does, counted."""
+        super().change_layout()
+        self.changes += 1
 
     def decode(self, batch: Batch) -> DecodeStatus:
         """What the real one does; counts the interrupted ones."""
@@ -139,6 +145,7 @@ class Play:
             if self.steps > STEPS_MOST:
                 raise RuntimeError("the engine does not come to an end")
         stats = asdict(self.engine.stats()) | {"interrupted": self.backend.interrupted}
+        stats |= {"changes": self.backend.changes}
         self.backend.close()
         return {"requests": [asdict(result) for result in self.results], "stats": stats}
 

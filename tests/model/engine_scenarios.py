@@ -84,6 +84,21 @@ def one_by_one(requests: Requests) -> Requests:
     return [request | {"after": [number - 1] if number else []} for number, request in enumerate(requests)]
 
 
+def laid_out_anew(requests: Requests) -> Scenario:
+    """The requests again and again, while others share so much that they get one pool, and then so little that they get
+    streams: what was computed in one layout is taken over in the other."""
+    shared = random_tokens(11, 1200)
+    alike = [{"prompt": [*shared, 300 + at], "new_tokens": 4} for at in range(SEQUENCES)]
+    unlike = [{"prompt": random_tokens(20 + at, 900), "new_tokens": 4} for at in range(SEQUENCES)]
+    everyone: Requests = []
+    for group, is_together in ((requests, False), (alike, True), (requests, False), (unlike, True), (requests, False)):
+        before = list(range(len(everyone)))
+        for number, one in enumerate(group, len(before)):
+            everyone.append(one | {"after": before if is_together else list(range(number))})
+    config = {"layout": "auto", "pool_tokens": SEQUENCES * 2048}
+    return {"requests": everyone, "config": config, "policy": {"layout_change_pays": 0.0}}
+
+
 def all_scenarios(requests: Requests, more: Requests) -> dict[str, Scenario]:
     """By name; `alone` is what the others are compared with. `more` come after all of `requests`."""
     everyone = one_by_one([*requests, *more])
@@ -106,5 +121,6 @@ def all_scenarios(requests: Requests, more: Requests) -> dict[str, Scenario]:
         "outranked": {"requests": outranked, "config": two},
         "outranked, computed again": {"requests": outranked, "config": two, "policy": {"saved_bytes_most": 0}},
         "outgrown": {"requests": [*requests, grows_out], "config": outgrown},
+        "laid out anew": laid_out_anew(requests),
         "crowded": {"requests": [*requests, *requests], "config": {"pool_tokens": 512}},
     }

@@ -71,11 +71,11 @@ def scenarios(model: str) -> dict[str, Scenario]:
 def applies(case: Case) -> bool:
     """Streams are of fixed size and never crowded, questions are short, and a whole window needs a large pool.
 
-    Only streams that hold every cell can be outgrown.
+    Only streams that hold every cell become one pool.
     """
     if case.scenario == "crowded":
         return case.layout == "unified" and case.model not in ("guide", "gemma3-tiny", "mamba-tiny")
-    if case.scenario == "outgrown":
+    if case.scenario in ("outgrown", "laid out anew"):
         return case.layout == "streams" and case.model in ("guide", "llama-tiny", "qwen3-tiny", "qwen3moe-tiny")
     return case.scenario != "guessed" or case.model in GUESSING
 
@@ -183,6 +183,16 @@ def test_a_prefix_that_several_have_at_once_is_computed_once(case: Case, played:
 )
 def test_these_scenarios_preempt(case: Case, played: Play) -> None:
     assert played(case.model)[case.layout, case.scenario]["stats"]["preemptions"] > 0
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.scenario == "laid out anew"], ids=str)
+def test_what_was_computed_in_one_layout_is_taken_over_in_the_other(case: Case, played: Play) -> None:
+    result = played(case.model)[case.layout, case.scenario]
+    assert 2 == result["stats"]["changes"]
+    for first in (2 * SEQUENCES, 4 * SEQUENCES):
+        long = [one for one in result["requests"][first : first + SEQUENCES] if one["prompt_tokens"] > 32]
+        assert len(long) >= 4
+        assert [] == [one for one in long if one["cached_tokens"] < 0.9 * one["prompt_tokens"]]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.scenario == "interrupted"], ids=str)

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from localllm.engine import layout, roster
 from localllm.engine.backend import MemoryTraits
 from localllm.engine.engine import Engine
 from localllm.engine.fake import END_TOKEN, FakeBackend, next_token
@@ -25,7 +26,7 @@ REPEATED = ("asked again and again <by everybody", "another one that is often as
 MEMORIES = {
     "attention": MemoryTraits(),
     "attention in streams": MemoryTraits(layout="streams"),
-    "streams that become one pool": MemoryTraits(layout="streams"),
+    "a layout that changes": MemoryTraits(layout="streams"),
     "window": MemoryTraits(kind="window", window_tokens=8, can_shift=False),
     "window in streams": MemoryTraits(kind="window", window_tokens=8, layout="streams", can_shift=False),
     "recurrent": MemoryTraits(kind="recurrent", can_shift=False),
@@ -43,19 +44,21 @@ class EngineMachine(RuleBasedStateMachine):
     """Adds, cancels, interrupts and steps, with half of the prompts beginning alike; `traits` are set by a subclass."""
 
     traits = MemoryTraits()
-    can_merge = False
+    can_change_layout = False
 
     def __init__(self) -> None:
         super().__init__()
         self.backend = FakeBackend(POOL_TOKENS, max_sequences=4, batch_tokens=16, slots=6, memory=self.traits)
         if self.traits.layout == "streams":
-            # Those that can become one pool do, as soon as somebody needs more than a quarter.
-            cells = 2 * POOL_TOKENS if self.can_merge else 4 * POOL_TOKENS
+            # Those that can change do, at the latest when somebody needs more than a quarter.
+            cells = 2 * POOL_TOKENS if self.can_change_layout else 4 * POOL_TOKENS
             self.backend = FakeBackend(
-                cells, 4, 16, slots=4, memory=self.traits, can_merge=self.can_merge, mixed_rows_most=0
+                cells, 4, 16, slots=4, memory=self.traits, can_change_layout=self.can_change_layout, mixed_rows_most=0
             )
         ticks = itertools.count()
-        self.engine = Engine(self.backend, lambda: next(ticks) * 0.01, EnginePolicy(shelf_tokens_least=20))
+        self.engine = Engine(
+            self.backend, lambda: next(ticks) * 0.01, EnginePolicy(shelf_tokens_least=20, layout_change_pays=0.0)
+        )
         self.ids = itertools.count()
         self.expected: dict[int, str] = {}
         self.texts: dict[int, str] = {}
@@ -129,7 +132,10 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-def test_random_work_is_never_lost_or_mixed_up(memory: str) -> None:
-    options = {"traits": MEMORIES[memory], "can_merge": memory == "streams that become one pool"}
+def test_random_work_is_never_lost_or_mixed_up(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So that the layout changes often, for requests as short as these.
+    monkeypatch.setattr(layout, "LEAST_CELLS", 0)
+    monkeypatch.setattr(roster, "GROWTH_TOKENS", 0)
+    options = {"traits": MEMORIES[memory], "can_change_layout": memory == "a layout that changes"}
     machine = type("Machine", (EngineMachine,), options)
     run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))

@@ -1,17 +1,18 @@
 """How KV cells are laid out: as asked for where that is possible, else as the kind of memory and the device favour."""
 
+import numpy as np
 import pytest
 
 from localllm.engine.layout import (
     IDLE_SLOTS,
     IDLE_STATES,
     MOST_SLOTS,
-    PLAIN_ATTENTION_TOKENS,
     STREAM_TOKENS_ON_CPU,
     STREAM_TOKENS_ON_GPU,
     WHOLE_WINDOW_TOKENS,
+    better_layout,
+    changed,
     choose_layout,
-    merged,
 )
 
 
@@ -26,29 +27,53 @@ def test_requests_have_streams_as_soon_as_each_is_long_enough(is_on_gpu, least):
     assert ("unified", 4 + IDLE_SLOTS, False) == chosen(pool_tokens=4 * least - 1, is_on_gpu=is_on_gpu)
 
 
-def test_streams_that_were_not_asked_for_can_become_one_pool():
+def test_a_layout_that_nobody_asked_for_can_change_and_change_back():
     streams = choose_layout("auto", "attention", 4, 8192, 32_768, is_on_gpu=False)
-    assert streams.can_merge
-    assert "unified" == merged(streams).layout
-    assert 4 + IDLE_SLOTS == merged(streams).slots
-    assert not choose_layout("streams", "attention", 4, 8192, 32_768, is_on_gpu=False).can_merge
-    assert not choose_layout("auto", "window", 4, 8192, 32_768, is_on_gpu=False).can_merge
+    unified = changed(streams, 4)
+    assert ("unified", 4 + IDLE_SLOTS, True) == (unified.layout, unified.slots, unified.can_change)
+    again = changed(unified, 4)
+    assert ("streams", 4, True) == (again.layout, again.slots, again.can_change)
+
+
+@pytest.mark.parametrize("wanted", ["streams", "unified"])
+def test_a_layout_that_was_asked_for_stays(wanted):
+    assert not choose_layout(wanted, "attention", 4, 8192, 32_768, is_on_gpu=False).can_change
+
+
+def test_layouts_that_are_the_only_possible_ones_stay():
+    assert not choose_layout("auto", "window", 4, 8192, 32_768, is_on_gpu=False).can_change
+    assert not choose_layout("auto", "recurrent", 4, 8192, 32_768, is_on_gpu=False).can_change
+    assert not choose_layout("auto", "attention", 4, 4 * STREAM_TOKENS_ON_CPU - 1, 32_768, is_on_gpu=False).can_change
 
 
 def test_windows_kept_whole_stay_whole_in_one_pool():
     streams = choose_layout("auto", "window", 4, WHOLE_WINDOW_TOKENS, 32_768, is_on_gpu=False)
-    assert (True, True) == (streams.can_merge, merged(streams).keeps_whole_window)
+    assert (True, True) == (streams.can_change, changed(streams, 4).keeps_whole_window)
 
 
-def test_only_short_streams_on_a_cpu_go_without_flash_attention():
-    def flash(layout, stream_tokens, *, is_on_gpu):
-        return choose_layout(layout, "attention", 4, 4 * stream_tokens, 10**6, is_on_gpu=is_on_gpu).flash_attention
+def prompts(count, shared, own):
+    """So many prompts that begin with the same `shared` tokens and go on with `own` others."""
+    return [np.array([1] * shared + [at + 2] * own, dtype=np.int32) for at in range(count)]
 
-    assert flash("auto", PLAIN_ATTENTION_TOKENS, is_on_gpu=False) is False
-    assert flash("streams", PLAIN_ATTENTION_TOKENS, is_on_gpu=False) is False
-    assert flash("auto", PLAIN_ATTENTION_TOKENS + 1, is_on_gpu=False) is None
-    assert flash("unified", PLAIN_ATTENTION_TOKENS, is_on_gpu=False) is None
-    assert flash("auto", PLAIN_ATTENTION_TOKENS, is_on_gpu=True) is None
+
+@pytest.mark.parametrize("present", ["streams", "unified"])
+def test_prompts_that_share_most_of_their_tokens_are_better_in_one_pool(present):
+    assert "unified" == better_layout(present, prompts(8, 1400, 20))
+    assert "unified" == better_layout(present, prompts(2, 3000, 20))
+
+
+@pytest.mark.parametrize("present", ["streams", "unified"])
+def test_prompts_of_their_own_are_better_in_streams(present):
+    assert "streams" == better_layout(present, prompts(8, 0, 700))
+    assert "streams" == better_layout(present, prompts(8, 100, 700))
+
+
+@pytest.mark.parametrize("present", ["streams", "unified"])
+@pytest.mark.parametrize(
+    "few", [[], prompts(1, 0, 20_000), prompts(8, 20, 20), prompts(8, 100, 10), prompts(4, 300, 300)]
+)
+def test_what_makes_no_clear_difference_changes_nothing(present, few):
+    assert present == better_layout(present, few)
 
 
 def test_recurrent_states_are_kept_for_fewer_idle_prefixes_on_any_device():
