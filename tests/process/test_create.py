@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from cli_process import run_cli
-from daemon_process import Daemon, running_daemon
+from daemon_process import Daemon, lines_of, running_daemon
+from hub_server import HubRepo, hub_server
 
 GUIDE = Path(__file__).resolve().parents[2] / "modelfiles" / "guide" / "guide.gguf"
 CHATML = """\
@@ -104,3 +105,22 @@ def test_a_load_parameter_shapes_the_runner(daemon: Daemon) -> None:
     assert 400 == refused.status_code
     assert "but the context holds 64" in refused.json()["error"]
     assert 1 == ask(daemon, "narrow")["eval_count"]
+
+
+def test_a_base_that_is_not_there_is_pulled_first(tmp_path: Path) -> None:
+    repositories = {f"owner/{name}": HubRepo({f"{name}-Q4_K_M.gguf": GUIDE.read_bytes()}) for name in ("One", "Two")}
+    with hub_server(repositories) as hub:
+        variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
+        with running_daemon(tmp_path, **variables) as daemon:
+            body = {"model": "one", "from": "hf.co/owner/One", "system": "Be brief."}
+            with daemon.http.stream("POST", "/api/create", json=body) as answer:
+                statuses = [line["status"] for line in lines_of(answer)]
+            assert ("pulling manifest", 1) == (statuses[0], statuses.count("success"))
+            assert ["parsing GGUF", "writing manifest", "success"] == statuses[-3:]
+            made = run_cli("create", "two", "--from", "hf.co/owner/Two", environment=daemon.environment)
+            assert (0, "created 'two:latest'") == (made.returncode, made.stdout[:20])
+            names = [model["name"] for model in daemon.http.get("/api/tags").json()["models"]]
+            assert {"one:latest", "two:latest", "hf.co/owner/One:latest", "hf.co/owner/Two:latest"} < set(names)
+            absent = {"model": "three", "from": "hf.co/owner/Three"}
+            *_, last = daemon.http.post("/api/create", json=absent).text.splitlines()
+            assert "owner/Three is not on" in last
