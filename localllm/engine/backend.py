@@ -70,8 +70,8 @@ class BackendFacts:
 
     `parallel` sequences run at once; the other `slots` keep idle prefixes. `outputs_per_sequence` rows of one sequence
     may have logits in one batch. `kv_bytes_per_token` is 0 when it is not known. `threads` compute on the CPU.
-    `can_change_layout`: `change_layout` is possible. A batch of at most `mixed_rows_most` rows may well hold prompts
-    and next tokens both; in a larger one they slow each other down.
+    `can_change_layout`: `change_layout` is possible, and one pool has `unified_tokens` cells (0: as many). A batch of
+    at most `mixed_rows_most` rows may well hold prompts and next tokens both; in a larger one they slow each other down.
     """
 
     vocabulary_size: int
@@ -83,6 +83,7 @@ class BackendFacts:
     memory: MemoryTraits = field(default_factory=MemoryTraits)
     layout_reason: str = ""
     can_change_layout: bool = False
+    unified_tokens: int = 0
     mixed_rows_most: int = NO_BOUND
     outputs_per_sequence: int = 1
     kv_bytes_per_token: int = 0
@@ -106,7 +107,9 @@ class BackendFacts:
     @property
     def sequence_tokens_most(self) -> int:
         """The most cells that one sequence can have, if need be after `change_layout`."""
-        return self.pool_tokens if self.can_change_layout else self.sequence_tokens
+        if not self.can_change_layout:
+            return self.sequence_tokens
+        return min(self.unified_tokens or self.pool_tokens, self.pool_tokens)
 
 
 @dataclass(frozen=True, slots=True)

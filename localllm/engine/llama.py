@@ -176,6 +176,7 @@ class LlamaBackend:
             memory=self._traits(),
             layout_reason=self.layout.reason,
             can_change_layout=self.layout.can_change,
+            unified_tokens=self._pool_tokens(config),  # streams are rounded up, each for itself
             mixed_rows_most=self._mixed_rows_most(),
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
             kv_bytes_per_token=self._model.kv_bytes_per_token,

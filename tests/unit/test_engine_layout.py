@@ -1,5 +1,7 @@
 """The layout of the cells changes when a request outgrows its stream, or when the other is faster: nothing is lost."""
 
+from dataclasses import replace
+
 import pytest
 import test_engine
 from test_engine import assert_nothing_leaks, expected_text
@@ -76,6 +78,13 @@ def test_what_no_pool_holds_is_refused():
     engine, _ = new_engine()
     with pytest.raises(PromptTooLongError):
         engine.add(request(1, "z" * 4 * STREAM_TOKENS, 1))
+
+
+def test_what_streams_have_by_rounding_up_is_not_promised_to_one_request():
+    engine, backend = new_engine()
+    backend.facts = replace(backend.facts, unified_tokens=4 * STREAM_TOKENS - 20)
+    with pytest.raises(PromptTooLongError):
+        engine.add(request(1, "z" * (4 * STREAM_TOKENS - 20), 1))
 
 
 def test_streams_that_were_asked_for_refuse_what_they_cannot_hold():
