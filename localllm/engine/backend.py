@@ -71,7 +71,7 @@ class BackendFacts:
     `parallel` sequences run at once; the other `slots` keep idle prefixes. `outputs_per_sequence` rows of one sequence
     may have logits in one batch. `kv_bytes_per_token` is 0 when it is not known. `threads` compute on the CPU.
     `can_change_layout`: `change_layout` is possible, and one pool has `unified_tokens` cells (0: as many). A batch of
-    at most `mixed_rows_most` rows may well hold prompts and next tokens both; in a larger one they slow each other down.
+    at most `mixed_rows_most` rows may well hold prompts and next tokens both; in a larger one they slow each other.
     """
 
     vocabulary_size: int
