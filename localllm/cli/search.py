@@ -13,6 +13,7 @@ from localllm.errors import HubError
 from localllm.store.bundled import bundled_dir
 from localllm.store.catalogue import entries
 from localllm.store.model import format_parameter_count
+from localllm.store.names import DEFAULT_TAG, Name
 
 if TYPE_CHECKING:
     from localllm.store.hub import Found
@@ -33,7 +34,7 @@ def search(
     rows = [row for row in catalogue_rows() if _has_all(row, wanted)]
     most = _USUAL_LIMIT if limit is None else limit
     if wanted and most:
-        shown = {source.rpartition(":")[0].lower() for _, _, source in rows}
+        shown = {source.partition(":")[0].lower() for _, _, source in rows}
         rows += [row for row in hub_rows(_ask_hub(" ".join(wanted), most, screen)) if row[0].lower() not in shown]
     # No table of rich's, which cuts a name in two on a narrow terminal: names are there to be copied.
     screen.out(screen.clean("".join(f"{line}\n" for line in aligned_lines([("NAME", "WHAT", "FROM"), *rows]))))
@@ -44,7 +45,11 @@ def search(
 def catalogue_rows() -> Iterable[Row]:
     """The short names, in order."""
     for entry in entries(bundled_dir()):
-        yield str(entry.name).removesuffix(":latest"), entry.about, str(entry.source)
+        yield _short(entry.name), entry.about, _short(entry.source)
+
+
+def _short(name: Name) -> str:
+    return str(name).removesuffix(f":{DEFAULT_TAG}")
 
 
 def _has_all(row: Row, words: Sequence[str]) -> bool:

@@ -10,8 +10,9 @@ from localllm.pulling import Pulled, PulledSettings, PullRequest, RegistryPlace
 from localllm.store.catalogue import Entry
 from localllm.store.layers import with_settings
 from localllm.store.manifest import Manifest, Part
-from localllm.store.names import DEFAULT_TAG, REGISTRY_HOST, Name
+from localllm.store.names import DEFAULT_TAG, HUB_HOST, REGISTRY_HOST, Name
 
+_LIBRARY = "library"
 DEFAULT_REGISTRY = "https://registry.ollama.ai"
 
 
@@ -40,16 +41,25 @@ def _refused(message: str, hint: str) -> InvalidFieldError:
     return InvalidFieldError(message, field="quant", hint=hint)
 
 
-def refuse_unpullable(name: str, quant: str, *, is_bundled: bool) -> None:
+def refuse_unpullable(name: str, parsed: Name, quant: str, *, is_bundled: bool) -> None:
     """Raises ModelNotFoundError for a name that stands for nothing, InvalidFieldError for a bundled model's quant."""
     if not is_bundled:
         error = ModelNotFoundError(name)
-        error.hint = (
-            "`localllm search` lists the short names; other models are hf.co/OWNER/REPO or ollama.com/library/NAME"
-        )
+        error.hint = _where_from(name, parsed)
         raise error
     if quant:
         raise _refused(f"'{name}' comes with localllm, in one quant", "leave out the quant")
+
+
+def _where_from(name: str, parsed: Name) -> str:
+    if parsed.is_local:
+        return (
+            f"`localllm search` lists the short names; `localllm pull {REGISTRY_HOST}/{_LIBRARY}/{name}` asks Ollama's "
+            f"registry, and any repository of Hugging Face is {HUB_HOST}/OWNER/REPO"
+        )
+    if not parsed.host:
+        return f"say where it is: {HUB_HOST}/{name} or {REGISTRY_HOST}/{name}"
+    return f"models come from {HUB_HOST}/OWNER/REPO and {REGISTRY_HOST}/USER/NAME, and from no other host"
 
 
 def spelled(name: Name, repository: str) -> Name:

@@ -200,7 +200,7 @@ class Store:
         entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
         request = request_for(parsed, entry, quant, self._registry)
         if request is None:
-            refuse_unpullable(name, quant, is_bundled=self._bundled(parsed) is not None)
+            refuse_unpullable(name, parsed, quant, is_bundled=self._bundled(parsed) is not None)
         return request
 
     def register_pulled(self, name: str, pulled: Pulled) -> Model:

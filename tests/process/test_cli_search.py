@@ -39,6 +39,7 @@ def test_a_word_finds_short_names_and_then_repositories_the_most_downloaded_firs
         ["hf.co/other/Qwen3-Special-GGUF", "5.0M downloads, terms to accept first", "Hugging Face"],
         ["hf.co/owner/Qwen3-8B-GGUF", "qwen3, 8.2B, 1.2M downloads", "Hugging Face"],
     ] == rows[-2:]
+    assert not any(":latest" in cell for row in rows for cell in row)
     assert not any(row[0] == "hf.co/Qwen/Qwen3-0.6B-GGUF" for row in rows), "it has a short name already"
 
 

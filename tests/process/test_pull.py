@@ -113,6 +113,8 @@ def test_names_that_stand_for_nothing_are_refused_before_anything_is_asked(bad_h
     ]
     assert [404, 400, 400, 404] == [answer.status_code for answer in answers]
     assert "`localllm search`" in answers[0].json()["hint"]
+    assert "`localllm pull ollama.com/library/nobody`" in answers[0].json()["hint"]
+    assert "say where it is: hf.co/other/model or ollama.com/other/model" == answers[3].json()["hint"]
     assert asked == len(hub.requests)
     assert [SUCCESS] == pull(daemon, "guide")
 

@@ -268,4 +268,4 @@ def test_the_command_shows_the_model_by_its_name(tmp_path):
         assert "license: MIT" == done.stderr.splitlines()[0]
         assert done.stderr.splitlines()[-1].startswith("tiny:latest: 2.6 MB of 2.6 MB")
         unknown = run_cli("pull", "someone/tiny", environment=daemon.environment)
-        assert "hf.co/OWNER/REPO or ollama.com/library/NAME" in unknown.stderr
+        assert "say where it is: hf.co/someone/tiny or ollama.com/someone/tiny" in unknown.stderr
