@@ -80,8 +80,8 @@ class GoTemplate:
         said: dict[str, Any] = dict.fromkeys(("System", "Prompt", "Response"), "")
         for turn in turns:
             name = {"system": "System", "assistant": "Response"}.get(turn.role, "Prompt")
-            ends_exchange = {"System": said["Prompt"] or said["Response"], "Prompt": said["Response"], "Response": ""}
-            if ends_exchange[name]:
+            # A tool's result, which this form does not know, is another prompt rather than nothing.
+            if name != "Response" and (said["Prompt"] or said["Response"]):
                 pieces.append(self._run(self._parsed.body, said | switches))
                 said = dict.fromkeys(said, "")
             said[name] = turn.content
@@ -176,8 +176,8 @@ def _tool(definition: object) -> Record:
     return Record(fields, document, prints_document=True)
 
 
-def _properties(value: object) -> dict[str, Record]:
-    return {str(name): _schema(schema) for name, schema in _mapping(value).items()}
+def _properties(value: object) -> Document:
+    return Document((str(name), _schema(schema)) for name, schema in _mapping(value).items())
 
 
 def _schema(value: object) -> Record:

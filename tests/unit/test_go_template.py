@@ -271,6 +271,18 @@ def test_a_new_system_text_begins_another_exchange():
     assert "<Be brief.|Hi|Hello><Be brief.|More?|" == template.render([SYSTEM, USER, ANSWER, SYSTEM, MORE])
 
 
+def test_a_result_of_a_tool_is_another_prompt_for_the_older_form():
+    template = go("<{{ .Prompt }}|{{ .Response }}>")
+    assert "<Hi|><3|" == template.render([USER, CALL, RESULT])
+
+
+def test_the_properties_of_a_tool_print_as_json():
+    template = go("{{ range .Tools }}{{ .Function.Parameters.Properties }}{{ end }}{{ range .Messages }}{{ end }}")
+    assert '{"b":{"type":["number","null"]},"a":{"type":"integer","description":"one"}}' == template.render(
+        [USER], [ADD]
+    )
+
+
 def test_the_parameters_of_a_tool_can_be_walked_through():
     template = go(
         "{{ range .Tools }}{{ with .Function }}{{ .Name }}: {{ .Parameters.Required }}"
