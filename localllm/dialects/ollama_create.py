@@ -83,10 +83,32 @@ def decode_create(body: bytes) -> DecodedCreate:
             field="from",
             hint="from is a model's name; files is {FILE NAME: DIGEST} of what was sent to /api/blobs",
         )
+    if digest is not None and fields.base:
+        raise InvalidFieldError("say either 'from' or 'files', not both", field="files", hint="a model has one origin")
+    creation = Creation(
+        name,
+        _settings(fields),
+        base=fields.base or None,
+        quantization=fields.quantize or fields.quantization or None,
+    )
+    return DecodedCreate(creation, digest, fields.stream is not False)
+
+
+def decode_copy(body: bytes) -> tuple[str, str]:
+    """The body of POST /api/copy: source and destination. Raises InvalidFieldError."""
+    fields = read(body, _copy_decoder)
+    for field in ("source", "destination"):
+        if not getattr(fields, field):
+            raise InvalidFieldError(f"{field} is required", field=field)
+    return fields.source or "", fields.destination or ""
+
+
+def _settings(fields: _CreateBody) -> Modelfile:
+    """What a Modelfile would say."""
     if fields.requires and VERSION.fullmatch(fields.requires) is None:
         raise InvalidFieldError("requires must be a valid semver (e.g. 0.14.0)", field="requires")
     options, load = _parameters(fields.parameters or {})
-    settings = Modelfile(
+    return Modelfile(
         bases=(fields.base or next(iter(fields.files or {"": ""})),),
         options=options,
         load=load,
@@ -99,20 +121,6 @@ def decode_create(body: bytes) -> DecodedCreate:
         requires=fields.requires or None,
         warnings=tuple(f"{name} has no effect: {IGNORED[name]}" for name in IGNORED if getattr(fields, name, None)),
     )
-    base = fields.base if digest is None else None
-    quantization = fields.quantize or fields.quantization or None
-    return DecodedCreate(
-        Creation(name, settings, base=base, quantization=quantization), digest, fields.stream is not False
-    )
-
-
-def decode_copy(body: bytes) -> tuple[str, str]:
-    """The body of POST /api/copy: source and destination. Raises InvalidFieldError."""
-    fields = read(body, _copy_decoder)
-    for field in ("source", "destination"):
-        if not getattr(fields, field):
-            raise InvalidFieldError(f"{field} is required", field=field)
-    return fields.source or "", fields.destination or ""
 
 
 def _refuse_unsupported(fields: _CreateBody) -> None:

@@ -102,6 +102,7 @@ def test_a_model_is_made_of_another_and_everything_can_be_shown(server):
             "invalid model name '../x': the namespace '..' has a character that may not be there",
         ),
         ({"model": "x"}, "neither 'from' or 'files' was specified"),
+        ({"model": "x", "from": "base", "files": {"a.gguf": DIGEST}}, "say either 'from' or 'files', not both"),
         ({"model": "x", "files": {"../a.gguf": DIGEST}}, "file path must be relative"),
         ({"model": "x", "files": {"/etc/a.gguf": DIGEST}}, "file path must be relative"),
         ({"model": "x", "files": {"a.gguf": "sha256:12"}}, "invalid digest format"),
