@@ -29,7 +29,8 @@ from localllm.pulling import Pulled, PullEvent, PullProgress, PullRequest, PullS
 logger = logging.getLogger(__name__)
 
 SUCCESS = PullStatus("success")
-_LINE_BYTES = 2**20
+# A registry's texts come in one line: image.MAX_TEXT_BYTES, which JSON may write six times as long.
+_LINE_BYTES = 8 * 2**20
 # -P: `-m` would otherwise look for modules in the folder the daemon happens to stand in.
 _COMMAND = (sys.executable, "-P", "-m", "localllm.store.pull")
 _decoder: msgspec.json.Decoder[PullEvent] = msgspec.json.Decoder(PullEvent)

@@ -25,7 +25,7 @@ from localllm.store.repository import HubFile, Repository
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 MAX_MANIFEST_BYTES = 2**20
-MAX_TEXT_BYTES = 2**20
+MAX_TEXT_BYTES = 2**20  # of all texts of a model: they travel as one line of JSON
 _MAX_LAYERS = 1000
 _PREFIX = "application/vnd.ollama.image."
 _TEXTS = frozenset(("template", "prompt", "system", "params", "messages", "license"))
@@ -81,6 +81,8 @@ def image_of(repository_id: str, tag: str, manifest_digest: str, data: bytes) ->
             texts.append(Text(kind, HubFile(f"{tag} {kind}", size, oid)))
         else:
             kinds.setdefault(kind, []).append(HubFile("", size, oid))
+    if (text_bytes := sum(text.file.size_bytes for text in texts)) > MAX_TEXT_BYTES:
+        raise HubError(f"the texts of {name} have {text_bytes} bytes together, and {MAX_TEXT_BYTES} is the limit")
     files = _named(kinds.pop("model", []), f"{repository_id.rpartition('/')[2]}:{tag}")
     projectors = _named(kinds.pop("projector", []), f"{repository_id.rpartition('/')[2]}:{tag} projector")
     if not files:
@@ -96,7 +98,7 @@ def image_of(repository_id: str, tag: str, manifest_digest: str, data: bytes) ->
         texts=tuple(texts),
         remarks=(
             *(("with its projector, which is kept: this version reads no images yet",) if projectors else ()),
-            *(f"left out: a layer that this version does not know ({kind})" for kind in sorted(kinds)),
+            *(f"left out: a layer that this version does not know ({kind[:60]!a})" for kind in sorted(kinds)),
         ),
     )
 
@@ -113,8 +115,6 @@ def _layers(name: str, data: bytes) -> Iterable[tuple[str, str, int]]:
         if digest is None or not 0 < layer.size <= _MAX_FILE_BYTES:
             raise HubError(f"the registry's manifest of {name} has a layer that cannot be: {layer.digest[:80]!a}")
         kind = layer.mediaType.removeprefix(_PREFIX)
-        if kind in _TEXTS and layer.size > MAX_TEXT_BYTES:
-            raise HubError(f"the {kind} of {name} has {layer.size} bytes, and {MAX_TEXT_BYTES} is the limit")
         yield kind, digest[1], layer.size
 
 
@@ -165,7 +165,7 @@ def _options(text: str) -> tuple[Options, tuple[str, ...]]:
         options, unknown = parse_options(values)
     except (msgspec.MsgspecError, InvalidOptionError, RecursionError) as error:
         raise HubError(f"the parameters of the model cannot be used: {error}") from error
-    return options, tuple(f"the parameter {name} has no effect here" for name in unknown)
+    return options, tuple(f"the parameter {name[:60]} has no effect here" for name in unknown)
 
 
 def _messages(text: str) -> tuple[Message, ...]:

@@ -93,6 +93,13 @@ def test_a_projector_is_kept_and_shown_and_nothing_claims_that_the_model_sees(tm
         assert not list(blobs(tmp_path).glob("sha256-*"))
 
 
+def test_the_longest_texts_come_through_whole(tmp_path):
+    long = RegistryModel(model=GUIDE, system="\x01" * (2**20 - 10), licenses=("0123456789",))
+    with daemon_and_registry(tmp_path, latest=long) as (daemon, _):
+        assert SUCCESS == pull(daemon, NAME)[-1]
+        assert long.system == daemon.http.post("/api/show", json={"model": NAME}).json()["system"]
+
+
 def test_a_template_in_go_is_kept_as_it_is(tmp_path):
     with daemon_and_registry(tmp_path, latest=RegistryModel(model=GUIDE, template=GO_TEMPLATE)) as (daemon, _):
         assert SUCCESS == pull(daemon, "ollama.com/tiny")[-1]
@@ -135,7 +142,7 @@ def bad_registry(tmp_path_factory):
         ("page", "is not a GGUF file: it starts with '<htm'", "was a web page"),
         ("broken", "the registry's manifest of library/tiny:broken cannot be read", None),
         ("traversal", "has a layer that cannot be: 'sha256:../../../../etc/passwd'", None),
-        ("huge", "the system of library/tiny:huge has 1048577 bytes, and 1048576 is the limit", None),
+        ("huge", "the texts of library/tiny:huge have 1048577 bytes together, and 1048576 is the limit", None),
         ("latin", "the system of the model is not UTF-8 text", None),
         ("params", 'the parameters of the model cannot be used: option "temperature" must be', None),
         ("noparams", "the parameters of the model cannot be used: Expected `object`", None),
