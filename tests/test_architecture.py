@@ -57,7 +57,7 @@ IMPORTERS = {
         "engine.llama_rows",
         "engine.llama_samplers",
     ),
-    "jinja2": ("chat.template",),
+    "jinja2": ("chat.sandbox",),
     "starlette": ("server.",),
     "uvicorn": ("server.daemon",),
     "typer": ("cli.",),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
 
 from localllm.errors import TemplateError
 from localllm.generation import Message, Tool, ToolCall
@@ -11,9 +14,27 @@ from localllm.generation import Message, Tool, ToolCall
 _MISTRAL_CALL_ID_CHARACTERS = 9
 
 
-def turn(message: Message, call_id: Callable[[str], str]) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a turn is written down for one template.
+
+    `short_call_ids` makes ids Mistral's nine characters; `text_arguments` leaves arguments the JSON text they are;
+    `parts` makes content a list of typed parts.
+    """
+
+    short_call_ids: bool = False
+    text_arguments: bool = False
+    parts: bool = False
+
+
+PLAIN = Form()
+
+
+def turn(message: Message, form: Form = PLAIN) -> dict[str, object]:
     """A message as templates expect it: keys that say nothing are left out, for templates ask `is defined`."""
     said: dict[str, object] = {"role": message.role, "content": message.content}
+    if form.parts:
+        said["content"] = [{"type": "text", "text": message.content}] if message.content else []
     if message.thinking is not None:
         # Qwen and most others read the first name, gpt-oss the second.
         said |= {"reasoning_content": message.thinking, "thinking": message.thinking}
@@ -21,16 +42,27 @@ def turn(message: Message, call_id: Callable[[str], str]) -> dict[str, object]:
         said["tool_calls"] = [
             {
                 "type": "function",
-                "id": call_id(call.id),
-                "function": {"name": call.name, "arguments": _arguments(call)},
+                "id": _call_id(call.id, form),
+                "function": {
+                    "name": call.name,
+                    "arguments": call.arguments if form.text_arguments else _arguments(call),
+                },
             }
             for call in message.tool_calls
         ]
     if message.tool_name is not None:
         said["name"] = message.tool_name
     if message.tool_call_id is not None:
-        said["tool_call_id"] = call_id(message.tool_call_id)
+        said["tool_call_id"] = _call_id(message.tool_call_id, form)
     return said
+
+
+def _call_id(call_id: str, form: Form) -> str:
+    """Mistral's form keeps the end of an id, for that is the random part of ours."""
+    if not form.short_call_ids:
+        return call_id
+    letters = "".join(character for character in call_id if character.isascii() and character.isalnum())
+    return letters[-_MISTRAL_CALL_ID_CHARACTERS:].rjust(_MISTRAL_CALL_ID_CHARACTERS, "0")
 
 
 def _arguments(call: ToolCall) -> object:
@@ -71,13 +103,75 @@ def with_system_in_user_turn(messages: Sequence[Message]) -> list[Message]:
     return [*turns[:first], Message("user", content), *turns[first + 1 :]]
 
 
-def with_call(call_id: str) -> list[Message]:
-    """The shortest conversation with a call and its result, to see whether a template takes such an id."""
-    call = Message("assistant", tool_calls=(ToolCall(call_id, "probe", "{}"),))
-    return [Message("user", "probe"), call, Message("tool", "probe", tool_name="probe", tool_call_id=call_id)]
+def with_neighbours_merged(messages: Sequence[Message]) -> list[Message]:
+    """The conversation for a template that refuses two turns of one side in a row: their texts become one."""
+    merged: list[Message] = []
+    for message in messages:
+        if merged and _can_merge(merged[-1], message):
+            before = merged.pop()
+            texts = [text for text in (before.content, message.content) if text]
+            merged.append(replace_content(before, "\n\n".join(texts)))
+        else:
+            merged.append(message)
+    return merged
 
 
-def nine_characters(call_id: str) -> str:
-    """An id in Mistral's form; the end of ours is the random part."""
-    letters = "".join(character for character in call_id if character.isascii() and character.isalnum())
-    return letters[-_MISTRAL_CALL_ID_CHARACTERS:].rjust(_MISTRAL_CALL_ID_CHARACTERS, "0")
+def _can_merge(one: Message, other: Message) -> bool:
+    is_plain = not (one.tool_calls or other.tool_calls or one.thinking or other.thinking)
+    return one.role == other.role and one.role in ("user", "assistant") and is_plain
+
+
+def replace_content(message: Message, content: str) -> Message:
+    """The message with another text."""
+    return msgspec.structs.replace(message, content=content)
+
+
+def with_one_call_per_turn(messages: Sequence[Message]) -> list[Message]:
+    """The conversation for a template that shows one call of a turn: parallel calls become calls one after another.
+
+    Each call is followed by its own result, found by its id, or else by its place.
+    """
+    single: list[Message] = []
+    waiting = list(messages)
+    while waiting:
+        message = waiting.pop(0)
+        if len(message.tool_calls) < 2:
+            single.append(message)
+            continue
+        results = [waiting.pop(0) for _ in range(_leading_results(waiting))]
+        single += _one_by_one(message, results)
+    return single
+
+
+def _leading_results(messages: Sequence[Message]) -> int:
+    return next((index for index, message in enumerate(messages) if message.role != "tool"), len(messages))
+
+
+def _one_by_one(message: Message, results: list[Message]) -> Iterator[Message]:
+    turn = message
+    for index, call in enumerate(message.tool_calls):
+        yield msgspec.structs.replace(turn, tool_calls=(call,))
+        turn = Message("assistant")
+        own = next((result for result in results if result.tool_call_id and result.tool_call_id == call.id), None)
+        # Without ids the results lie in the order of the calls, and those that are used are gone.
+        own = own or (results[0] if results and not results[0].tool_call_id else None)
+        if own is not None:
+            results.remove(own)
+            yield own
+        if index == len(message.tool_calls) - 1:
+            yield from results
+
+
+def with_text_in_thinking(messages: Sequence[Message]) -> list[Message]:
+    """The conversation for a template that takes thinking or text before a call, not both: they become one thought."""
+    return [
+        msgspec.structs.replace(message, content="", thinking=f"{message.thinking}\n\n{message.content}")
+        if says_all_before_call(message)
+        else message
+        for message in messages
+    ]
+
+
+def says_all_before_call(message: Message) -> bool:
+    """Whether a turn with calls has both thinking and text."""
+    return bool(message.tool_calls and message.thinking and message.content)

@@ -1,52 +1,26 @@
 """A model's own Jinja chat template: a conversation in, the text of the prompt out.
 
-A template comes out of a model file, so it is a stranger's program. It runs in jinja2's immutable sandbox with the
-names transformers' `apply_chat_template` gives it, and what it can make is bounded while it makes it:
-
-    output           at most MAX_OUTPUT_CHARACTERS, counted piece by piece
-    one value        as much, for every way to make a long one: * + ~ % ** macros, set blocks, filters, methods
-    all values       at most MAX_PRODUCED_CHARACTERS in one render
-    range()          at most 100,000 numbers (jinja2's own bound)
-    source           at most MAX_SOURCE_CHARACTERS
-
-Time is not bounded: a template that loops for ever without making anything cannot be stopped from inside its process.
-The daemon's render deadline kills the runner then. So construct and render between RenderStarted and RenderEnded.
-Memory is bounded for every way to grow it that is known; a limit on the process itself is the last word.
-A ChatTemplate serves one thread at a time. What the model's answer looks like is not known here but in formats.py.
+The output is what transformers' `apply_chat_template` makes of the same conversation, byte for byte
+(tests/unit/test_render_conformance.py); where a template cannot take a conversation as it is, demands.py finds out and
+the conversation is told differently. The template is a stranger's program: sandbox.py runs it, within bounds.
+What the model's answer looks like is not known here but in formats.py.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import re
-import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
-
-import jinja2
-import jinja2.ext
-from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.exceptions import SecurityError
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
 
 from localllm.chat import conversation
+from localllm.chat.conversation import PLAIN, Form
+from localllm.chat.demands import Demands
+from localllm.chat.sandbox import MAX_OUTPUT_CHARACTERS, MAX_SOURCE_CHARACTERS, Program
 from localllm.errors import TemplateError
 from localllm.generation import Message, Tool
 
-MAX_SOURCE_CHARACTERS = 2**20
-MAX_OUTPUT_CHARACTERS = 16 * 2**20
-# A template may build its output up in a variable, message by message, which produces far more than it keeps.
-MAX_PRODUCED_CHARACTERS = 32 * MAX_OUTPUT_CHARACTERS
-_MAX_INTEGER_BITS = 4096
-_MAX_REASON_CHARACTERS = 500
-_CHARACTERS_PER_ITEM = 32  # what a list with one more short text takes, roughly
-_TOO_LONG = f"it makes more than {MAX_OUTPUT_CHARACTERS} characters"
+__all__ = ["DEFAULT_TEMPLATE", "MAX_OUTPUT_CHARACTERS", "MAX_SOURCE_CHARACTERS", "ChatTemplate"]
 
 DEFAULT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -58,19 +32,8 @@ DEFAULT_TEMPLATE = """\
 {% endif -%}
 """
 
-# What Python itself raises when a template does something senseless with its values.
-_FAULTS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    NameError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+# Stands behind the text that is to be continued, to find the place where to cut; as transformers has it.
+_CONTINUE_HERE = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 class ChatTemplate:
@@ -85,10 +48,9 @@ class ChatTemplate:
         self.is_default = source is None or not source.strip()
         self.source = DEFAULT_TEMPLATE if source is None or self.is_default else source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
-        self._sandbox = _Sandbox()
-        self._sandbox.globals["raise_exception"] = _refuse
-        self._sandbox.globals["strftime_now"] = lambda layout: today().strftime(layout)
-        self._template = self._compile()
+        self._today = today
+        self._program = Program(self.source, today=today)
+        self._demands = Demands(self._show)
 
     def render(
         self,
@@ -97,302 +59,69 @@ class ChatTemplate:
         *,
         think: bool | str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         **extra: object,
     ) -> str:
         """The prompt's text. `think` None leaves thinking to the template; a level also says that thinking is on.
 
+        With `continue_final_message` it ends with the last message's text, open, for the model to go on with.
         `extra` are further variables for the template. Raises TemplateError with the template's own words when it
         refuses the conversation, or with the reason when it fails or makes too much.
         """
-        if any(message.role == "system" for message in messages) and not self._takes_system_role:
-            messages = conversation.with_system_in_user_turn(messages)
-        refers_to_calls = any(message.tool_calls or message.tool_call_id for message in messages)
-        call_id = conversation.nine_characters if refers_to_calls and self._wants_short_call_ids else str
-        variables = self._variables(messages, call_id)
-        variables["tools"] = [conversation.definition(tool) for tool in tools] or self._no_tools
-        variables |= conversation.thinking_variables(think) | {"add_generation_prompt": add_generation_prompt} | extra
-        return self._run(variables)
+        adapted, form = self._demands.adapt(messages)
+        if continue_final_message:
+            adapted = _marked(adapted)
+        variables = self._variables(adapted, form) | self._tool_variables(tools)
+        variables |= conversation.thinking_variables(think)
+        variables["add_generation_prompt"] = add_generation_prompt and not continue_final_message
+        text = self._program.run(variables | extra)
+        return _cut(text) if continue_final_message else text
 
-    def _compile(self) -> jinja2.Template:
-        if len(self.source) > MAX_SOURCE_CHARACTERS:
-            raise TemplateError(f"the chat template is longer than {MAX_SOURCE_CHARACTERS} characters")
-        try:
-            return self._sandbox.from_string(self.source)
-        except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"syntax error in line {error.lineno} of the chat template: {error.message}") from error
-        except _FAULTS as error:
-            raise TemplateError(f"the chat template cannot be compiled: {_reason(error)}") from error
-
-    def _variables(self, messages: Sequence[Message], call_id: Callable[[str], str] = str) -> dict[str, object]:
-        turns = [conversation.turn(message, call_id) for message in messages]
+    def _variables(self, messages: Sequence[Message], form: Form = PLAIN) -> dict[str, object]:
+        turns = [conversation.turn(message, form) for message in messages]
         return {**self._tokens, "messages": turns, "tools": None, "documents": None}
 
-    def _run(self, variables: dict[str, object]) -> str:
-        self._sandbox.produced_characters = 0
-        context, pieces = self._template.new_context(variables), _Pieces()
-        try:
-            # Not through generate(): its rewritten tracebacks are cycles that keep the template's variables alive, as
-            # would an error raised inside the except clauses.
-            pieces.extend(self._template.root_render_func(context))
-            return "".join(pieces)
-        except _Refusal as error:
-            failure = _reason(error)
-        except _FAULTS as error:
-            failure = f"the chat template failed: {_reason(error)}"
-        raise TemplateError(failure)
+    def _tool_variables(self, tools: Sequence[Tool]) -> dict[str, object]:
+        definitions = [conversation.definition(tool) for tool in tools]
+        nothing: list[object] | None = [] if self._needs_a_list_of_tools else None
+        variables: dict[str, object] = {"tools": definitions or nothing}
+        if "functions" in self._program.variables and "datetime" in self._program.variables:
+            # FireFunction v2 reads the tools as a text of its own and the date as a variable (its model card).
+            functions = [one.get("function", one) if isinstance(one, dict) else one for one in definitions]
+            variables["functions"] = json.dumps(functions, indent=4, ensure_ascii=False)
+            variables["datetime"] = self._today().strftime("%Y-%m-%d %H:%M:%S")
+        return variables
 
     @functools.cached_property
-    def _takes_system_role(self) -> bool:
-        """False when a system turn is refused and the same conversation without one is not."""
-        user = Message("user", "probe")
-        alone, behind_system = self._variables([user]), self._variables([Message("system", "probe"), user])
-        return self._can_run(behind_system) or not self._can_run(alone)
-
-    @functools.cached_property
-    def _no_tools(self) -> list[object] | None:
-        """What stands for "no tools": None as transformers has it, or an empty list where only that is understood."""
+    def _needs_a_list_of_tools(self) -> bool:
+        """Whether "no tools" has to be an empty list, and not None as transformers has it."""
         variables = self._variables([Message("user", "probe")])
-        return [] if not self._can_run(variables) and self._can_run(variables | {"tools": []}) else None
+        return not self._can_run(variables) and self._can_run(variables | {"tools": []})
 
-    @functools.cached_property
-    def _wants_short_call_ids(self) -> bool:
-        """Mistral's templates refuse ids that are not nine letters or digits."""
-        long, short = (self._variables(conversation.with_call(call_id)) for call_id in ("call_abcd1234", "abcd12345"))
-        return not self._can_run(long) and self._can_run(short)
+    def _show(self, messages: Sequence[Message], form: Form) -> str | None:
+        try:
+            return self._program.run(self._variables(messages, form) | self._tool_variables(()))
+        except TemplateError:
+            return None
 
     def _can_run(self, variables: dict[str, object]) -> bool:
         try:
-            self._run(variables | {"add_generation_prompt": True})
+            self._program.run(variables | {"add_generation_prompt": True})
         except TemplateError:
             return False
         return True
 
 
-class _Refusal(jinja2.TemplateError):
-    """The template called raise_exception."""
+def _marked(messages: Sequence[Message]) -> list[Message]:
+    if not messages or messages[-1].role != "assistant" or not messages[-1].content:
+        raise TemplateError("there is no answer to continue", hint="end the conversation with an assistant's text")
+    last = messages[-1]
+    return [*messages[:-1], conversation.replace_content(last, last.content + _CONTINUE_HERE)]
 
 
-def _refuse(message: object) -> NoReturn:
-    raise _Refusal(str(message)[:_MAX_REASON_CHARACTERS])
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, RecursionError):
-        return "it nests too deep"
-    return str(error)[:_MAX_REASON_CHARACTERS] or type(error).__name__
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks the assistant's text for training; here its body just renders."""
-
-    tags = {"generation"}  # noqa: RUF012, jinja2 declares it so
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
-
-
-class _Pieces(list[str]):
-    """Pieces of one text, refused as soon as together they are too long. The compiled template fills them too."""
-
-    characters = 0
-
-    def append(self, piece: str) -> None:
-        self.characters += len(piece)
-        if self.characters > MAX_OUTPUT_CHARACTERS:
-            raise SecurityError(_TOO_LONG)
-        super().append(piece)
-
-    def extend(self, pieces: Any) -> None:
-        for piece in pieces:
-            self.append(piece)
-
-
-class _BoundedCode(CodeGenerator):
-    """Compiled code whose buffers and `~` are bounded; values are made when it runs, never when it is compiled."""
-
-    def buffer(self, frame: Frame) -> None:
-        frame.buffer = self.temporary_identifier()
-        self.writeline(f"{frame.buffer} = environment.new_pieces()")
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802, the visitor's naming
-        self.write("environment.concatenate((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802, the visitor's naming
-        is_slice = isinstance(node.arg, nodes.Slice)
-        self.write("environment.charged(" if is_slice else "")
-        super().visit_Getitem(node, frame)
-        self.write(")" if is_slice else "")
-
-    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
-        if not isinstance(node, (nodes.TemplateData, nodes.Const)):
-            raise nodes.Impossible
-        return super()._output_child_to_const(node, frame, finalize)
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's immutable sandbox, set up as transformers does, with bounds on what a template can make."""
-
-    intercepted_binops = frozenset(["*", "**", "+", "%"])
-    code_generator_class = _BoundedCode
-    new_pieces = _Pieces
-
-    def __init__(self) -> None:
-        super().__init__(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[_GenerationTag, jinja2.ext.loopcontrols],
-            optimized=False,
-            finalize=self._printable,
-        )
-        self.produced_characters = 0
-        self.filters["tojson"] = _to_json
-        self.filters = {name: self._bounded_filter(name, function) for name, function in self.filters.items()}
-        del self.globals["lipsum"]
-
-    def charge(self, characters: int) -> None:
-        """Account for a value of this length before it is made. Raises SecurityError."""
-        self.produced_characters += characters
-        if characters > MAX_OUTPUT_CHARACTERS or self.produced_characters > MAX_PRODUCED_CHARACTERS:
-            raise SecurityError(_TOO_LONG)
-
-    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
-        # jinja2 hands out an undefined value that only complains when it is used, and prints as nothing.
-        raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is not allowed")
-
-    def charged(self, value: Any) -> Any:
-        """Account for a copy that is at most as long as what it was made from."""
-        if isinstance(value, (str, list, tuple)):
-            self.charge(len(value) * (1 if isinstance(value, str) else _CHARACTERS_PER_ITEM))
-        return value
-
-    def concatenate(self, parts: Sequence[object]) -> str:
-        self.charge(_text_length(parts))
-        return "".join(map(str, parts))
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        self.charge(_result_length(operator, left, right))
-        return super().call_binop(context, operator, left, right)
-
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, as jinja2 has it
-        method = getattr(__obj, "__wrapped__", __obj)
-        owner = getattr(method, "__self__", None)
-        if not (isinstance(method, types.BuiltinMethodType) and isinstance(owner, (str, int))):
-            return super().call(__context, __obj, *args, **kwargs)
-        if method.__name__ in _REFUSED_METHODS:
-            raise SecurityError(f"{method.__name__}() is not allowed in a chat template")
-        args = tuple(map(_counted, args))
-        __self.charge(_growth(method.__name__, owner, [*args, *kwargs.values()]))
-        return __self.charged(super().call(__context, __obj, *args, **kwargs))
-
-    def _printable(self, value: Any) -> Any:
-        if not isinstance(value, str):
-            self.charge(_text_length((value,)))
-        return value
-
-    def _bounded_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
-        makes_text = _MAKES_NO_TEXT.fullmatch(name) is None
-
-        @functools.wraps(function)
-        def bounded(*args: Any, **kwargs: Any) -> Any:
-            if not makes_text:
-                return self.charged(function(*args, **kwargs))
-            values = [*args[:skipped], *map(_counted, args[skipped:])]
-            said = [*values[skipped:], *kwargs.values()]
-            self.charge(_growth(name, said[0], said[1:]) + _text_length(said[:1]))
-            return function(*values, **kwargs)
-
-        return bounded
-
-
-# Methods that make long values or bytes, and that no honest template needs.
-_REFUSED_METHODS = frozenset(["encode", "to_bytes", "translate"])
-_MAKES_NO_TEXT = re.compile(
-    "abs|attr|count|d|default|dictsort|first|float|groupby|int|items|last|length|list|map|max|min|random|reject|"
-    "rejectattr|reverse|round|select|selectattr|sort|unique"
-)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """transformers' filter, not jinja2's: no HTML escapes, and text stays readable."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _counted(value: Any) -> Any:
-    """Something whose length can be asked: what is still to be iterated becomes a list."""
-    return list(value) if isinstance(value, Iterator) else value
-
-
-def _text_length(values: Sequence[object]) -> int:
-    """At most how many characters, roughly, `str` of these values has; counting stops above the limit."""
-    length, waiting = 0, list(values)
-    while waiting and length <= MAX_OUTPUT_CHARACTERS:
-        value = waiting.pop()
-        length += 1
-        if isinstance(value, str):
-            length += len(value)
-        elif isinstance(value, Mapping):
-            waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, (list, tuple)):
-            waiting += value
-        elif isinstance(value, Namespace):
-            # Its repr shows everything in it, and a namespace may contain itself.
-            length = MAX_OUTPUT_CHARACTERS + 1
-    return length
-
-
-def _result_length(operator: str, left: Any, right: Any) -> int:
-    """How long the result of `left operator right` can be. Raises SecurityError for integers that explode."""
-    if operator == "%" and isinstance(left, str):
-        return _formatted_length(left, [right], left.count("%"))
-    lengths = [len(side) for side in (left, right) if hasattr(side, "__len__")]
-    if operator == "+":
-        return sum(lengths)
-    if operator == "*" and lengths:
-        times = right if hasattr(left, "__len__") else left
-        return lengths[0] * max(times, 0) if isinstance(times, int) else 0
-    if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length() + right.bit_length() if operator == "*" else left.bit_length() * abs(right)
-        if bits > _MAX_INTEGER_BITS:
-            raise SecurityError(f"it makes an integer of more than {_MAX_INTEGER_BITS} bits")
-    return 0
-
-
-def _growth(name: str, subject: Any, arguments: Sequence[Any]) -> int:
-    """At most how many characters the method or filter `name` makes beyond those of its subject."""
-    if name in ("format", "format_map"):
-        return _formatted_length(str(subject), arguments, str(subject).count("{") + str(subject).count("%"))
-    text = _text_length(arguments)
-    widest = max((value for value in arguments if isinstance(value, int)), default=0)
-    if name == "join" and isinstance(subject, str):
-        return text + len(subject) * max((len(value) for value in arguments if hasattr(value, "__len__")), default=0)
-    if name == "join":
-        return text * len(subject) if hasattr(subject, "__len__") else text
-    if name == "replace":
-        old = str(arguments[0]) if arguments else ""
-        return text * (str(subject).count(old) if old else len(str(subject)) + 1)
-    if name in ("indent", "expandtabs", "wordwrap"):
-        return (text + widest) * (str(subject).count("\n") + str(subject).count("\t") + 1)
-    if name == "tojson":
-        return widest * _text_length([subject])
-    return widest
-
-
-def _formatted_length(layout: str, arguments: Sequence[Any], fields: int) -> int:
-    """At most how long a formatted text is: widths may stand in the layout or come from the arguments."""
-    length = len(layout) + sum(int(digits) for digits in re.findall(r"\d+", layout))
-    if "*" in layout or re.search(r"\{[^{}]*\{", layout):
-        raise SecurityError("it formats with a computed width, which is not allowed in a chat template")
-    return length + fields * _text_length(arguments)
+def _cut(text: str) -> str:
+    """What stands before the mark; a template that trims content has trimmed the mark's blank, and then text too."""
+    at = text.rfind(_CONTINUE_HERE.strip())
+    if at < 0:
+        raise TemplateError("this model's chat template does not show the answer that is to be continued")
+    return text[:at] if text.startswith(_CONTINUE_HERE, at) else text[:at].rstrip()

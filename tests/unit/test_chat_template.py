@@ -323,3 +323,70 @@ def test_a_source_that_is_too_long_or_too_deep_is_refused():
 def test_a_tool_that_is_not_json_is_named():
     with pytest.raises(TemplateError, match="'broken'"):
         template("x").render([USER], [Tool("broken", "{")])
+
+
+def test_a_template_may_grow_and_shorten_a_list_but_not_put_it_into_itself():
+    queue = "{% set q = namespace(ids=[]) %}{% for m in messages %}{% set _ = q.ids.append(m.content) %}{% endfor %}"
+    assert "Hi|[]" == rendered(queue + "{% set x = q.ids.pop(0) %}{{ x }}|{{ q.ids }}")
+    with pytest.raises(TemplateError, match="append"):
+        rendered("{% set l = [] %}{% set k = [(l, 1)] %}{% set _ = l.append({'a': k}) %}")
+    with pytest.raises(TemplateError, match="append"):
+        rendered("{% set _ = messages[0].append(1) %}")
+    with pytest.raises(TemplateError, match="pop"):
+        rendered("{% set _ = messages[0].pop('role') %}")
+
+
+def test_a_list_that_grows_too_long_is_refused():
+    with pytest.raises(TemplateError, match="more than"):
+        rendered("{% set l = [0] * 524288 %}{% set _ = l.append(1) %}")
+
+
+def test_a_template_of_typed_parts_gets_parts():
+    part = "{% if p.type == 'text' %}<{{ p.text }}>{% endif %}"
+    source = "{% for m in messages %}{% for p in m.content %}" + part + "{% endfor %}{% endfor %}"
+    assert "<Hi>" == rendered(source)
+    assert "" == rendered(source, Message("user", ""))
+
+
+def test_two_turns_of_one_side_are_merged_only_where_the_template_refuses_them():
+    alternating = """\
+{%- for m in messages -%}
+{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif -%}
+[{{ m.role }}:{{ m.content }}]
+{%- endfor -%}"""
+    turns = [USER, Message("user", "there"), Message("assistant", "A"), Message("assistant", ""), Message("user", "x")]
+    assert "[user:Hi\n\nthere][assistant:A][user:x]" == rendered(alternating, *turns)
+    assert "HithereAx" == rendered("{% for m in messages %}{{ m.content }}{% endfor %}", *turns)
+
+
+def test_parallel_calls_become_calls_one_after_another_where_a_template_shows_one():
+    source = """\
+{%- for m in messages -%}
+{%- if m.tool_calls %}({{ m.content }}{{ m.tool_calls[0].function.name }}){% else %}[{{ m.content }}]{% endif -%}
+{%- endfor -%}"""
+    calls = Message("assistant", "T", tool_calls=(ToolCall("1", "f", "{}"), ToolCall("2", "g", "{}")))
+    by_place = [Message("tool", "rf"), Message("tool", "rg")]
+    assert "[Hi](Tf)[rf](g)[rg]" == rendered(source, USER, calls, *by_place)
+    by_id = [Message("tool", "rg", tool_call_id="2"), Message("tool", "rf", tool_call_id="1"), Message("tool", "more")]
+    assert "[Hi](Tf)[rf](g)[rg][more][Hi]" == rendered(source, USER, calls, *by_id, USER)
+
+
+def test_arguments_stay_text_where_a_template_joins_them_to_text():
+    call = "{{ c.function.name + c.function.arguments }}"
+    source = "{% for m in messages %}{% for c in m.tool_calls or [] %}" + call + "{% endfor %}{% endfor %}"
+    turn = Message("assistant", tool_calls=(ToolCall("1", "f", '{"b": 1,  "a": "ü"}'),))
+    assert 'f{"b": 1,  "a": "ü"}' == rendered(source, USER, turn)
+
+
+@pytest.mark.parametrize("content", ["{{ m.content }}", "{{ m.content | trim }}"])
+def test_an_answer_is_left_open_to_be_continued(content):
+    made = template("{% for m in messages %}<{{ m.role }}>" + content + "</>{% endfor %}<assistant>")
+    turns = [USER, Message("assistant", "It is")]
+    assert "<user>Hi</><assistant>It is" == made.render(turns, continue_final_message=True)
+
+
+def test_an_answer_that_is_not_there_or_not_shown_cannot_be_continued():
+    with pytest.raises(TemplateError, match="no answer to continue"):
+        template("x").render([USER], continue_final_message=True)
+    with pytest.raises(TemplateError, match="does not show"):
+        template("x").render([USER, Message("assistant", "It is")], continue_final_message=True)

@@ -1,0 +1,38 @@
+"""The 70 chat templates of known models that the engine's source distribution carries, by name.
+
+None of them is kept here: they are taken out of the source distribution that scripts/bench fetches once (76 MB).
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import tarfile
+from importlib import metadata
+from pathlib import PurePosixPath
+
+import pytest
+from bench.inputs import CACHE, ENGINE, ensure_source_archive
+
+_FOLDER = "vendor/llama.cpp/models/templates/"
+
+
+@functools.cache
+def upstream_templates() -> dict[str, str]:
+    """Name to source. Skips the test, and says why, where the source distribution cannot be had."""
+    folder = CACHE / f"templates-{metadata.version(ENGINE)}"
+    if not folder.exists():
+        try:
+            archive = ensure_source_archive()
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"the source distribution of {ENGINE}, which holds the templates, cannot be fetched: {error}")
+        draft = folder.with_suffix(".partial")
+        draft.mkdir(exist_ok=True)
+        with tarfile.open(archive) as files:
+            for member in files:
+                if _FOLDER in member.name and member.name.endswith(".jinja"):
+                    stream = files.extractfile(member)
+                    assert stream is not None
+                    (draft / PurePosixPath(member.name).name).write_bytes(stream.read())
+        draft.rename(folder)
+    return {path.stem: path.read_text() for path in sorted(folder.glob("*.jinja"))}
