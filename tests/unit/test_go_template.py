@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import datetime
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from localllm.chat.formats import CallSyntax, ThinkingMarkers, detect
 from localllm.chat.go_template import GoTemplate
@@ -354,3 +357,43 @@ def test_a_template_that_cannot_be_read_or_run_says_where():
     deep = '{{ define "x" }}' + "{{ if true }}" * 50 + '{{ template "x" . }}' + "{{ end }}" * 50 + "{{ end }}"
     with pytest.raises(TemplateError, match="deep"):
         go(deep + '{{ template "x" . }}').render([USER])
+
+
+PIECES = st.sampled_from(
+    [
+        "{{ range .Messages }}", "{{ range $i, $m := .Messages }}", "{{ range .Tools }}", "{{ range .ToolCalls }}",
+        "{{ if .Content }}", '{{ if eq .Role "user" }}', "{{ with .Function }}", "{{ else }}", "{{ end }}", "{{ end }}",
+        "{{ .Role }}", "{{ .Content }}", "{{ .System }}", "{{ .Prompt }}", "{{ .Response }}", "{{ . }}",
+        "{{ .Thinking }}", "{{ .Function.Name }}", "{{ .Function.Arguments }}", "{{ json . }}", "{{ len .Messages }}", "{{ $last := 1 }}",
+        "{{ .Parameters.Properties }}", "{{ toTypeScriptType . }}", "{{ slice .Messages 1 }}", "{{ break }}", "text\n",
+        "{{- if and $.Think .Thinking -}}", "{{ printf \"%s\" . }}", "{{ index .Messages 0 }}",
+    ]
+)  # fmt: skip
+JSON = st.sampled_from(
+    ["{}", '{"a": [1, null]}', "[1]", '"text"', "{", '{"function": 3}', '{"function": {"parameters": []}}']
+)
+MESSAGES = st.lists(
+    st.builds(
+        Message,
+        st.sampled_from(["system", "user", "assistant", "tool"]),
+        st.text(max_size=4),
+        thinking=st.none() | st.text(max_size=3),
+        tool_calls=st.lists(st.builds(ToolCall, st.text(max_size=2), st.text(max_size=3), JSON), max_size=2).map(tuple),
+    ),
+    max_size=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(PIECES, max_size=14).map("".join),
+    MESSAGES,
+    st.lists(st.builds(Tool, st.just("t"), JSON), max_size=2),
+    st.sampled_from([None, True, False, "high"]),
+    st.booleans(),
+)
+def test_any_template_over_any_conversation_renders_or_is_refused(source, messages, tools, think, cuts):
+    with contextlib.suppress(TemplateError):
+        template = GoTemplate(source, today=datetime.now)
+        assert isinstance(template.render(messages, tools, think=think, add_generation_prompt=cuts), str)
+        detect(template)
