@@ -363,10 +363,10 @@ PIECES = st.sampled_from(
     [
         "{{ range .Messages }}", "{{ range $i, $m := .Messages }}", "{{ range .Tools }}", "{{ range .ToolCalls }}",
         "{{ if .Content }}", '{{ if eq .Role "user" }}', "{{ with .Function }}", "{{ else }}", "{{ end }}", "{{ end }}",
-        "{{ .Role }}", "{{ .Content }}", "{{ .System }}", "{{ .Prompt }}", "{{ .Response }}", "{{ . }}",
-        "{{ .Thinking }}", "{{ .Function.Name }}", "{{ .Function.Arguments }}", "{{ json . }}", "{{ len .Messages }}", "{{ $last := 1 }}",
-        "{{ .Parameters.Properties }}", "{{ toTypeScriptType . }}", "{{ slice .Messages 1 }}", "{{ break }}", "text\n",
-        "{{- if and $.Think .Thinking -}}", "{{ printf \"%s\" . }}", "{{ index .Messages 0 }}",
+        "{{ .Role }}", "{{ .Content }}", "{{ .System }}", "{{ .Prompt }}", "{{ .Response }}", "{{ . }}", "text\n",
+        "{{ .Thinking }}", "{{ .Function.Name }}", "{{ .Function.Arguments }}", "{{ json . }}", "{{ len .Messages }}",
+        "{{ $last := 1 }}", "{{ .Parameters.Properties }}", "{{ toTypeScriptType . }}", "{{ slice .Messages 1 }}",
+        "{{ break }}", "{{- if and $.Think .Thinking -}}", "{{ printf \"%s\" . }}", "{{ index .Messages 0 }}",
     ]
 )  # fmt: skip
 JSON = st.sampled_from(
