@@ -41,7 +41,12 @@ _ESCAPE = re.compile(
 class Decoded:
     """A body, understood. `request.model` is the name as the client wrote it.
 
-    `action` "load" and "unload" are Ollama's empty prompts. `unknown_options` are names to warn about.
+    `action` "load" and "unload" are Ollama's empty prompts. `unknown_options` are names to warn about, `ignored` fields
+    that say something and change nothing.
+
+    `choices` are the requests of an answer that is made of several: `candidates_per_prompt` of them for each prompt, of
+    which `answers_per_prompt` are told. `echoes` lets each begin with its prompt; a dialect that tells logprobs only
+    sometimes looks at `shows_logprobs`, and `service_tier` is for the answer to repeat.
     """
 
     request: GenerationRequest
@@ -49,6 +54,13 @@ class Decoded:
     action: Literal["generate", "load", "unload"] = "generate"
     include_usage: bool = False
     unknown_options: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    choices: tuple[GenerationRequest, ...] = ()
+    candidates_per_prompt: int = 1
+    answers_per_prompt: int = 1
+    echoes: bool = False
+    shows_logprobs: bool = False
+    service_tier: str | None = None
 
 
 def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -82,6 +94,19 @@ def read_text(text: str | bytes, field: str) -> Any:
     if _is_deeper_than(value, MAX_NESTING):
         raise InvalidFieldError(f"{field} is nested deeper than {MAX_NESTING} levels", field=field)
     return value
+
+
+_names_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def ignored_names(body: bytes, shape: type[msgspec.Struct], *unused: str) -> tuple[str, ...]:
+    """The fields of `body` that `shape` does not read, or only to leave `unused`; null says nothing."""
+    try:
+        said = _names_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # with half a surrogate pair, which `read` has mended
+        return ()
+    used = {name for name in shape.__struct_encode_fields__ if name not in unused}
+    return tuple(name for name, value in said.items() if name not in used and bytes(value) != b"null")
 
 
 def read_keep_alive(value: object) -> float | None:

@@ -16,10 +16,12 @@ from typing import Any, Protocol
 import msgspec
 
 from localllm.generation import (
+    AnswerEvent,
     ContentDelta,
     Event,
     Failed,
     Finished,
+    OfChoice,
     ThinkingDelta,
     TokenLogprob,
     ToolCall,
@@ -42,11 +44,11 @@ class Encoder(Protocol):
         """The Content-Type of a stream."""
         ...
 
-    def chunk(self, event: Event, now_ns: int) -> bytes:
+    def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:
         """What a stream sends for `event`; may be empty. The bytes of Finished and Failed end the stream."""
         ...
 
-    def whole(self, events: Iterable[Event], now_ns: int) -> bytes:
+    def whole(self, events: Iterable[AnswerEvent], now_ns: int) -> bytes:
         """The body of an answer that is not streamed, from all its events."""
         ...
 
@@ -66,7 +68,7 @@ class Answer:
     finished: Finished | None = None
 
 
-def collect(events: Iterable[Event]) -> Answer:
+def collect(events: Iterable[AnswerEvent]) -> Answer:
     """Put `events` together. A tool call that was cut off (its arguments are no JSON) becomes part of the content."""
     answer = Answer()
     content: list[str] = []
@@ -89,6 +91,21 @@ def collect(events: Iterable[Event]) -> Answer:
             content.append(call.name + call.arguments)
     answer.content, answer.thinking = "".join(content), "".join(thinking)
     return answer
+
+
+def collect_choices(events: Iterable[AnswerEvent]) -> tuple[list[Answer], Finished]:
+    """The answers of a request for several, or its only one, and the Finished that is for all."""
+    choices: dict[int, list[Event]] = {}
+    finished = Finished("stop")
+    for event in events:
+        if isinstance(event, OfChoice):
+            choices.setdefault(event.index, []).append(event.event)
+            continue
+        if isinstance(event, Finished):
+            finished = event
+        choices.setdefault(0, []).append(event)
+    # The last event belongs to the first choice where there is only one; where there are more that has had its own.
+    return [collect(choices[index]) for index in sorted(choices)], finished
 
 
 def extend_call(call: ToolCall | None, delta: ToolCallDelta) -> ToolCall:

@@ -4,7 +4,7 @@ Not here: the answers (ollama_encode), the names and capabilities of models (ser
 
 On purpose different from Ollama: a prompt that does not fit the context is refused with both counts, unless `truncate`
 is true in the request; an answer that reaches its end stops there, unless `shift` is true; what this version cannot do
-(images, suffix, context …) is refused, not ignored.
+(images, context …) is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from localllm.dialects.body import (
     with_tool_names,
 )
 from localllm.errors import InvalidFieldError, ModelNotFoundError, UnsupportedError
-from localllm.generation import GenerationRequest, Message, ResponseFormat, ToolCall, parse_options
+from localllm.generation import FillIn, GenerationRequest, Message, ResponseFormat, ToolCall, parse_options
 
 THINK_LEVELS = ("high", "medium", "low", "max")
 _THINK_WORDS = '"high", "medium", "low", "max", true, or false'
@@ -102,8 +102,6 @@ def decode_generate(body: bytes) -> Decoded:
         raise ModelNotFoundError("")
     if fields.raw and (fields.template or fields.system or fields.context):
         raise InvalidFieldError("raw mode does not support template, system, or context", field="raw")
-    if fields.suffix:
-        raise UnsupportedError("suffix is not supported by this version: it cannot fill in the middle")
     if fields.template:
         raise UnsupportedError("template is not supported by this version", hint="the model's own template is used")
     if fields.context:
@@ -112,7 +110,12 @@ def decode_generate(body: bytes) -> Decoded:
     request, unknown = _request(fields, model)
     prompt = fields.prompt or ""
     request = msgspec.structs.replace(
-        request, prompt=prompt, raw=bool(fields.raw), system=fields.system or None, logprobs=logprobs
+        request,
+        prompt=prompt,
+        raw=bool(fields.raw),
+        system=fields.system or None,
+        logprobs=logprobs,
+        fill_in=FillIn(fields.suffix) if fields.suffix else None,
     )
     return Decoded(request, fields.stream is not False, _action(bool(prompt), request), unknown_options=unknown)
 

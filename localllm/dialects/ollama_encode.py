@@ -26,11 +26,12 @@ from localllm.dialects.framing import (
     token_logprobs,
 )
 from localllm.generation import (
+    AnswerEvent,
     ContentDelta,
-    Event,
     Failed,
     Finished,
     FinishReason,
+    OfChoice,
     PromptProgress,
     ThinkingDelta,
     TokenLogprob,
@@ -61,7 +62,7 @@ class OllamaEncoder:
         self._second_text = ""
         self._open_calls: dict[int, ToolCall] = {}
 
-    def chunk(self, event: Event, now_ns: int) -> bytes:
+    def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:
         """The line of `event`, and before it the tool calls that it shows to be complete."""
         if isinstance(event, ContentDelta):
             return self._complete_calls(now_ns) + self._line(to_json(event.text), now_ns, event.logprobs)
@@ -71,13 +72,13 @@ class OllamaEncoder:
             before = b"" if event.index in self._open_calls else self._complete_calls(now_ns)
             self._open_calls[event.index] = extend_call(self._open_calls.get(event.index), event)
             return before
-        if isinstance(event, PromptProgress):
+        if isinstance(event, (PromptProgress, OfChoice)):  # nobody can ask Ollama's API for several answers
             return b""
         if isinstance(event, Failed):
             return self.error(event) + b"\n"
         return self._complete_calls(now_ns) + to_json(self._last(event, now_ns, "", "", [])) + b"\n"
 
-    def whole(self, events: Iterable[Event], now_ns: int) -> bytes:
+    def whole(self, events: Iterable[AnswerEvent], now_ns: int) -> bytes:
         """The one object of an answer that is not streamed."""
         answer = collect(events)
         finished = answer.finished or Finished("stop")

@@ -2,9 +2,9 @@
 
 Not here: the answers (openai_encode), the names and capabilities of models (server/).
 
-Values the client leaves out stay out, so that the Modelfile's temperature and top_p count. Besides OpenAI's own fields:
-`options`, `keep_alive`, `num_ctx` and the sampling options of _SAME_NAME. A field nobody knows is ignored, one whose
-absence would change the answer's shape (n, tool_choice "required") is refused.
+Values the client leaves out stay out, so that the Modelfile's temperature and top_p count. A field nobody knows, or
+that changes nothing here (prediction, store …), is ignored and its name told; one whose absence would change the shape
+of the answer (functions, audio) is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 
 from localllm.dialects.body import (
     Decoded,
+    ignored_names,
     read,
     read_keep_alive,
     read_logprobs,
@@ -23,16 +24,15 @@ from localllm.dialects.body import (
     read_tools,
     with_tool_names,
 )
-from localllm.errors import InvalidFieldError, UnsupportedError
-from localllm.generation import (
-    GenerationRequest,
-    Message,
-    Options,
-    ResponseFormat,
-    ToolCall,
-    merge_options,
-    parse_options,
+from localllm.dialects.openai_fields import (
+    CommonFields,
+    includes_usage,
+    read_count,
+    read_options,
+    with_own_seeds,
 )
+from localllm.errors import InvalidFieldError, UnsupportedError
+from localllm.generation import GenerationRequest, Message, ResponseFormat, ToolCall
 
 _EFFORTS: dict[str, bool | str] = {
     "none": False,
@@ -44,17 +44,6 @@ _EFFORTS: dict[str, bool | str] = {
     "ultra": "max",
     "max": "max",
 }
-# The fields that are options under the same name.
-_SAME_NAME = (
-    "temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "logit_bias", "num_ctx", "top_k",
-    "min_p", "repeat_penalty", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
-    "dry_sequence_breakers", "xtc_probability", "xtc_threshold", "top_n_sigma", "mirostat", "mirostat_tau",
-    "mirostat_eta",
-)  # fmt: skip
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
 
 
 class _Reasoning(msgspec.Struct):
@@ -64,6 +53,7 @@ class _Reasoning(msgspec.Struct):
 class _Part(msgspec.Struct):
     type: str | None = None
     text: str | None = None
+    refusal: str | None = None
 
 
 class _Function(msgspec.Struct):
@@ -95,47 +85,19 @@ class _ResponseFormat(msgspec.Struct):
     json_schema: _JsonSchema | None = None
 
 
-class _ChatBody(msgspec.Struct):
-    model: str | None = None
+class _ChatBody(CommonFields):
     messages: list[_Message] | None = None
-    stream: bool | None = None
-    stream_options: _StreamOptions | None = None
     max_tokens: Any = None
     max_completion_tokens: Any = None
-    temperature: Any = None
-    top_p: Any = None
-    presence_penalty: Any = None
-    frequency_penalty: Any = None
-    seed: Any = None
-    stop: Any = None
-    logit_bias: Any = None
-    num_ctx: Any = None
-    top_k: Any = None
-    min_p: Any = None
-    repeat_penalty: Any = None
-    dry_multiplier: Any = None
-    dry_base: Any = None
-    dry_allowed_length: Any = None
-    dry_penalty_last_n: Any = None
-    dry_sequence_breakers: Any = None
-    xtc_probability: Any = None
-    xtc_threshold: Any = None
-    top_n_sigma: Any = None
-    mirostat: Any = None
-    mirostat_tau: Any = None
-    mirostat_eta: Any = None
-    options: dict[str, Any] | None = None
-    keep_alive: Any = None
     response_format: _ResponseFormat | None = None
     tools: list[msgspec.Raw] | None = None
     tool_choice: Any = None
     functions: list[Any] | None = None
-    n: int | None = None
+    audio: msgspec.Raw = msgspec.Raw()
     logprobs: bool | None = None
     top_logprobs: int | None = None
     reasoning_effort: str | None = None
     reasoning: _Reasoning | None = None
-    user: str | None = None
 
 
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
@@ -149,7 +111,9 @@ def decode_chat(body: bytes) -> Decoded:
     if not fields.messages:
         raise InvalidFieldError("[] is too short - 'messages'", field="messages")
     _refuse_what_is_not_supported(fields)
-    options, unknown = _options(fields)
+    count = read_count(fields.n, "n")
+    limit = fields.max_completion_tokens if fields.max_completion_tokens is not None else fields.max_tokens
+    options, unknown = read_options(fields, limit)
     request = GenerationRequest(
         model=fields.model,
         messages=with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages)]),
@@ -161,26 +125,24 @@ def decode_chat(body: bytes) -> Decoded:
         logprobs=read_logprobs(fields.logprobs, fields.top_logprobs),
         client=fields.user or "",
     )
-    include_usage = bool(fields.stream_options and fields.stream_options.include_usage)
-    return Decoded(request, bool(fields.stream), include_usage=include_usage, unknown_options=unknown)
+    return Decoded(
+        request,
+        bool(fields.stream),
+        include_usage=includes_usage(fields),
+        unknown_options=unknown,
+        ignored=ignored_names(body, _ChatBody),
+        choices=with_own_seeds(request, count) if count > 1 else (),
+        service_tier=fields.service_tier,
+    )
 
 
 def _refuse_what_is_not_supported(fields: _ChatBody) -> None:
-    if fields.n not in (None, 1):
-        raise InvalidFieldError(f"n is {fields.n}, but only 1 is supported", field="n")
     if fields.functions:
         raise UnsupportedError("functions is not supported", hint="send tools instead")
+    if bytes(fields.audio) not in (b"", b"null"):
+        raise UnsupportedError("audio is not supported: this version answers with text")
     if fields.tool_choice not in (None, "", "none", "auto"):
         raise UnsupportedError('tool_choice other than "auto" and "none" is not supported yet')
-
-
-def _options(fields: _ChatBody) -> tuple[Options, tuple[str, ...]]:
-    said = {name: getattr(fields, name) for name in _SAME_NAME}
-    limit = fields.max_completion_tokens if fields.max_completion_tokens is not None else fields.max_tokens
-    said["num_predict"] = limit
-    own, _ = parse_options(said)
-    extension, unknown = parse_options(fields.options or {})
-    return merge_options(own, extension), unknown
 
 
 def _think(fields: _ChatBody) -> bool | str | None:
@@ -230,11 +192,14 @@ def _message(item: _Message, field: str) -> Message:
 def _content(content: str | list[_Part] | None, field: str) -> str:
     if not isinstance(content, list):
         return content or ""
-    for index, part in enumerate(content):
-        if part.type not in (None, "text", "input_text", "output_text") or part.text is None:
-            kind = part.type or ""
-            raise UnsupportedError(f'{field}[{index}] has the type "{kind}", but this version reads only text')
-    return "\n".join(part.text for part in content if part.text)
+    return "\n".join(text for index, part in enumerate(content) if (text := _text(part, f"{field}[{index}]")))
+
+
+def _text(part: _Part, field: str) -> str:
+    text = part.refusal if part.type == "refusal" else part.text
+    if part.type not in (None, "text", "input_text", "output_text", "refusal") or text is None:
+        raise UnsupportedError(f'{field} has the type "{part.type or ""}", but this version reads only text')
+    return text
 
 
 def _tool_call(call: _ToolCall, field: str) -> ToolCall:

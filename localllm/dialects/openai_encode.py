@@ -15,13 +15,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from localllm.dialects.framing import NANOSECONDS, SSE_MEDIA_TYPE, collect, sse, to_json, token_logprobs
+from localllm.dialects.framing import (
+    NANOSECONDS,
+    SSE_MEDIA_TYPE,
+    Answer,
+    collect_choices,
+    sse,
+    to_json,
+    token_logprobs,
+)
 from localllm.generation import (
+    AnswerEvent,
     ContentDelta,
     Event,
     Failed,
     Finished,
-    PromptProgress,
+    OfChoice,
     ThinkingDelta,
     TokenLogprob,
     ToolCall,
@@ -40,22 +49,16 @@ _ERROR_TYPES = {
 _ERROR_CODES = {"prompt_too_long": "context_length_exceeded", "unauthorized": "invalid_api_key"}
 
 
-class OpenAIEncoder:
-    """One answer to /v1/chat/completions. `id` is unique; `model` is the name as the client wrote it."""
+class _Choice:
+    """The stream of one choice: what it must remember between its events. `head` begins every object of the answer."""
 
-    media_type = SSE_MEDIA_TYPE
-
-    def __init__(self, id: str, model: str, created_ns: int, *, include_usage: bool) -> None:
-        self._common = {"id": id, "created": created_ns // NANOSECONDS, "model": model}
-        self._include_usage = include_usage
-        head = {"id": id, "object": "chat.completion.chunk", "created": created_ns // NANOSECONDS, "model": model}
-        self._head = to_json({**head, "system_fingerprint": "fp_localllm"})[:-1]
-        self._before_delta = b"data: " + self._head + b',"choices":[{"index":0,"delta":{'
+    def __init__(self, head: bytes, index: int) -> None:
+        self._before_delta = b"data: " + head + b',"choices":[{"index":' + str(index).encode() + b',"delta":{'
         self._role = b'"role":"assistant",'
         self._has_calls = False
 
-    def chunk(self, event: Event, now_ns: int) -> bytes:
-        """The events that `event` becomes; Finished and Failed end with [DONE]."""
+    def chunk(self, event: Event) -> bytes:
+        """The events that `event` becomes."""
         if isinstance(event, ContentDelta):
             return self._delta(b'"content":' + to_json(event.text), event.logprobs)
         if isinstance(event, ThinkingDelta):
@@ -66,39 +69,7 @@ class OpenAIEncoder:
             self._has_calls = True
             content = b'"content":null,' if self._role else b""
             return self._delta(content + b'"tool_calls":' + to_json([_call_delta(event)]))
-        if isinstance(event, PromptProgress):
-            return b""
-        if isinstance(event, Failed):
-            return sse(error_body(event)) + DONE
-        return self._end(event)
-
-    def whole(self, events: Iterable[Event], now_ns: int) -> bytes:
-        """The one object of an answer that is not streamed."""
-        answer = collect(events)
-        finished = answer.finished or Finished("stop")
-        message: dict[str, Any] = {"role": "assistant", "content": answer.content}
-        if answer.thinking:
-            message["reasoning"] = message["reasoning_content"] = answer.thinking
-        if answer.tool_calls:
-            message["content"] = answer.content or None
-            message["tool_calls"] = [_call(call, index) for index, call in enumerate(answer.tool_calls)]
-        reason = _finish_reason(finished, has_calls=bool(answer.tool_calls))
-        logprobs = _logprobs(answer.logprobs) if answer.logprobs else None
-        return to_json(
-            {
-                "id": self._common["id"],
-                "object": "chat.completion",
-                "created": self._common["created"],
-                "model": self._common["model"],
-                "system_fingerprint": "fp_localllm",
-                "choices": [{"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reason}],
-                "usage": _usage(finished),
-            }
-        )
-
-    def error(self, failed: Failed) -> bytes:
-        """OpenAI's error object."""
-        return error_body(failed)
+        return self._end(event) if isinstance(event, Finished) else b""
 
     def _delta(self, inner: bytes, logprobs: tuple[TokenLogprob, ...] = ()) -> bytes:
         role, self._role = self._role, b""
@@ -108,11 +79,74 @@ class OpenAIEncoder:
     def _end(self, event: Finished) -> bytes:
         before = self._delta(b'"content":""') if self._role else b""
         reason = _finish_reason(event, has_calls=self._has_calls).encode()
-        last = self._before_delta + b'},"finish_reason":"' + reason + b'"}]}\n\n'
+        return before + self._before_delta + b'},"finish_reason":"' + reason + b'"}]}\n\n'
+
+
+class OpenAIEncoder:
+    """One answer to /v1/chat/completions. `id` is unique; `model` is the name as the client wrote it."""
+
+    media_type = SSE_MEDIA_TYPE
+
+    def __init__(
+        self, id: str, model: str, created_ns: int, *, include_usage: bool, service_tier: str | None = None
+    ) -> None:
+        self._common = {"id": id, "created": created_ns // NANOSECONDS, "model": model}
+        self._include_usage = include_usage
+        # There is one tier here; whoever asked for any is told which it was.
+        self._tier: dict[str, Any] = {"service_tier": "default"} if service_tier else {}
+        head = {"id": id, "object": "chat.completion.chunk", "created": created_ns // NANOSECONDS, "model": model}
+        self._head = to_json({**head, "system_fingerprint": "fp_localllm", **self._tier})[:-1]
+        self._choices = {0: _Choice(self._head, 0)}
+        self._has_several = False
+
+    def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:
+        """The events that `event` becomes; Finished and Failed end with [DONE]."""
+        if isinstance(event, OfChoice):
+            self._has_several = True
+            if event.index not in self._choices:
+                self._choices[event.index] = _Choice(self._head, event.index)
+            return self._choices[event.index].chunk(event.event)
+        if isinstance(event, Failed):
+            return sse(error_body(event)) + DONE
+        if not isinstance(event, Finished):
+            return self._choices[0].chunk(event)
+        last = b"" if self._has_several else self._choices[0].chunk(event)
         usage = b""
         if self._include_usage:
-            usage = sse(self._head + b',"choices":[],"usage":' + to_json(_usage(event)) + b"}")
-        return before + last + usage + DONE
+            usage = sse(self._head + b',"choices":[],"usage":' + to_json(usage_object(event)) + b"}")
+        return last + usage + DONE
+
+    def whole(self, events: Iterable[AnswerEvent], now_ns: int) -> bytes:
+        """The one object of an answer that is not streamed."""
+        answers, finished = collect_choices(events)
+        return to_json(
+            {
+                "id": self._common["id"],
+                "object": "chat.completion",
+                "created": self._common["created"],
+                "model": self._common["model"],
+                "system_fingerprint": "fp_localllm",
+                **self._tier,
+                "choices": [_whole_choice(answer, index) for index, answer in enumerate(answers)],
+                "usage": usage_object(finished),
+            }
+        )
+
+    def error(self, failed: Failed) -> bytes:
+        """OpenAI's error object."""
+        return error_body(failed)
+
+
+def _whole_choice(answer: Answer, index: int) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.content}
+    if answer.thinking:
+        message["reasoning"] = message["reasoning_content"] = answer.thinking
+    if answer.tool_calls:
+        message["content"] = answer.content or None
+        message["tool_calls"] = [_call(call, place) for place, call in enumerate(answer.tool_calls)]
+    reason = _finish_reason(answer.finished or Finished("stop"), has_calls=bool(answer.tool_calls))
+    logprobs = _logprobs(answer.logprobs) if answer.logprobs else None
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
 def error_body(failed: Failed, param: str | None = None) -> bytes:
@@ -151,7 +185,7 @@ def _call(call: ToolCall, index: int) -> dict[str, Any]:
     return {"id": call.id, "index": index, "type": "function", "function": function}
 
 
-def _usage(event: Finished) -> dict[str, Any]:
+def usage_object(event: Finished) -> dict[str, Any]:
     """OpenAI's object; what concerns only us stands under "localllm", and is left out when there is nothing to say."""
     usage = event.usage
     ours = {

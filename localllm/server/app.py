@@ -61,6 +61,7 @@ ROUTES: tuple[Entry, ...] = (
     Entry("GET", "/v1/models", manage.openai_models, "The models, as OpenAI lists them"),
     Entry("GET", "/v1/models/{id:path}", manage.openai_model, "One model, as OpenAI describes it"),
     Entry("POST", "/v1/chat/completions", generate.openai_chat, "Answer a conversation, as OpenAI does"),
+    Entry("POST", "/v1/completions", generate.openai_completion, "Go on with texts or token ids, or fill a gap in one"),
     Entry("POST", "/v1/embeddings", embed.openai_embeddings, "Turn texts or token ids into vectors, as OpenAI does"),
 )
 

@@ -18,9 +18,21 @@ from localllm.dialects import ollama, openai
 from localllm.dialects.body import Decoded
 from localllm.dialects.framing import Encoder
 from localllm.dialects.ollama_encode import OllamaEncoder
+from localllm.dialects.openai_completion import decode_completion
+from localllm.dialects.openai_completion_encode import CompletionEncoder, Shape
 from localllm.dialects.openai_encode import OpenAIEncoder
 from localllm.errors import UnsupportedError
-from localllm.generation import Event, Finished, GenerationRequest, Message, Options, Timings, merge_options
+from localllm.generation import (
+    AnswerEvent,
+    Finished,
+    GenerationRequest,
+    Message,
+    Options,
+    Timings,
+    merge_options,
+)
+from localllm.server.choices import Answers, answers
+from localllm.server.replies import told_headers
 from localllm.server.services import Lease, Services
 from localllm.server.streaming import AnswerResponse
 from localllm.store.model import Model
@@ -29,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Route:
+class Route:
     """What differs between the routes. `verb` is what the route does in "does not support …"."""
 
     verb: str
@@ -39,17 +51,22 @@ class _Route:
 
 async def ollama_generate(services: Services, request: Request) -> AnswerResponse:
     """POST /api/generate."""
-    return await _answer(services, request, _OLLAMA_GENERATE)
+    return await answer(services, request, _OLLAMA_GENERATE)
 
 
 async def ollama_chat(services: Services, request: Request) -> AnswerResponse:
     """POST /api/chat."""
-    return await _answer(services, request, _OLLAMA_CHAT)
+    return await answer(services, request, _OLLAMA_CHAT)
+
+
+async def openai_completion(services: Services, request: Request) -> AnswerResponse:
+    """POST /v1/completions."""
+    return await answer(services, request, _OPENAI_COMPLETION)
 
 
 async def openai_chat(services: Services, request: Request) -> AnswerResponse:
     """POST /v1/chat/completions."""
-    return await _answer(services, request, _OPENAI_CHAT)
+    return await answer(services, request, _OPENAI_CHAT)
 
 
 def _openai_encoder(decoded: Decoded, services: Services) -> OpenAIEncoder:
@@ -58,15 +75,25 @@ def _openai_encoder(decoded: Decoded, services: Services) -> OpenAIEncoder:
         decoded.request.model,
         services.clock.time_ns(),
         include_usage=decoded.include_usage,
+        service_tier=decoded.service_tier,
     )
 
 
-_OLLAMA_GENERATE = _Route("generate", ollama.decode_generate, lambda d, _: OllamaEncoder("generate", d.request.model))
-_OLLAMA_CHAT = _Route("chat", ollama.decode_chat, lambda d, _: OllamaEncoder("chat", d.request.model))
-_OPENAI_CHAT = _Route("chat", openai.decode_chat, _openai_encoder)
+def _completion_encoder(decoded: Decoded, services: Services) -> CompletionEncoder:
+    shape = Shape(
+        decoded.include_usage, decoded.candidates_per_prompt, decoded.answers_per_prompt, decoded.shows_logprobs
+    )
+    return CompletionEncoder(f"cmpl-{services.new_id()}", decoded.request.model, services.clock.time_ns(), shape)
 
 
-async def _answer(services: Services, request: Request, route: _Route) -> AnswerResponse:
+_OLLAMA_GENERATE = Route("generate", ollama.decode_generate, lambda d, _: OllamaEncoder("generate", d.request.model))
+_OLLAMA_CHAT = Route("chat", ollama.decode_chat, lambda d, _: OllamaEncoder("chat", d.request.model))
+_OPENAI_CHAT = Route("chat", openai.decode_chat, _openai_encoder)
+_OPENAI_COMPLETION = Route("generate", decode_completion, _completion_encoder)
+
+
+async def answer(services: Services, request: Request, route: Route) -> AnswerResponse:
+    """The answer to a request of a route: its events, in the route's words. Raises LocalllmError's kinds."""
     arrived = services.clock.monotonic()
     decoded = route.decode(await request.body())
     model = await services.in_store(services.store.find, decoded.request.model)
@@ -74,13 +101,19 @@ async def _answer(services: Services, request: Request, route: _Route) -> Answer
     if decoded.unknown_options:
         logger.warning("unknown options are ignored: %s", ", ".join(decoded.unknown_options))
     if decoded.action == "unload":
-        events = _unload(services, model)
+        events: AsyncGenerator[AnswerEvent, None] = _unload(services, model)
     elif decoded.action == "load":
         events = _load(services, model, decoded.request.keep_alive_seconds, arrived)
     else:
-        complete_request = complete(decoded.request, model, services.settings.context_length)
-        events = _generate(services, model, complete_request, arrived)
-    return AnswerResponse(events, route.encoder(decoded, services), services, is_stream=decoded.stream)
+        requests = completed(decoded, model, services.settings.context_length)
+        events = _generate(services, model, answers(decoded, requests), decoded.request.keep_alive_seconds, arrived)
+    encoder, headers = route.encoder(decoded, services), told_headers(decoded.ignored)
+    return AnswerResponse(events, encoder, services, is_stream=decoded.stream, headers=headers)
+
+
+def completed(decoded: Decoded, model: Model, context_length: int) -> list[GenerationRequest]:
+    """The requests that answer a body: one, or one for each choice."""
+    return [complete(request, model, context_length) for request in decoded.choices or (decoded.request,)]
 
 
 def check_capabilities(model: Model, request: GenerationRequest, verb: str) -> None:
@@ -100,7 +133,7 @@ def complete(request: GenerationRequest, model: Model, context_length: int) -> G
         asked = msgspec.structs.replace(asked, num_ctx=None)
     options = merge_options(asked, model.options, Options(num_ctx=context_length or None))
     request = msgspec.structs.replace(request, options=options)
-    if request.raw:
+    if request.raw or request.prompt_tokens is not None or request.fill_in is not None:
         return request
     if request.messages is None:
         return _complete_prompt(request, model)
@@ -120,11 +153,11 @@ def _complete_prompt(request: GenerationRequest, model: Model) -> GenerationRequ
 
 
 async def _generate(
-    services: Services, model: Model, request: GenerationRequest, arrived: float
-) -> AsyncGenerator[Event, None]:
+    services: Services, model: Model, answers: Answers, keep_alive_seconds: float | None, arrived: float
+) -> AsyncGenerator[AnswerEvent, None]:
     async with (
-        services.scheduler.lease(model, request.keep_alive_seconds) as lease,
-        aclosing(lease.runner.generate(request)) as events,
+        services.scheduler.lease(model, keep_alive_seconds) as lease,
+        aclosing(answers(lease.runner)) as events,
     ):
         async for event in events:
             yield _with_times(event, lease, services, arrived) if isinstance(event, Finished) else event
@@ -132,12 +165,12 @@ async def _generate(
 
 async def _load(
     services: Services, model: Model, keep_alive_seconds: float | None, arrived: float
-) -> AsyncGenerator[Event, None]:
+) -> AsyncGenerator[AnswerEvent, None]:
     async with services.scheduler.lease(model, keep_alive_seconds) as lease:
         yield _with_times(Finished("load"), lease, services, arrived)
 
 
-async def _unload(services: Services, model: Model) -> AsyncGenerator[Event, None]:
+async def _unload(services: Services, model: Model) -> AsyncGenerator[AnswerEvent, None]:
     await services.scheduler.unload(model)
     yield Finished("unload")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -18,6 +20,8 @@ from localllm.errors import (
 )
 from localllm.generation import Failed, failed_from
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_MOST_TOLD = 32
 TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
 INTERNAL = Failed(
     code="internal_error",
@@ -54,6 +58,12 @@ def failed_response(failed: Failed, path: str) -> Response:
     """A failed event as a whole answer."""
     body = openai_encode.error_body(failed) if is_openai(path) else ollama_encode.error_body(failed)
     return Response(body, failed.status, media_type=JSON_MEDIA_TYPE)
+
+
+def told_headers(ignored: Sequence[str]) -> dict[str, str]:
+    """The header that names the fields of a request which changed nothing; odd names are left out of it."""
+    names = [name for name in ignored if _HEADER_NAME.fullmatch(name)][:_MOST_TOLD]
+    return {"x-localllm-ignored": ", ".join(names)} if names else {}
 
 
 def error_headers(error: LocalllmError | None) -> dict[str, str]:

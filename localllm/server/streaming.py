@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from starlette.types import Receive, Scope, Send
 
 from localllm.dialects.framing import JSON_MEDIA_TYPE, Encoder
 from localllm.errors import LocalllmError
-from localllm.generation import Event, Failed, Finished, PromptProgress, failed_from
+from localllm.generation import AnswerEvent, Failed, Finished, OfChoice, PromptProgress, failed_from
 from localllm.server.replies import INTERNAL, error_headers
 from localllm.server.services import Services
 
@@ -34,15 +34,22 @@ class AnswerResponse:
     """An ASGI response; use once."""
 
     def __init__(
-        self, events: AsyncGenerator[Event, None], encoder: Encoder, services: Services, *, is_stream: bool
+        self,
+        events: AsyncGenerator[AnswerEvent, None],
+        encoder: Encoder,
+        services: Services,
+        *,
+        is_stream: bool,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._events = events
         self._encoder = encoder
         self._is_stream = is_stream
+        self._headers = headers or {}
         self._time_ns = services.clock.time_ns
         self._activity = services.activity
         self._early_headers_seconds = services.early_headers_seconds
-        self._pending: list[Event] = []
+        self._pending: list[AnswerEvent] = []
         self._wake = asyncio.Event()
         self._is_client_gone = False
         self._error: LocalllmError | None = None
@@ -92,11 +99,11 @@ class AnswerResponse:
         self._is_client_gone = True
         self._wake.set()
 
-    def _put(self, event: Event) -> None:
+    def _put(self, event: AnswerEvent) -> None:
         self._pending.append(event)
         self._wake.set()
 
-    async def _take(self) -> list[Event]:
+    async def _take(self) -> list[AnswerEvent]:
         """All events that are there, at least one, up to the first that ends the answer."""
         while not self._pending and not self._is_client_gone:
             self._wake.clear()
@@ -110,13 +117,13 @@ class AnswerResponse:
         return batch
 
     async def _write_stream(self, send: Send) -> None:
-        batch: list[Event] = []
+        batch: list[AnswerEvent] = []
         try:
             async with asyncio.timeout(self._early_headers_seconds):
                 batch = await self._take()
         except TimeoutError:  # still queued or loading: the headers tell the client to be patient
             pass
-        if batch and isinstance(batch[-1], Failed) and all(isinstance(event, PromptProgress) for event in batch[:-1]):
+        if batch and isinstance(batch[-1], Failed) and all(map(_is_progress, batch[:-1])):
             await self._write_error(batch[-1], send)
             return
         await self._start(send, 200, self._encoder.media_type)
@@ -133,7 +140,7 @@ class AnswerResponse:
             batch = await self._take()
 
     async def _write_whole(self, send: Send) -> None:
-        events: list[Event] = []
+        events: list[AnswerEvent] = []
         while not events or not isinstance(events[-1], (Finished, Failed)):
             events += await self._take()
         last = events[-1]
@@ -152,8 +159,14 @@ class AnswerResponse:
 
     async def _start(self, send: Send, status: int, media_type: str, *more: tuple[bytes, bytes]) -> None:
         headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-cache"), *more]
-        headers += [(name.encode(), value.encode()) for name, value in error_headers(self._error).items()]
+        more_headers = {**self._headers, **error_headers(self._error)}
+        headers += [(name.encode(), value.encode()) for name, value in more_headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+def _is_progress(event: AnswerEvent) -> bool:
+    """Whether an error may still have its status after this: the client has been told nothing."""
+    return isinstance(event.event if isinstance(event, OfChoice) else event, PromptProgress)
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

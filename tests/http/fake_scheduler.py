@@ -44,6 +44,7 @@ from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded
 from localllm.store.model import Facts, Model
 
+BOS = 256
 TOLD = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LOADED = Loaded(
     trained_context_tokens=2048,
@@ -157,7 +158,7 @@ class FakeRunning:
 
 
 class FakeRunner:
-    """Generates as the last message says."""
+    """Generates as the last message says; its tokens are bytes."""
 
     def __init__(self, scheduler: FakeScheduler) -> None:
         self._scheduler = scheduler
@@ -183,6 +184,20 @@ class FakeRunner:
                 raise
         vectors = tuple(array("d", (len(one), 0.5)).tobytes() for one in request.inputs)
         return Embeddings(vectors, sum(map(len, request.inputs)), truncated_inputs=request.inputs.count("long"))
+
+    async def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> tuple[int, ...]:
+        return (BOS,) * add_special + tuple(text.encode())
+
+    async def detokenize(self, tokens: tuple[int, ...]) -> tuple[bytes, ...]:
+        if max(tokens) > BOS:
+            raise BadRequestError(f"there is no token {max(tokens)}: the model's are 0 to {BOS}")
+        return tuple(b"<s>" if token == BOS else bytes([token]) for token in tokens)
+
+    async def render(self, request: GenerationRequest) -> str:
+        return "".join(f"<{message.role}>{message.content}" for message in request.messages or ())
+
+    async def prompt_tokens(self, request: GenerationRequest) -> tuple[int, ...]:
+        return await self.tokenize(await self.render(request), add_special=True)
 
     async def _events(self, word: str, rest: str) -> AsyncIterator[Event]:
         if word == "silent":
@@ -256,4 +271,6 @@ class FakeScheduler:
 
 def text_of(request: GenerationRequest) -> str:
     """The prompt, or the last message."""
+    if request.prompt_tokens is not None:
+        return bytes(request.prompt_tokens).decode()
     return request.prompt or (request.messages[-1].content if request.messages else "")

@@ -7,7 +7,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.dialects import ollama, ollama_create, ollama_embed, openai, openai_embed
+from localllm.dialects import ollama, ollama_create, ollama_embed, openai, openai_completion, openai_embed
 from localllm.dialects.body import Decoded
 from localllm.dialects.ollama_create import DecodedCreate
 from localllm.embedding import EmbedRequest
@@ -16,7 +16,7 @@ from localllm.errors import LocalllmError
 DECODERS = (
     ollama.decode_chat, ollama.decode_generate, openai.decode_chat, ollama_embed.decode_embed,
     ollama_embed.decode_embeddings, openai_embed.decode_embeddings, ollama_create.decode_create,
-    ollama_create.decode_copy,
+    ollama_create.decode_copy, openai_completion.decode_completion,
 )  # fmt: skip
 WORDS = (
     "model", "messages", "role", "content", "tool_calls", "function", "name", "arguments", "tools", "type", "text",
@@ -24,6 +24,7 @@ WORDS = (
     "response_format", "json_schema", "schema", "max_tokens", "n", "user", "assistant", "tool", "json", "prompt", "raw",
     "input", "dimensions", "encoding_format", "logprobs", "top_logprobs", "from", "files", "parameters", "license",
     "quantize", "requires", "num_parallel", "kv_layout", "source", "destination",
+    "suffix", "echo", "best_of",
 )  # fmt: skip
 scalars = (
     st.none()

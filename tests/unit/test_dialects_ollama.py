@@ -16,6 +16,7 @@ from localllm.generation import (
     CacheMiss,
     ContentDelta,
     Failed,
+    FillIn,
     Finished,
     GenerationRequest,
     Message,
@@ -180,12 +181,16 @@ def test_a_bad_chat_body_is_told_what_is_wrong_with_it(body, message):
     assert (400, message) == (caught.value.status, caught.value.message)
 
 
+def test_a_suffix_is_what_stands_behind_the_gap():
+    request = decode_generate(b'{"model": "m", "prompt": "a(", "suffix": ")"}').request
+    assert ("a(", FillIn(")")) == (request.prompt, request.fill_in)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ('"raw": true, "system": "x"', "raw mode does not support template, system, or context"),
         ('"raw": true, "context": [1]', "raw mode does not support template, system, or context"),
-        ('"suffix": "x"', "suffix is not supported by this version: it cannot fill in the middle"),
         ('"template": "x"', "template is not supported by this version"),
         ('"context": [1, 2]', "context is not supported"),
         ('"images": ["aGk="]', "images: this version does not read images"),
@@ -331,7 +336,7 @@ def test_each_line_has_its_own_time():
 
 def test_an_unsupported_field_is_an_error_of_its_own_kind():
     with pytest.raises(UnsupportedError):
-        decode_generate(b'{"model": "m", "prompt": "x", "suffix": "y"}')
+        decode_generate(b'{"model": "m", "prompt": "x", "template": "y"}')
 
 
 def test_shift_lets_an_answer_go_on_at_the_end_of_its_context() -> None:

@@ -17,6 +17,7 @@ from localllm.generation import (
     Finished,
     GenerationRequest,
     Message,
+    OfChoice,
     Options,
     PromptProgress,
     ResponseFormat,
@@ -83,6 +84,7 @@ def test_a_body_with_every_field_becomes_a_request():
         stream=True,
         include_usage=True,
         unknown_options=("warp",),
+        ignored=("store", "metadata"),
     ) == decode_chat(body)
 
 
@@ -136,7 +138,9 @@ def test_reasoning_effort_is_how_hard_to_think(effort, think):
 @pytest.mark.parametrize(
     ("fields", "field", "message"),
     [
-        ('"n": 2', "n", "n is 2, but only 1 is supported"),
+        ('"n": 0', "n", "n is 0, but 1 to 128 answers are possible"),
+        ('"n": 129', "n", "n is 129, but 1 to 128 answers are possible"),
+        ('"audio": {"voice": "ash"}', None, "audio is not supported: this version answers with text"),
         ('"logprobs": true, "top_logprobs": 21', "top_logprobs", "top_logprobs must be between 0 and 20"),
         ('"top_logprobs": 1', "top_logprobs", "top_logprobs needs logprobs to be true"),
         ('"tool_choice": "required"', None, 'tool_choice other than "auto" and "none" is not supported yet'),
@@ -211,6 +215,27 @@ def test_a_bad_body_is_told_what_is_wrong_with_it(body, message):
     with pytest.raises(LocalllmError) as caught:
         decode_chat(body)
     assert (400, message) == (caught.value.status, caught.value.message)
+
+
+def test_several_answers_are_several_requests_that_differ_in_their_seed():
+    decoded = decode('"n": 3, "seed": 4294967295')
+    assert [4294967295, 0, 1] == [request.options.seed for request in decoded.choices]
+    assert decoded.request == decoded.choices[0]
+    assert (None, None) == tuple(request.options.seed for request in decode('"n": 2').choices)
+    assert () == decode('"n": 1').choices
+
+
+def test_what_changes_nothing_is_named():
+    fields = (
+        '"prediction": {"type": "content"}, "parallel_tool_calls": false, "verbosity": null, "service_tier": "flex"'
+    )
+    decoded = decode(fields)
+    assert (("prediction", "parallel_tool_calls"), "flex") == (decoded.ignored, decoded.service_tier)
+
+
+def test_a_refusal_that_a_client_sends_back_is_its_text():
+    body = b'{"model": "m", "messages": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]}'
+    assert "No." == decode_chat(body).request.messages[0].content
 
 
 def encoder(*, include_usage: bool = True) -> OpenAIEncoder:
@@ -289,6 +314,46 @@ def test_usage_comes_in_a_last_chunk_without_choices_if_asked_for(include_usage)
             "prompt_tokens_details": {"cached_tokens": 2},
         } == chunk["usage"]
     assert "length" == chunks[1]["choices"][0]["finish_reason"]
+
+
+def test_several_answers_are_choices_of_one_stream_each_with_its_role_and_end():
+    stream = streamed(
+        OfChoice(1, ContentDelta("b")),
+        OfChoice(0, ContentDelta("a")),
+        OfChoice(1, Finished("length")),
+        OfChoice(0, Finished("stop")),
+        Finished("stop", Usage(3, 0, 2)),
+    )
+    *chunks, usage = [json.loads(line.removeprefix(b"data: ")) for line in stream.split(b"\n\n")[:-2]]
+    assert [
+        (1, {"role": "assistant", "content": "b"}, None),
+        (0, {"role": "assistant", "content": "a"}, None),
+        (1, {}, "length"),
+        (0, {}, "stop"),
+    ] == [(c["index"], c["delta"], c["finish_reason"]) for chunk in chunks for c in chunk["choices"]]
+    assert ([], 5) == (usage["choices"], usage["usage"]["total_tokens"])
+
+
+def test_several_answers_are_choices_of_one_object_in_their_order():
+    events = [
+        OfChoice(1, ContentDelta("b")),
+        OfChoice(1, Finished("length")),
+        OfChoice(0, ContentDelta("a")),
+        OfChoice(0, Finished("stop")),
+        Finished("stop", Usage(3, 0, 2)),
+    ]
+    whole = json.loads(encoder().whole(events, NOW_NS))
+    assert [(0, "a", "stop"), (1, "b", "length")] == [
+        (choice["index"], choice["message"]["content"], choice["finish_reason"]) for choice in whole["choices"]
+    ]
+    assert 5 == whole["usage"]["total_tokens"]
+
+
+def test_whoever_asks_for_a_tier_is_told_which_it_was():
+    one = OpenAIEncoder("chatcmpl-1", "guide", NOW_NS, include_usage=False, service_tier="flex")
+    assert b'"service_tier":"default"' in one.chunk(ContentDelta("a"), NOW_NS)
+    assert "default" == json.loads(one.whole([Finished("stop")], NOW_NS))["service_tier"]
+    assert "service_tier" not in json.loads(encoder().whole([Finished("stop")], NOW_NS))
 
 
 def test_a_stream_that_fails_ends_with_an_error_and_done():

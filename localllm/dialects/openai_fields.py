@@ -1,0 +1,94 @@
+"""What OpenAI's bodies have in common: sampling fields, the extension fields, usage in a stream, several answers.
+
+Besides OpenAI's own fields: `options`, `keep_alive`, `num_ctx` and llama.cpp's sampling options under their names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from localllm.errors import InvalidFieldError
+from localllm.generation import GenerationRequest, Options, merge_options, parse_options
+
+MOST_CHOICES = 128
+_SEED_MODULUS = 2**32
+
+
+class StreamOptions(msgspec.Struct):
+    """`stream_options`."""
+
+    include_usage: bool | None = None
+
+
+class SamplingFields(msgspec.Struct):
+    """The fields that are options under the same name; `Any`, since options say best what is wrong with a value."""
+
+    temperature: Any = None
+    top_p: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    seed: Any = None
+    stop: Any = None
+    logit_bias: Any = None
+    num_ctx: Any = None
+    top_k: Any = None
+    min_p: Any = None
+    repeat_penalty: Any = None
+    dry_multiplier: Any = None
+    dry_base: Any = None
+    dry_allowed_length: Any = None
+    dry_penalty_last_n: Any = None
+    dry_sequence_breakers: Any = None
+    xtc_probability: Any = None
+    xtc_threshold: Any = None
+    top_n_sigma: Any = None
+    mirostat: Any = None
+    mirostat_tau: Any = None
+    mirostat_eta: Any = None
+
+
+class CommonFields(SamplingFields):
+    """What every body that generates may say."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: Any = None
+    user: str | None = None
+    n: int | None = None
+    service_tier: str | None = None
+
+
+def read_options(fields: CommonFields, limit: object) -> tuple[Options, tuple[str, ...]]:
+    """The options of a body that asks for at most `limit` tokens, and names in `options` that nobody knows."""
+    said = {name: getattr(fields, name) for name in SamplingFields.__struct_fields__}
+    own, _ = parse_options({**said, "num_predict": limit})
+    extension, unknown = parse_options(fields.options or {})
+    return merge_options(own, extension), unknown
+
+
+def read_count(value: int | None, field: str, prompts: int = 1) -> int:
+    """How many answers each of `prompts` is to get; 1 when not said. Raises InvalidFieldError."""
+    count = 1 if value is None else value
+    if not 1 <= count * prompts <= MOST_CHOICES:
+        each = f" for each of {prompts} prompts" if prompts > 1 else ""
+        raise InvalidFieldError(f"{field} is {count}{each}, but 1 to {MOST_CHOICES} answers are possible", field=field)
+    return count
+
+
+def with_own_seeds(request: GenerationRequest, count: int) -> tuple[GenerationRequest, ...]:
+    """The same request `count` times, each with the next seed; without one each gets a random seed anyway."""
+    seed = request.options.seed
+    if seed is None or seed == -1:
+        return (request,) * count
+    seeds = ((seed + index) % _SEED_MODULUS for index in range(count))
+    options = (msgspec.structs.replace(request.options, seed=one) for one in seeds)
+    return tuple(msgspec.structs.replace(request, options=one) for one in options)
+
+
+def includes_usage(fields: CommonFields) -> bool:
+    """Whether a stream is to end with the usage."""
+    return bool(fields.stream_options and fields.stream_options.include_usage)

@@ -1,0 +1,114 @@
+"""Several answers to one request, generated side by side and told as they come.
+
+    generate() ─┐
+    generate() ─┼─▶ OfChoice(index, event) … ─▶ Finished, with the figures of all
+    generate() ─┘                         or ─▶ Failed, when one of them failed; the others are cancelled
+
+The engine computes them in one batch, and a prompt that several have only once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+from localllm.dialects.body import Decoded
+from localllm.generation import (
+    AnswerEvent,
+    ContentDelta,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    OfChoice,
+    PromptProgress,
+    Timings,
+    Usage,
+)
+from localllm.server.services import Runner
+
+Answers = Callable[[Runner], AsyncGenerator[AnswerEvent, None]]
+
+
+def answers(decoded: Decoded, requests: Sequence[GenerationRequest]) -> Answers:
+    """What a runner is to do for a body: answer its request, or each of those that are its choices."""
+
+    def generate(runner: Runner) -> AsyncGenerator[AnswerEvent, None]:
+        streams = [_echoed(runner, one) if decoded.echoes else runner.generate(one) for one in requests]
+        return side_by_side(streams, decoded.candidates_per_prompt) if decoded.choices else streams[0]
+
+    return generate
+
+
+async def _echoed(runner: Runner, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    """The events of one request, and before its text that of its prompt."""
+    is_told = False
+    async with aclosing(runner.generate(request)) as events:
+        async for event in events:
+            yield event
+            if not is_told and isinstance(event, PromptProgress):
+                is_told = True
+                yield ContentDelta(await _prompt_text(runner, request))
+
+
+async def _prompt_text(runner: Runner, request: GenerationRequest) -> str:
+    if request.prompt_tokens is None:
+        return request.prompt or ""
+    return b"".join(await runner.detokenize(request.prompt_tokens)).decode("utf-8", "replace")
+
+
+async def side_by_side(
+    streams: Sequence[AsyncGenerator[Event, None]], per_prompt: int
+) -> AsyncGenerator[AnswerEvent, None]:
+    """The events of all streams; each run of `per_prompt` of them is of one prompt, whose tokens count once."""
+    events: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(index, stream, events)) for index, stream in enumerate(streams)]
+    finishes: dict[int, Finished] = {}
+    try:
+        while len(finishes) < len(streams):
+            index, event = await events.get()
+            if event is None:
+                await tasks[index]  # raises what ended it
+                if index not in finishes:
+                    return
+                continue
+            if isinstance(event, Failed):
+                yield event
+                return
+            if isinstance(event, Finished):
+                finishes[index] = event
+            yield OfChoice(index, event)
+        yield total([finishes[index] for index in range(len(streams))], per_prompt)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def total(finishes: Sequence[Finished], per_prompt: int) -> Finished:
+    """One result for all: tokens added up, a prompt's once, and the longest times."""
+    firsts = finishes[::per_prompt]
+    return Finished(
+        "stop",
+        Usage(
+            sum(one.usage.prompt_tokens for one in firsts),
+            sum(one.usage.cached_tokens for one in firsts),
+            sum(one.usage.completion_tokens for one in finishes),
+        ),
+        Timings(**{name: max(getattr(one.timings, name) for one in finishes) for name in Timings.__struct_fields__}),
+        dropped_messages=firsts[0].dropped_messages,
+        dropped_tokens=sum(one.dropped_tokens for one in finishes),
+    )
+
+
+async def _pump(
+    index: int, stream: AsyncGenerator[Event, None], events: asyncio.Queue[tuple[int, Event | None]]
+) -> None:
+    """Put a stream's events into the queue, and None when it is over, however it ends."""
+    try:
+        async with aclosing(stream):
+            async for event in stream:
+                events.put_nowait((index, event))
+    finally:
+        events.put_nowait((index, None))
