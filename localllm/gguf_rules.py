@@ -5,7 +5,7 @@ which end the runner and every request in it. The rules here are about the rest.
 value that is absent, or of a type that llama.cpp itself refuses, is none.
 
 They are general on purpose: what holds for a group of architectures is a table of the group (gguf_architectures.py),
-never a test for one file. `scripts/fuzz_gguf.py` is where they come from and what keeps them true.
+never a test for one file. `scripts/fuzz_gguf` is where they come from and what keeps them true.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Break GGUF files in thousands of ways and see that neither our reader nor llama.cpp behind it comes to harm.
 
-    nice .venv/bin/python scripts/fuzz_gguf.py [--files 12000] [--first 0] [--jobs 2] [--out FOLDER]
+    nice scripts/fuzz_gguf [--files 12000] [--first 0] [--jobs 2] [--out FOLDER]
 
 Prints the figures and what the findings have in common; exit 1 when there were any. With --out the files that did harm
 are kept, each with a line in `harm.txt`. A number always makes the same file: --only N repeats one.

@@ -8,13 +8,12 @@
     <bundled_dir>/<model>/<tag>.Modelfile                  can be pulled (see catalogue.py)
 
 A registered name hides a bundled one; deleting it shows the bundled one again. Finding and listing read manifests only.
-Every method touches the disk for a moment; none keeps state but for headers already read.
+Every method touches the disk for a moment; none keeps state but for headers and manifests already read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from localllm.creating import Creation
 from localllm.errors import BadRequestError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.gguf import Header, TensorInfo
 from localllm.gguf_rules import check_model
-from localllm.modelfile import Modelfile, load_parameters, write
+from localllm.modelfile import Modelfile
 from localllm.pulling import Pulled, PulledFile, PullRequest, RegistryPlace
 from localllm.store import manifest as manifests
 from localllm.store.blobs import blobs_dir
@@ -38,16 +37,15 @@ from localllm.store.checks import refuse_changed, refuse_no_projector, refuse_un
 from localllm.store.headers import Headers
 from localllm.store.layers import layered, with_settings
 from localllm.store.manifest import SCHEMA, Manifest, Part
-from localllm.store.model import Model, capabilities_of, facts_from
+from localllm.store.model import Model, facts_from
 from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_local_name, parse_name
 from localllm.store.pulled import DEFAULT_REGISTRY, described, refuse_unpullable, request_for, spelled
+from localllm.store.registered import ReadManifests, Registered
 
 _OTHER_HOST = (
     "models come from hf.co/OWNER/REPO and ollama.com/library/NAME; or download a GGUF and run "
     "`localllm create NAME --from FILE.gguf`"
 )
-# Those of Options that shape what is loaded; the others are each request's own.
-_LOAD_TIME_OPTIONS = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
 
 
 def _utc_now() -> datetime:
@@ -72,6 +70,7 @@ class Store:
         self._bundled_dir = bundled_dir
         self._now = now
         self._headers = Headers()
+        self._known = ReadManifests()
         self._registry = RegistryPlace(registry_url, str(models_dir / "localllm" / "blobs"))
 
     def find(self, name: str) -> Model:
@@ -80,12 +79,12 @@ class Store:
         Raises InvalidNameError, ModelNotFoundError, and ModelFileError when its manifest is damaged or its file is gone
         or no longer the one that was registered.
         """
-        return self._found(name).model()
+        return self._found(name).model
 
-    def _found(self, name: str) -> _Found:
+    def _found(self, name: str) -> Registered:
         parsed = parse_name(name)
         for known in (parsed, parsed.local) if parsed.is_known else ():
-            found = self._registered(manifest_path(self._manifests_dir, known)) or self._bundled(known)
+            found = self._known.find(manifest_path(self._manifests_dir, known)) or self._bundled(known)
             if found is not None:
                 return found
         raise self._not_found(name, parsed)
@@ -222,7 +221,7 @@ class Store:
         replaced = manifests.files_of(path)
         manifests.write(path, data)
         self.drop_blobs(replaced)
-        return _model(manifest, data)
+        return Registered(manifest, data).model
 
     def name_for(self, file: Path) -> str:
         """A name for `file` that create_from_file can be given without taking it from another model.
@@ -277,25 +276,17 @@ class Store:
                 if str(blob) not in needed:
                     blob.unlink(missing_ok=True)
 
-    def _registered(self, path: Path) -> _Found | None:
-        data = manifests.read(path)
-        if data is None:
-            return None
-        manifest = manifests.decode(data, path)
-        refuse_changed(manifest)
-        return _Found(manifest, data)
-
-    def _bundled(self, name: Name) -> _Found | None:
+    def _bundled(self, name: Name) -> Registered | None:
         manifest = bundled_manifest(self._bundled_dir, name, self._headers)
-        return _Found(manifest, manifests.encode(manifest), is_bundled=True) if manifest else None
+        return Registered(manifest, manifests.encode(manifest), is_bundled=True) if manifest else None
 
     def _scan(self) -> tuple[tuple[Model, ...], tuple[LocalllmError, ...]]:
         models: dict[str, Model] = {}
         problems: list[LocalllmError] = []
         # Bundled models first: a registered one of the same name takes the place.
-        looks: list[Callable[[], _Found | None]]
+        looks: list[Callable[[], Registered | None]]
         looks = [partial(self._bundled, name) for name in bundled_names(self._bundled_dir)]
-        looks += [partial(self._registered, path) for path in manifests.manifest_files(self._manifests_dir)]
+        looks += [partial(self._known.find, path) for path in manifests.manifest_files(self._manifests_dir)]
         for look in looks:
             try:
                 found = look()
@@ -303,48 +294,9 @@ class Store:
                 problems.append(error)
             else:
                 if found is not None:
-                    models[found.manifest.name.lower()] = found.model()
+                    models[found.manifest.name.lower()] = found.model
         newest_first = sorted(models.values(), key=lambda model: (-model.modified_at.timestamp(), model.name))
         return tuple(newest_first), tuple(problems)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Found:
-    """A manifest and the bytes of its file."""
-
-    manifest: Manifest
-    data: bytes
-    is_bundled: bool = False
-
-    def model(self) -> Model:
-        return _model(self.manifest, self.data, self.is_bundled)
-
-
-def _model(manifest: Manifest, data: bytes, is_bundled: bool = False) -> Model:
-    """The model a manifest, whose file has these bytes, describes."""
-    template = manifest.template if manifest.template is not None else manifest.facts.chat_template
-    return Model(
-        name=manifest.name,
-        key=_key(manifest),
-        file=Path(manifest.file),
-        size_bytes=manifest.size_bytes + sum(part.size_bytes for part in manifest.parts),
-        digest=hashlib.sha256(data).hexdigest(),
-        modified_at=manifest.created_at,
-        options=manifest.options,
-        system=manifest.system,
-        template=manifest.template,
-        license=manifest.license,
-        messages=manifest.messages,
-        facts=manifest.facts,
-        capabilities=capabilities_of(manifest.facts, template),
-        modelfile=_modelfile_text(manifest),
-        is_bundled=is_bundled,
-        parts=tuple(Path(part.file) for part in manifest.parts),
-        projector=Path(manifest.projector.file) if manifest.projector else None,
-        load=manifest.load,
-        parent=manifest.parent,
-        requires=manifest.requires,
-    )
 
 
 def _joined(headers: Sequence[Header]) -> Header:
@@ -352,34 +304,3 @@ def _joined(headers: Sequence[Header]) -> Header:
     if len(headers) == 1:
         return headers[0]
     return dataclasses.replace(headers[0], tensors=tuple(tensor for header in headers for tensor in header.tensors))
-
-
-def _key(manifest: Manifest) -> str:
-    """What a runner has loaded: the file behind all links, which state of it, how, and the template in its place."""
-    override = ""
-    if manifest.template is not None:
-        override = f" template {hashlib.sha256(manifest.template.encode()).hexdigest()[:16]}"
-    said = [(name, getattr(manifest.options, name)) for name in _LOAD_TIME_OPTIONS] + [*load_parameters(manifest.load)]
-    shape = "".join(f" {name} {value}" for name, value in said if value is not None)
-    real_path = os.path.realpath(manifest.file)
-    return f"{real_path} size {manifest.size_bytes} modified {manifest.modified_ns}{override}{shape}"
-
-
-def _modelfile_text(manifest: Manifest) -> str:
-    text = write(
-        Modelfile(
-            bases=(manifest.file,),
-            options=manifest.options,
-            load=manifest.load,
-            requires=manifest.requires,
-            template=manifest.template,
-            system=manifest.system,
-            licenses=(manifest.license,) if manifest.license is not None else (),
-            messages=manifest.messages,
-        )
-    )
-    return (
-        '# Modelfile generated by "localllm show"\n'
-        "# To build a new Modelfile based on this, replace FROM with:\n"
-        f"# FROM {manifest.name}\n\n{text}"
-    )

@@ -1,6 +1,6 @@
 """No file that may get a name makes llama.cpp die: broken files by the hundred, loaded in children that may.
 
-The whole campaign runs with `scripts/test --all` or `pytest -m fuzz`; `scripts/fuzz_gguf.py` is the same from a shell.
+The whole campaign runs with `scripts/test --all` or `pytest -m fuzz`; `scripts/fuzz_gguf` is the same from a shell.
 """
 
 from __future__ import annotations

@@ -1,0 +1,139 @@
+"""A manifest as the model it stands for, and the manifests that were read before. Owned by one Store.
+
+A manifest is only ever replaced by a rename, so that another inode, size or time of change is another manifest; one
+that is the same is not read, decoded and hashed again when 500 names are listed. Whether its model's file is still the
+one that was registered is looked at each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property
+from pathlib import Path
+
+from localllm.modelfile import Modelfile, load_parameters, write
+from localllm.store import manifest as manifests
+from localllm.store.checks import refuse_changed
+from localllm.store.manifest import Manifest
+from localllm.store.model import Model, capabilities_of
+
+_KEPT = 2048
+# Those of Options that shape what is loaded; the others are each request's own.
+_LOAD_TIME_OPTIONS = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
+_Mark = tuple[int, int, int]
+
+
+class Registered:
+    """A manifest and the model it describes. `data` are the bytes of the manifest's file."""
+
+    def __init__(self, manifest: Manifest, data: bytes, *, is_bundled: bool = False) -> None:
+        self.manifest = manifest
+        self._digest = hashlib.sha256(data).hexdigest()
+        self._is_bundled = is_bundled
+
+    @cached_property
+    def model(self) -> Model:
+        """The model, made when it is first asked for."""
+        return _model(self.manifest, self._digest, self._is_bundled)
+
+
+class ReadManifests:
+    """The manifests read so far, by path."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[_Mark, Registered]] = {}
+
+    def find(self, path: Path) -> Registered | None:
+        """What the manifest at `path` says; None when there is none.
+
+        Raises ModelFileError when it is damaged, and when its model's file is gone or not the one that was registered.
+        """
+        mark = _mark(path)
+        known = self._known.get(path)
+        if mark is None or known is None or known[0] != mark:
+            found = _read(path)
+            self._keep(path, mark, found)
+        else:
+            found = known[1]
+        if found is not None:
+            refuse_changed(found.manifest)
+        return found
+
+    def _keep(self, path: Path, mark: _Mark | None, found: Registered | None) -> None:
+        self._known.pop(path, None)
+        if mark is not None and found is not None:
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            self._known[path] = (mark, found)
+
+
+def _mark(path: Path) -> _Mark | None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # reading it says what is wrong
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _read(path: Path) -> Registered | None:
+    data = manifests.read(path)
+    return None if data is None else Registered(manifests.decode(data, path), data)
+
+
+def _model(manifest: Manifest, digest: str, is_bundled: bool) -> Model:
+    """The model a manifest, whose file has that sha256, describes."""
+    template = manifest.template if manifest.template is not None else manifest.facts.chat_template
+    return Model(
+        name=manifest.name,
+        key=_key(manifest),
+        file=Path(manifest.file),
+        size_bytes=manifest.size_bytes + sum(part.size_bytes for part in manifest.parts),
+        digest=digest,
+        modified_at=manifest.created_at,
+        options=manifest.options,
+        system=manifest.system,
+        template=manifest.template,
+        license=manifest.license,
+        messages=manifest.messages,
+        facts=manifest.facts,
+        capabilities=capabilities_of(manifest.facts, template),
+        modelfile=_modelfile_text(manifest),
+        is_bundled=is_bundled,
+        parts=tuple(Path(part.file) for part in manifest.parts),
+        projector=Path(manifest.projector.file) if manifest.projector else None,
+        load=manifest.load,
+        parent=manifest.parent,
+        requires=manifest.requires,
+    )
+
+
+def _key(manifest: Manifest) -> str:
+    """What a runner has loaded: the file behind all links, which state of it, how, and the template in its place."""
+    override = ""
+    if manifest.template is not None:
+        override = f" template {hashlib.sha256(manifest.template.encode()).hexdigest()[:16]}"
+    said = [(name, getattr(manifest.options, name)) for name in _LOAD_TIME_OPTIONS] + [*load_parameters(manifest.load)]
+    shape = "".join(f" {name} {value}" for name, value in said if value is not None)
+    real_path = os.path.realpath(manifest.file)
+    return f"{real_path} size {manifest.size_bytes} modified {manifest.modified_ns}{override}{shape}"
+
+
+def _modelfile_text(manifest: Manifest) -> str:
+    text = write(
+        Modelfile(
+            bases=(manifest.file,),
+            options=manifest.options,
+            load=manifest.load,
+            requires=manifest.requires,
+            template=manifest.template,
+            system=manifest.system,
+            licenses=(manifest.license,) if manifest.license is not None else (),
+            messages=manifest.messages,
+        )
+    )
+    return (
+        '# Modelfile generated by "localllm show"\n'
+        "# To build a new Modelfile based on this, replace FROM with:\n"
+        f"# FROM {manifest.name}\n\n{text}"
+    )
