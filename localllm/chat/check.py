@@ -2,12 +2,15 @@
 
     python -m localllm.chat.check
 
-A template is a stranger's program, so it is run where it may hang: whoever asked kills this process then.
+A template is a stranger's program, so it is run where it may hang: whoever asked kills this process then, and the end
+of stdin ends it when nobody is left to do that.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from datetime import datetime
 
 import msgspec
@@ -28,9 +31,17 @@ def check(request: CheckRequest) -> CheckEvent:
     return Checked()
 
 
+def _end_with_stdin() -> None:
+    # Not through sys.stdin, whose lock Python wants when it ends.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(1)
+
+
 def main() -> None:
     """Serve one request."""
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=CheckRequest)
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
     sys.stdout.buffer.write(msgspec.json.encode(check(request)) + b"\n")
 
 

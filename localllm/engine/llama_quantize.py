@@ -64,7 +64,9 @@ def _tell(event: QuantizeEvent) -> None:
 
 
 def _end_with_stdin(target: Path) -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin, whose lock Python wants when it ends.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     target.unlink(missing_ok=True)
     os._exit(1)
 

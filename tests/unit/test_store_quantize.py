@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from gguf_files import gguf_bytes
 
@@ -86,10 +89,20 @@ def test_a_template_that_cannot_be_used_is_refused_with_its_reason(template, mes
     assert caught.value.message.startswith(message)
 
 
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
 def test_a_template_that_never_ends_is_given_up():
-    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(TemplateError, match="it is not done with one question after 1 s"):
-        asyncio.run(check_template(loop, seconds=1.0))
+        asyncio.run(check_template(ENDLESS, seconds=1.0))
+
+
+def test_a_template_that_never_ends_ends_with_whoever_asked():
+    command = [sys.executable, "-m", "localllm.chat.check"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(msgspec.json.encode(CheckRequest(ENDLESS)) + b"\n")
+        process.stdin.close()
+        assert (1, b"") == (process.wait(60), process.stdout.read())
 
 
 def test_a_process_that_ends_without_a_word_is_an_error():
