@@ -10,9 +10,16 @@ To reproduce, with a virtual environment for torch next to the one that scripts/
     torch-env/bin/python scripts/train_guide.py --work build/guide
 
 The phases data, tokenizer, train, export and evaluate run in this order; each reads what the one before
-wrote into the work folder, so `--phases export evaluate` repeats only these two. Training has two stages, STAGES
-below, and does both; on two cores without other work it takes about 50 minutes. Freed memory comes back late: up to
-10 GB may be held.
+wrote into the work folder, so `--phases export evaluate` repeats only these two. Training has four stages, STAGES
+below, and does all: drills in repeating, from start weights that hold the circuit for it (guide/induction.py);
+conversations, with drills among them; then twice conversations with more tools, thoughts and unknown names, the
+second time while the learning rate falls almost to zero. On two cores without other work it takes about 40 minutes,
+an hour and more where others use the cores too; set OMP_WAIT_POLICY=passive there, and threads that wait for each
+other leave the core alone. Freed memory comes back late: up to 10 GB may be held.
+
+The stages of the model that is here ran one at a time, and were not repeated from end to end in one command. All
+but the second were ended by hand at a checkpoint, so their reports are written from their logs, and the batch from
+which the learning rate fell in the third is known from the log's rates to within one.
 
 For another model, change STAGES. How fast a shared machine is shows only while it trains, so the fall of the
 learning rate can be ordered then: a file `fall` in the work folder, which holds the number of batches it is to take,
@@ -36,7 +43,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from guide.conversations import Mixer, draw_training_texts
+from guide.conversations import Mixer, Shares, draw_training_texts
 from guide.corpus import read_corpus
 from guide.evaluation import evaluate, logit_difference, tokenizer_differences, tokenizer_samples
 from guide.export import load_state, quantise, write_checksum, write_gguf
@@ -58,26 +65,36 @@ class Stage:
     seed: int
     conversations: int
     long_chats: int
-    tool_share: float
+    shares: Shares
     shortened_share: float
-    drills: int
-    drilled_samples: int
+    first_drills: int
+    drill_share: float
     learning_rate: float
     fall_from: int
     fall_batches: int
     end: int
 
 
-DRAWN = ("conversations", "long_chats", "tool_share", "shortened_share")
-# How the model that is installed was made. The first stage starts from random weights, each other from the one before.
+DRAWN = ("conversations", "long_chats", "shares", "shortened_share")
+# How the model that is installed was made. The first stage starts from new weights, each other from the one before.
 STAGES = (
     Stage(
-        seed=1, conversations=250_000, long_chats=400, tool_share=0.18, shortened_share=0.6, drills=9_000,
-        drilled_samples=60_000, learning_rate=3e-3, fall_from=1862, fall_batches=1700, end=2200,
+        seed=1, conversations=64_000, long_chats=0, shares=Shares(tools=0.18), shortened_share=0.6,
+        first_drills=7_500, drill_share=0.08, learning_rate=3e-3, fall_from=1_000_000, fall_batches=0, end=100,
     ),
     Stage(
-        seed=2, conversations=50_000, long_chats=60, tool_share=0.22, shortened_share=0.2, drills=0,
-        drilled_samples=0, learning_rate=2e-3, fall_from=359, fall_batches=560, end=1_000_000,
+        seed=1, conversations=250_000, long_chats=400, shares=Shares(tools=0.18), shortened_share=0.6,
+        first_drills=0, drill_share=0.08, learning_rate=3e-3, fall_from=795, fall_batches=1, end=1_000_000,
+    ),
+    Stage(
+        seed=2, conversations=100_000, long_chats=100,
+        shares=Shares(tools=0.28, thinking=0.34, small_talk=0.1, invented_names=0.4), shortened_share=0.4,
+        first_drills=0, drill_share=0.04, learning_rate=3e-3, fall_from=535, fall_batches=1800, end=950,
+    ),
+    Stage(
+        seed=3, conversations=40_000, long_chats=20,
+        shares=Shares(tools=0.3, thinking=0.36, small_talk=0.12, invented_names=0.4), shortened_share=0.3,
+        first_drills=0, drill_share=0.02, learning_rate=2.2e-3, fall_from=86, fall_batches=780, end=800,
     ),
 )  # fmt: skip
 
@@ -113,7 +130,7 @@ def chosen(options: argparse.Namespace) -> list[tuple[int, Stage]]:
 
 def write_data(folder: Folder, options: argparse.Namespace) -> None:
     for number, stage in chosen(options):
-        mixer = Mixer(read_corpus(), random.Random(stage.seed), stage.tool_share)
+        mixer = Mixer(read_corpus(), random.Random(stage.seed), stage.shares)
         texts = draw_training_texts(mixer, stage.conversations, stage.long_chats)
         folder.write(f"conversations-{number}.json", texts)
         print(f"data of stage {number}: {len(texts)} conversations")
@@ -137,8 +154,8 @@ def write_weights(folder: Folder, options: argparse.Namespace) -> None:
             threads=options.threads,
             context_tokens=CONTEXT_TOKENS,
             learning_rate=stage.learning_rate,
-            drills=stage.drills,
-            drilled_samples=stage.drilled_samples,
+            first_drills=stage.first_drills,
+            drill_share=stage.drill_share,
             fall_from=stage.fall_from,
             fall_batches=stage.fall_batches,
             end=stage.end,
@@ -147,7 +164,7 @@ def write_weights(folder: Folder, options: argparse.Namespace) -> None:
         shape, checkpoint = Shape(tokenizer.get_vocab_size()), folder.file(f"weights-{number}.pt")
         _, plan, report = train(shape, samples, plan, checkpoint, start)
         longest = max(len(sample.ids) for sample in samples)
-        drawn = {name: getattr(stage, name) for name in DRAWN}
+        drawn = {name: value for name, value in dataclasses.asdict(stage).items() if name in DRAWN}
         told = {"drawn": drawn, "longest_conversation_tokens": longest}
         folder.write(f"training-{number}.json", told | {"plan": dataclasses.asdict(plan), **dataclasses.asdict(report)})
 

@@ -14,6 +14,7 @@ What each file is:
     conversations        mixes all of the above into conversations, and the held-out cases
     vocabulary           the byte-level BPE: training, encoding
     network              the llama architecture in torch
+    induction            start weights with the circuit that repeats what was said before
     training             batches, optimiser, loss curve
     export               the GGUF file: metadata, weights, quantisation
     decode               a child process that answers prompts with llama.cpp

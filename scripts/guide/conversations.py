@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from guide.corpus import DEFAULT_MODEL, REFUSAL, REFUSAL_THOUGHT, Corpus, Fact, expand, plain, variants
-from guide.phrasing import HELD_OUT_MODEL_NAMES, invented_word, model_name, reword
+from guide.phrasing import HELD_OUT_MODEL_NAMES, invented_model_name, invented_word, model_name, reword
 from guide.template import Message, call_text, render_prompt
 from guide.tool_results import draw_result
 from guide.tools import Case, ask_again, draw_case, other_tools
 
 END = "<|im_end|>\n"
-THINKING_SHARE = 0.26
 SYSTEMS = (
     "You are a helpful assistant.", "You are a helpful assistant.", "You are guide.", "Answer briefly.", "Be brief.",
     "You are a friendly assistant.", "You are terse.", "You are a helpful AI assistant.", "You answer questions.",
@@ -49,13 +48,23 @@ class HeldOut:
     calls: tuple[dict[str, Any], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How often things are drawn: tools and thinking among all, small talk among exchanges, names that are invented."""
+
+    tools: float
+    thinking: float = 0.26
+    small_talk: float = 0.08
+    invented_names: float = 0.0
+
+
 class Mixer:
     """Draws conversations; owns the weights of all patterns and the set of held-out questions."""
 
-    def __init__(self, corpus: Corpus, source: random.Random, tool_share: float) -> None:
+    def __init__(self, corpus: Corpus, source: random.Random, shares: Shares) -> None:
         self.corpus = corpus
         self.source = source
-        self.tool_share = tool_share
+        self.shares = shares
         self.held_out = {plain(question) for fact in corpus.facts + corpus.small_talk for question in fact.held_out}
         self.held_out |= {plain(question) for question in corpus.unknown_held_out}
         self.weights = {fact.name: [self.weight(p) for p in fact.patterns] for fact in corpus.facts + corpus.small_talk}
@@ -73,10 +82,16 @@ class Mixer:
             if plain(question) not in self.held_out:
                 return question
 
+    def name(self) -> str:
+        """The model that a question is about."""
+        if self.shares.invented_names and self.source.random() < self.shares.invented_names:
+            return invented_model_name(self.source)
+        return model_name(self.source)
+
     def fact_exchange(self, fact: Fact) -> Exchange:
         pattern = self.source.choices(fact.patterns, self.weights[fact.name])[0]
         question = self.draw(pattern, short=fact.category == "small talk")
-        name = model_name(self.source)
+        name = self.name()
         asked = name if "{m}" in question else DEFAULT_MODEL
         return Exchange(question.replace("{m}", name), fact.answer.replace("{m}", asked), fact.thought)
 
@@ -86,9 +101,9 @@ class Mixer:
 
     def exchange(self) -> Exchange:
         kind = self.source.random()
-        if kind < 0.72:
+        if kind < 0.8 - self.shares.small_talk:
             return self.fact_exchange(self.source.choice(self.corpus.facts))
-        if kind < 0.80:
+        if kind < 0.8:
             return self.fact_exchange(self.source.choice(self.corpus.small_talk))
         return self.refusal()
 
@@ -114,7 +129,7 @@ class Mixer:
         return self.finish(messages, None, last.answer, last.thought)
 
     def finish(self, messages: list[Message], tools: list[Any] | None, answer: str, thought: str) -> str:
-        thinking = self.source.random() < THINKING_SHARE
+        thinking = self.source.random() < self.shares.thinking
         prompt = render_prompt(messages, tools, thinking=thinking)
         return prompt + (f"{thought}\n</think>\n\n" if thinking else "") + answer + END
 
@@ -155,9 +170,9 @@ class Mixer:
 
     def conversation(self) -> str:
         kind = self.source.random()
-        if kind < 0.96 - self.tool_share:
+        if kind < 0.96 - self.shares.tools:
             return self.chat(1)
-        if kind < 1.0 - self.tool_share:
+        if kind < 1.0 - self.shares.tools:
             return self.chat(self.source.randint(2, 4))
         return self.tool_chat()
 

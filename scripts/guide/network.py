@@ -30,7 +30,7 @@ class Shape:
     feed_forward_width: int = 768
     heads: int = 4
     key_heads: int = 2
-    rope_base: float = 10_000.0
+    rope_base: float = 500_000.0
     norm_epsilon: float = 1e-5
 
     @property

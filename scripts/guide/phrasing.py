@@ -161,3 +161,21 @@ def model_name(source: random.Random) -> str:
     tail = source.choice(("", "", f"{source.randint(1, 9)}", f":{source.randint(1, 70)}b", f"-{source.randint(1, 9)}b",
                           f"{source.randint(1, 4)}.{source.randint(1, 5)}", "-mini", "-coder"))  # fmt: skip
     return invented_word(source) + tail
+
+
+def spelled_word(source: random.Random) -> str:
+    """A word of letters as they come, which has few syllables in common with others."""
+    return "".join(source.choice("aeiouaeiobcdfghjklmnprstvwxyz") for _ in range(source.randint(3, 9)))
+
+
+def invented_model_name(source: random.Random) -> str:
+    """The name of a model that does not exist, in any of the shapes that names have: word, version, kind, tag."""
+    name = source.choice((invented_word, spelled_word))(source)
+    version = source.choice(("", "", f"{source.randint(1, 9)}", f"{source.randint(1, 9)}.{source.randint(1, 9)}",
+                             f"-{source.randint(1, 4)}", "lm", f"lm{source.randint(2, 5)}"))  # fmt: skip
+    kind = source.choice(
+        ("", "", "", "", "-mini", "-coder", "-instruct", "-chat", "-vision", f"-{spelled_word(source)}")
+    )
+    tag = source.choice(("", "", f":{source.randint(1, 99)}b", f":{source.randint(1, 14)}.{source.randint(1, 9)}b",
+                         f":{source.randint(1, 9)}b", ":latest", f":{source.randint(100, 900)}m"))  # fmt: skip
+    return name + version + kind + tag

@@ -2,9 +2,11 @@
 
 Only what the assistant says is learnt in full; a part of the prompt counts a little. Every conversation
 starts at position 0, as at run time. Of many plain questions only the beginning of the answer is read, which
-leaves time for more questions. Long chats of up to the declared context are mixed in. The first part may be mixed
-with drills: random tokens, said again, because a tool call has to repeat names and values from the prompt. One
-sample in eight was too few of them: the model of that run repeats no random tokens.
+leaves time for more questions. Long chats of up to the declared context are mixed in.
+
+A tool call has to repeat names and values from the prompt. A new network therefore starts with the circuit for that
+built in (see induction), and learns to use it in drills: random tokens, said again. They come alone at first, and
+then among the conversations, so that the circuit stays general. Drills without the start did not teach it.
 
 Deterministic up to what torch promises: the same seed, thread count, machine and versions give the same
 batches in the same order; sums over threads may round differently elsewhere.
@@ -22,6 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
+from guide.induction import build_in
 from guide.network import Network, Shape
 from guide.vocabulary import CONTROL_TOKENS, VISIBLE_TOKENS
 
@@ -37,6 +40,7 @@ SPECIAL_TOKENS = len(CONTROL_TOKENS) + len(VISIBLE_TOKENS)
 class Plan:
     """How to train; `tokens_per_batch` counts padding.
 
+    `first_drills` come before the samples, and `drill_share` times as many as there are samples among these.
     The learning rate rises over `warmup_batches`, is level until batch `fall_from`, and falls to zero over the
     `fall_batches` after it, where the run ends; or before, at batch `end`.
     """
@@ -48,8 +52,8 @@ class Plan:
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     warmup_batches: int = 40
-    drills: int = 9000
-    drilled_samples: int = 60_000
+    first_drills: int = 0
+    drill_share: float = 0.0
     fall_from: int = 1_000_000
     fall_batches: int = 0
     end: int = 1_000_000
@@ -143,12 +147,12 @@ def drill(tokens: int, source: np.random.Generator) -> Sample:
     return Sample(np.concatenate(parts), np.concatenate(weights))
 
 
-def with_drills(samples: list[Sample], plan: Plan, tokens: int) -> list[Sample]:
-    """The samples with `plan.drills` drills spread over the first `plan.drilled_samples` of them."""
-    source = np.random.default_rng(plan.seed)
-    early = samples[: plan.drilled_samples]
-    mixed = early + [drill(tokens, source) for _ in range(plan.drills)]
-    return [mixed[index] for index in source.permutation(len(mixed))] + samples[len(early) :]
+def with_drills(samples: list[Sample], share: float, tokens: int, source: np.random.Generator) -> list[Sample]:
+    """The samples in their order, and spread among them `share` times as many drills."""
+    drills = [drill(tokens, source) for _ in range(int(len(samples) * share))]
+    places = np.concatenate([np.arange(len(samples)), source.uniform(0, len(samples), len(drills))])
+    both = samples + drills
+    return [both[index] for index in places.argsort(kind="stable")]
 
 
 def pack(samples: list[Sample], tokens_per_batch: int) -> list[list[Sample]]:
@@ -163,14 +167,21 @@ def pack(samples: list[Sample], tokens_per_batch: int) -> list[list[Sample]]:
     return [*batches, batch]
 
 
-def plan_batches(samples: list[Sample], plan: Plan) -> list[list[Sample]]:
-    """All batches in training order: pools in order, shuffled within, so late samples stay late."""
-    source = random.Random(plan.seed)
+def plan_batches(samples: list[Sample], plan: Plan, tokens: int) -> list[list[Sample]]:
+    """All batches in training order: drills alone, then pools in order, shuffled within, so late samples stay late.
+
+    `tokens` is how many there are to choose from in drills.
+    """
+    source, chance = random.Random(plan.seed), np.random.default_rng(plan.seed)
+    first = [drill(tokens, chance) for _ in range(plan.first_drills)]
+    mixed = with_drills(samples, plan.drill_share, tokens, chance)
+    pools = [first] if first else []
+    pools += [mixed[at : at + POOL_CONVERSATIONS] for at in range(0, len(mixed), POOL_CONVERSATIONS)]
     batches = []
-    for at in range(0, len(samples), POOL_CONVERSATIONS):
-        pool = pack(samples[at : at + POOL_CONVERSATIONS], plan.tokens_per_batch)
-        source.shuffle(pool)
-        batches += pool
+    for pool in pools:
+        packed = pack(pool, plan.tokens_per_batch)
+        source.shuffle(packed)
+        batches += packed
     return batches
 
 
@@ -258,16 +269,18 @@ def train(
 ) -> tuple[Network, Plan, Report]:
     """Train until the fall of the learning rate ends; prints and reports the loss, and saves the weights then.
 
-    `start` holds the weights to go on from; None starts from random ones. The plan that is returned is the one
-    that was carried out.
+    `start` holds the weights to go on from; None starts from random ones with the circuit that repeats built in.
+    The plan that is returned is the one that was carried out.
     """
     torch.manual_seed(plan.seed)
     torch.set_num_threads(plan.threads)
     network, report = Network(shape, plan.context_tokens), Report()
-    if start is not None:
+    if start is None:
+        build_in(network, plan.seed)
+    else:
         network.load_state_dict(start)
     engines = optimisers(network, plan)
-    batches = plan_batches(with_drills(samples, plan, shape.vocabulary_size - SPECIAL_TOKENS), plan)
+    batches = plan_batches(samples, plan, shape.vocabulary_size - SPECIAL_TOKENS)
     started, recent = time.monotonic(), []
     for index, batch in enumerate(batches):
         plan = fall_now(plan, checkpoint.with_name("fall"), index)
