@@ -6,6 +6,8 @@ is missing here is not checked for it: then llama.cpp's own word, in a process t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 # All elements of a key are turned by its position: rope.dimension_count is the size of a key.
 WHOLE_ROTATION = frozenset(
     """
@@ -32,10 +34,7 @@ EQUAL_HEADS = frozenset(
     """.split()
 )
 
-# The matrices for queries, keys and values may be one or three, and llama.cpp does not notice when they are two.
-OPTIONAL_PROJECTIONS = frozenset(["phi3", "pockettts"])
-
-# Recurrent layers whose projections are optional to llama.cpp, which uses them unseen.
+# Recurrent layers with heads of their own, and a gate for what they put out.
 GATED_DELTA_NETS = frozenset(["qwen3next", "qwen35", "qwen35moe"])
 
 # Their recurrent part works on twice the model's width.
@@ -45,7 +44,7 @@ INNER_TWICE_AS_WIDE = frozenset(["granitehybrid", "jamba"])
 LATENT_KEYS = frozenset(["deepseek2", "deepseek2-ocr", "deepseek32", "glm-dsa", "mistral4"])
 
 # embedding_length is not that of token_embd.weight.
-OTHER_WIDTHS = frozenset(["dflash", "eagle3", "wavtokenizer-dec"])
+OTHER_WIDTHS = frozenset(["dflash", "eagle3", "gemma4-assistant", "wavtokenizer-dec"])
 
 # A mixture of experts that must say how it weighs them; others have a default.
 STATED_GATING = frozenset(["smallthinker"])
@@ -55,6 +54,35 @@ TWO_SHIFTS = frozenset(["rwkv6", "rwkv7"])
 
 # Encoders with windowed layers between others, and how far apart those others are when the file does not say.
 WINDOWED_ENCODERS = {"gemma-embedding": 6}
+
+
+class Companions(NamedTuple):
+    """Tensors that llama.cpp takes for optional and uses unseen: a layer with all `given` needs one of `needed`."""
+
+    architectures: frozenset[str]
+    given: frozenset[str]
+    needed: tuple[frozenset[str], ...]
+
+
+def _companions(architectures: str, given: str, *needed: str) -> Companions:
+    """Of names without their ".weight"."""
+    tensors = [frozenset(name if "." in name else f"{name}.weight" for name in one.split()) for one in (given, *needed)]
+    return Companions(frozenset(architectures.split()), tensors[0], tuple(tensors[1:]))
+
+
+COMPANIONS = (
+    _companions("phi3 pockettts", "attn_output", "attn_qkv", "attn_q attn_k attn_v"),
+    _companions("qwen35 qwen35moe", "ssm_out", "attn_qkv attn_gate"),
+    _companions("qwen3next", "ssm_out", "attn_qkv attn_gate", "ssm_in"),
+    _companions("qwen3next", "ssm_out attn_qkv", "attn_gate"),
+    _companions("falcon-h1 granitehybrid nemotron_h nemotron_h_moe", "ssm_conv1d", "ssm_conv1d.bias"),
+    _companions(
+        "rwkv6 rwkv6qwen2",
+        "time_mix_w1",
+        "time_mix_lerp_fused",
+        "time_mix_lerp_w time_mix_lerp_k time_mix_lerp_v time_mix_lerp_r time_mix_lerp_g",
+    ),
+)
 
 # Tokenizer → what it may put around a prompt: (key of the token, key of the switch, switched on when unsaid, token when
 # unsaid or out of range).

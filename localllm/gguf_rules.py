@@ -20,11 +20,11 @@ from localllm.errors import ModelFileError
 from localllm.gguf import Header, TensorInfo
 from localllm.gguf_architectures import (
     ADDED_TOKENS,
+    COMPANIONS,
     EQUAL_HEADS,
     GATED_DELTA_NETS,
     INNER_TWICE_AS_WIDE,
     LATENT_KEYS,
-    OPTIONAL_PROJECTIONS,
     OTHER_WIDTHS,
     STATED_GATING,
     TWO_SHIFTS,
@@ -44,11 +44,9 @@ _INDEX_TENSORS = re.compile(r"d2t|t2d|.*tid2eid.*")
 # Added, multiplied or convolved element by element, which the CPU does in F32 alone.
 _ELEMENTWISE = re.compile(
     r".*norm.*|.*\.bias|.*ssm_(conv1d|a|d)\b.*|.*shortconv\.conv\b.*|.*time_mix_(first|decay|lerp|w0|a0|v0|k_k|k_a|r_k).*"
-    r"|.*(attn_sinks|rope_freqs|rope_factors).*"
+    r"|.*(attn_sinks|rope_freqs|rope_factors|token_types).*"
 )
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
-_PROJECTIONS = {"attn_q.weight", "attn_k.weight", "attn_v.weight"}
-_GATED = {"attn_qkv.weight", "attn_gate.weight"}
 _OTHER_MIXERS = ("ssm_", "attn_kv_", "attn_q_a", "kda_")
 Complaints = Iterator[str]
 
@@ -183,13 +181,7 @@ def _attention(header: Header) -> Complaints:
     kv_heads = _per_layer(header, "attention.head_count_kv") or heads
     if heads is None or kv_heads is None:
         return
-    layers = _by_layer(header.tensors)
-    if header.architecture in OPTIONAL_PROJECTIONS:
-        for number in range(min(header.block_count, MAX_LAYERS)):
-            names = layers.get(number, {}).keys()
-            if "attn_qkv.weight" not in names and not names >= _PROJECTIONS:
-                yield f"layer {number} lacks some of the matrices for queries, keys and values"
-    for number, tensors in layers.items():
+    for number, tensors in _by_layer(header.tensors).items():
         if number >= min(len(heads), len(kv_heads)) or "attn_output.weight" not in tensors:
             continue
         if any(name.startswith(_OTHER_MIXERS) for name in tensors):
@@ -277,6 +269,9 @@ def _embedding(header: Header) -> Complaints:
     for tensor in header.tensors:
         if tensor.name == "token_embd.weight" and tensor.shape[:1] != (width,):
             yield f"its width is {width}, but '{tensor.name}' has the shape {list(tensor.shape)}"
+    out = _number(header, "embedding_length_out")
+    if out and out != width and not any(tensor.name.startswith("dense_") for tensor in header.tensors):
+        yield f"{header.architecture}.embedding_length_out is {out}, and no dense layer makes that of {width}"
 
 
 def _places(header: Header) -> Complaints:
@@ -286,14 +281,13 @@ def _places(header: Header) -> Complaints:
             yield f"tensor '{tensor.name}' lies at byte {tensor.offset}, not at a multiple of {MAPPED_ALIGNMENT}"
 
 
-def _recurrent_projections(header: Header) -> Complaints:
-    if header.architecture not in GATED_DELTA_NETS:
-        return
-    for number, tensors in _by_layer(header.tensors).items():
-        if "ssm_out.weight" not in tensors or tensors.keys() >= _GATED:
-            continue
-        if "attn_qkv.weight" in tensors or "ssm_in.weight" not in tensors:  # ssm_in is both in one, of older files
-            yield f"layer {number} lacks one of {', '.join(sorted(_GATED))}"
+def _companions(header: Header) -> Complaints:
+    rules = [rule for rule in COMPANIONS if header.architecture in rule.architectures]
+    for number, tensors in _by_layer(header.tensors).items() if rules else ():
+        for rule in rules:
+            if tensors.keys() >= rule.given and not any(tensors.keys() >= needed for needed in rule.needed):
+                wanted = " or ".join(", ".join(sorted(needed)) for needed in rule.needed)
+                yield f"layer {number} has {', '.join(sorted(rule.given))}, and not {wanted}"
 
 
 def _windows(header: Header) -> Complaints:
@@ -332,7 +326,7 @@ _RULES: tuple[Callable[[Header], Complaints], ...] = (
     _states,
     _rotation,
     _attention,
-    _recurrent_projections,
+    _companions,
     _tensor_types,
     _places,
     _windows,

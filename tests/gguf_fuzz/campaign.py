@@ -143,9 +143,11 @@ class Loader:
         return self._child
 
     def _cause(self, code: int) -> str:
-        name = signal.Signals(-code).name if code < 0 else f"exit {code}"
         self._errors.seek(0)
         said = self._errors.read()
+        if code >= 0:  # no signal: it could not even begin, and that says nothing about the file
+            raise RuntimeError(f"the child that loads files ended with {code}: {said[-2000:]}")
+        name = signal.Signals(-code).name
         where = re.search(r"([\w-]+\.(?:cpp|c|h):\d+): (.*)", said)
         thrown = re.search(r"terminate called after throwing an instance of '(.*)'|what\(\):\s*(.*)", said)
         frame = re.search(r'File "[^"]*/(\w+\.py)", line (\d+) in (\w+)', said)

@@ -158,6 +158,7 @@ def test_numbers_that_llama_cpp_can_load_or_refuses_itself_pass(tmp_path, metada
         (Tensor("token_embd.weight", (64, 8), type_id=26), "'token_embd.weight' is of type I32, which is not for"),
         (Tensor("blk.0.attn_q.weight", (64, 64), type_id=25), "is of type I16, which is not for weights"),
         (Tensor("blk.0.attn_k.bias", (32,), "F16"), "'blk.0.attn_k.bias' is of type F16"),
+        (Tensor("token_types.weight", (64, 2), "F16"), "'token_types.weight' is of type F16, but must be F32"),
         (Tensor("blk.0.ssm_conv1d.weight", (4, 64), "F16"), "'blk.0.ssm_conv1d.weight' is of type F16, but must be"),
     ],
 )
@@ -175,7 +176,7 @@ def test_matrices_may_have_any_type_that_is_multiplied_by_and_index_tables_whole
 
 def test_a_layer_of_phi3_has_one_matrix_for_queries_keys_and_values_or_three(tmp_path):
     check(tmp_path, of("phi3"))
-    with pytest.raises(ModelFileError, match="layer 0 lacks some of the matrices"):
+    with pytest.raises(ModelFileError, match=r"layer 0 has attn_output\.weight, and not attn_qkv"):
         check(tmp_path, of("phi3"), [one for one in TENSORS if "attn_v" not in one.name])
 
 
@@ -184,8 +185,26 @@ def test_a_gated_recurrent_layer_has_both_of_its_projections_or_the_old_one(tmp_
     qkv, gate = Tensor("blk.0.attn_qkv.weight", (64, 64)), Tensor("blk.0.attn_gate.weight", (64, 64))
     check(tmp_path, of("qwen3next"), [*recurrent, qkv, gate])
     check(tmp_path, of("qwen3next"), [*recurrent, Tensor("blk.0.ssm_in.weight", (64, 64))])
-    with pytest.raises(ModelFileError, match=r"layer 0 lacks one of attn_gate\.weight, attn_qkv\.weight"):
-        check(tmp_path, of("qwen3next"), [*recurrent, qkv, Tensor("blk.0.ssm_in.weight", (64, 64))])
+    for architecture, tensors in (
+        ("qwen3next", [qkv, Tensor("blk.0.ssm_in.weight", (64, 64))]),
+        ("qwen3next", [gate]),
+        ("qwen35", [qkv]),
+    ):
+        with pytest.raises(ModelFileError, match=r"layer 0 has .*ssm_out\.weight, and not "):
+            check(tmp_path, of(architecture), [*recurrent, *tensors])
+
+
+def test_a_convolution_that_is_always_followed_by_its_bias_has_one(tmp_path):
+    convolution = [Tensor("token_embd.weight", (64, 8)), Tensor("blk.0.ssm_conv1d.weight", (4, 64))]
+    check(tmp_path, of("nemotron_h"), [*convolution, Tensor("blk.0.ssm_conv1d.bias", (64,))])
+    with pytest.raises(ModelFileError, match=r"layer 0 has ssm_conv1d\.weight, and not ssm_conv1d\.bias"):
+        check(tmp_path, of("nemotron_h"), convolution)
+
+
+def test_another_width_of_the_output_needs_a_layer_that_makes_it(tmp_path):
+    check(tmp_path, of("lfm2", embedding_length_out=32), [*TENSORS, Tensor("dense_2.weight", (64, 32))])
+    with pytest.raises(ModelFileError, match="embedding_length_out is 32, and no dense layer makes that of 64"):
+        check(tmp_path, of("bert", embedding_length_out=32))
 
 
 def test_weights_must_lie_where_a_mapped_file_can_be_computed_with(tmp_path):
