@@ -41,3 +41,23 @@ def with_settings(manifest: Manifest, said: Modelfile) -> Manifest:
         license="\n\n".join(said.licenses) or None,
         messages=said.messages,
     )
+
+
+def with_file_of(manifest: Manifest, base: Manifest) -> Manifest:
+    """`manifest` on the file, of one part, that `base` has."""
+    return msgspec.structs.replace(
+        manifest,
+        file=base.file,
+        size_bytes=base.size_bytes,
+        modified_ns=base.modified_ns,
+        facts=base.facts,
+        parts=(),
+        source=None,
+        digests=(),
+    )
+
+
+def has_file_of(manifest: Manifest, base: Manifest) -> bool:
+    """Whether both have the same file in the same state."""
+    mine = (manifest.file, manifest.size_bytes, manifest.modified_ns)
+    return mine == (base.file, base.size_bytes, base.modified_ns)

@@ -45,7 +45,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of one name. The file's `size_bytes` and `modified_ns` tell whether it is still the file it was.
 
     Of a pulled model, `source` is OWNER/REPO@COMMIT and `digests` the hub's hash of each file; it was verified. Of a
-    created one, `parent` is what it was made FROM, and `requires` the Ollama version its Modelfile asks for.
+    created one, `parent` is what it was made FROM, and `requires` the Ollama version its Modelfile asks for;
+    `bundled` is the model of localllm's own whose file it has, which another version may bring anew.
     """
 
     schema: int
@@ -67,6 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     load: LoadOptions = LoadOptions()
     parent: str | None = None
     requires: str | None = None
+    bundled: str | None = None
 
 
 _decoder = msgspec.json.Decoder(Manifest)

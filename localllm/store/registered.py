@@ -7,14 +7,17 @@ one that was registered is looked at each time.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 from localllm.modelfile import Modelfile, load_parameters, write
 from localllm.store import manifest as manifests
 from localllm.store.checks import refuse_changed
+from localllm.store.layers import has_file_of, with_file_of
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model, capabilities_of
 
@@ -29,19 +32,27 @@ class Registered:
 
     def __init__(self, manifest: Manifest, data: bytes, *, is_bundled: bool = False) -> None:
         self.manifest = manifest
+        self.is_bundled = is_bundled
         self._digest = hashlib.sha256(data).hexdigest()
-        self._is_bundled = is_bundled
+
+    def with_file_of(self, base: Manifest) -> Registered:
+        """The same name on the file that `base` has."""
+        moved = copy.copy(self)
+        moved.__dict__.pop("model", None)
+        moved.manifest = with_file_of(self.manifest, base)
+        return moved
 
     @cached_property
     def model(self) -> Model:
         """The model, made when it is first asked for."""
-        return _model(self.manifest, self._digest, self._is_bundled)
+        return _model(self.manifest, self._digest, self.is_bundled)
 
 
 class ReadManifests:
-    """The manifests read so far, by path."""
+    """The manifests read so far, by path. `bundled` gives the manifest of a model of localllm's own, by its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, bundled: Callable[[str], Manifest | None] = lambda name: None) -> None:
+        self._bundled = bundled
         self._known: dict[Path, tuple[_Mark, Registered]] = {}
 
     def find(self, path: Path) -> Registered | None:
@@ -56,8 +67,12 @@ class ReadManifests:
             self._keep(path, mark, found)
         else:
             found = known[1]
-        if found is not None:
-            refuse_changed(found.manifest)
+        if found is None:
+            return None
+        base = self._bundled(found.manifest.bundled) if found.manifest.bundled else None
+        if base is not None and not has_file_of(found.manifest, base):
+            found = found.with_file_of(base)
+        refuse_changed(found.manifest)
         return found
 
     def _keep(self, path: Path, mark: _Mark | None, found: Registered | None) -> None:

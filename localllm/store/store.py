@@ -35,7 +35,7 @@ from localllm.store.bundled import bundled_manifest, bundled_names
 from localllm.store.catalogue import Entry, entries, find_entry
 from localllm.store.checks import refuse_changed, refuse_no_projector, refuse_unusable, refuse_unwritable_path
 from localllm.store.headers import Headers
-from localllm.store.layers import layered, with_settings
+from localllm.store.layers import layered, with_file_of, with_settings
 from localllm.store.manifest import SCHEMA, Manifest, Part
 from localllm.store.model import Model, facts_from
 from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_local_name, parse_name
@@ -70,7 +70,7 @@ class Store:
         self._bundled_dir = bundled_dir
         self._now = now
         self._headers = Headers()
-        self._known = ReadManifests()
+        self._known = ReadManifests(self._bundled_base)
         self._registry = RegistryPlace(registry_url, str(models_dir / "localllm" / "blobs"))
 
     def find(self, name: str) -> Model:
@@ -129,7 +129,7 @@ class Store:
         if creation.files:
             return self._of_files(name, [Path(file) for file in creation.files])
         assert creation.base is not None
-        return self._renamed(self._found(creation.base).manifest, name)
+        return self._renamed(self._found(creation.base), name)
 
     def create(self, base: Manifest, settings: Modelfile) -> Model:
         """Let the name of `base` stand for it with `settings` laid over it, instead of whatever it stood for before.
@@ -147,24 +147,17 @@ class Store:
     def with_file(self, base: Manifest, file: Path) -> Manifest:
         """`base` with the GGUF `file` in place of its own. Raises ModelFileError when that is no model."""
         made = self._of_files(parse_name(base.name), [file])
-        return msgspec.structs.replace(
-            base,
-            file=made.file,
-            size_bytes=made.size_bytes,
-            modified_ns=made.modified_ns,
-            facts=made.facts,
-            parts=(),
-            source=None,
-            digests=(),
-        )
+        return msgspec.structs.replace(with_file_of(base, made), bundled=None)
 
     def copy(self, source: str, destination: str) -> Model:
         """Let `destination` stand for what `source` stands for. Raises InvalidNameError and what find() raises."""
         name = parse_local_name(destination)
-        return self._write(self._renamed(self._found(source).manifest, name))
+        return self._write(self._renamed(self._found(source), name))
 
-    def _renamed(self, manifest: Manifest, name: Name) -> Manifest:
-        return msgspec.structs.replace(manifest, name=str(name), created_at=self._now())
+    def _renamed(self, found: Registered, name: Name) -> Manifest:
+        manifest = found.manifest
+        bundled = manifest.name if found.is_bundled else manifest.bundled
+        return msgspec.structs.replace(manifest, name=str(name), created_at=self._now(), bundled=bundled)
 
     def _of_files(self, name: Name, paths: Sequence[Path]) -> Manifest:
         for path in paths:
@@ -275,6 +268,10 @@ class Store:
             for blob in blobs:
                 if str(blob) not in needed:
                     blob.unlink(missing_ok=True)
+
+    def _bundled_base(self, name: str) -> Manifest | None:
+        found = self._bundled(parse_name(name))
+        return found.manifest if found else None
 
     def _bundled(self, name: Name) -> Registered | None:
         manifest = bundled_manifest(self._bundled_dir, name, self._headers)

@@ -88,6 +88,24 @@ def test_what_it_says_replaces_the_base_and_an_empty_text_takes_it_away(store, f
     assert ((Message("assistant", "yes"),), ("two",)) == (two.messages, two.options.stop)
 
 
+def test_a_model_made_of_a_bundled_one_goes_on_with_the_file_of_another_version(store, tmp_path):
+    guide = tmp_path / "bundled" / "guide"
+    guide.mkdir(parents=True)
+    (guide / "Modelfile").write_text("FROM ./guide.gguf\n")
+    (guide / "guide.gguf").write_bytes(gguf_bytes())
+    first = make(store, "mine", "FROM guide\nSYSTEM Be brief.\n")
+    store.copy("mine", "other")
+    (guide / "guide.gguf").rename(guide / "new.gguf")
+    (guide / "new.gguf").write_bytes(gguf_bytes({**MODEL_METADATA, "llama.context_length": 512}))
+    (guide / "Modelfile").write_text("FROM ./new.gguf\n")
+    for name in ("mine", "other"):
+        model = store.find(name)
+        assert (guide / "new.gguf", 512, "Be brief.") == (model.file, model.context_length, model.system)
+        assert first.key != model.key
+    assert ["guide:latest", "mine:latest", "other:latest"] == sorted(model.name for model in store.list())
+    assert () == store.problems()
+
+
 def test_a_model_can_be_made_anew_from_itself(store, file):
     store.create_from_file("base", file)
     again = make(store, "base", "FROM base\nSYSTEM Hello.\n")
