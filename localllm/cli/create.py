@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
 from pathlib import Path
@@ -36,12 +37,13 @@ from localllm.store.store import Store
 P = ParamSpec("P")
 T = TypeVar("T")
 _DEFAULT_FILE = "Modelfile"
+_STDIN = Path("-")
 
 
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name to give")],
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="The Modelfile; without it and --from: ./Modelfile")
+        Path | None, typer.Option("--file", "-f", help="The Modelfile, - for stdin; without it and --from: ./Modelfile")
     ] = None,
     base: Annotated[
         str | None, typer.Option("--from", metavar="MODEL|PATH", help="A GGUF file, used where it lies, or a model")
@@ -100,7 +102,7 @@ def _said(file: Path | None, base: str | None) -> tuple[Modelfile, Path]:
         return Modelfile((base,)), Path.cwd()
     path = file or Path(_DEFAULT_FILE)
     try:
-        said = parse(decode(path.expanduser().read_bytes()))
+        said = parse(decode(sys.stdin.buffer.read() if path == _STDIN else path.expanduser().read_bytes()))
     except FileNotFoundError:
         hint = "say which with -f FILE, or make the model of a file or another model with --from"
         raise ModelFileError(f"there is no Modelfile at {path}", hint=hint) from None

@@ -95,6 +95,15 @@ def test_a_modelfile_in_the_folder_makes_a_model_and_tells_what_has_no_effect(tm
     assert ("Be brief.", 5, gguf) == (model.system, model.options.top_k, model.file)
 
 
+def test_a_modelfile_may_come_from_stdin(tmp_path, gguf):
+    environment = cli_environment(tmp_path, "127.0.0.1:1")
+    text = f"FROM ./{gguf.name}\nSYSTEM Be brief.\n"
+    result = run_cli("create", "mine", "-f", "-", environment=environment, stdin=text, folder=tmp_path)
+    assert (0, "") == (result.returncode, result.stderr)
+    model = Store(tmp_path / "models", bundled_dir()).find("mine")
+    assert ("Be brief.", gguf) == (model.system, model.file)
+
+
 def test_a_path_in_from_starts_from_the_modelfiles_folder(tmp_path, gguf):
     folder = tmp_path / "elsewhere"
     folder.mkdir()
