@@ -137,7 +137,7 @@ class Engine:
             return []
         loads = self._roster.loads(active)
         self._pool.make_room(min(sum(load.to_compute for load in loads), self._chunk_most))
-        plan = plan_batch(loads, self._chunk_most, self._late_tokens(loads), self._pool.cells.free)
+        plan = plan_batch(loads, self._chunk_most, self._late_tokens(active, loads), self._pool.cells.free)
         for index in plan.preempt:
             self._roster.preempt(active[index])
         works = self._with_draft([Work(active[share.index], share.count) for share in plan.shares])
@@ -164,8 +164,12 @@ class Engine:
             accepted_tokens=counts["accepted"],
         )
 
-    def _late_tokens(self, loads: list[Load]) -> int:
-        return self._pace.budget() if any(load.is_late for load in loads) else self._chunk_most
+    def _late_tokens(self, active: tuple[Sequence, ...], loads: list[Load]) -> int:
+        late = [(one, load) for one, load in zip(active, loads, strict=True) if load.is_late]
+        if not late:
+            return self._chunk_most
+        untouched = [load.to_compute for one, load in late if one.computed == one.cached_tokens]
+        return self._pace.budget(min(untouched, default=None))
 
     def _with_draft(self, works: list[Work]) -> list[Work]:
         """Guesses for a sequence that runs alone: with company their rows would slow the others."""

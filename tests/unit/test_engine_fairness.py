@@ -152,6 +152,12 @@ def test_a_late_prompt_keeps_the_stream_within_the_stretch():
     assert 0 in [tokens for _, tokens in steps[40:]]  # decoding alone is measured again
 
 
+def test_a_short_late_prompt_is_computed_at_once():
+    engine, backend = new_engine(batch_tokens=256)
+    start_a_stream(engine)
+    assert [60] == [tokens for _, tokens in late_steps(engine, backend, 60)]
+
+
 def test_a_larger_stretch_lets_a_late_prompt_through_sooner():
     lengths = []
     for stretch in (1.5, 2.0, 4.0):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm.engine.pace import LEAST_TOKENS, MEASURE_EVERY, UNMEASURED_TOKENS, Pace
+from localllm.engine.pace import LEAST_TOKENS, MEASURE_EVERY, PAUSE_SECONDS, PAUSE_TOKENS, UNMEASURED_TOKENS, Pace
 
 
 def measured(decode_seconds, prompt_token_seconds, batch_tokens=512, stretch=2.0):
@@ -45,6 +45,23 @@ def test_a_prompt_token_costs_what_a_mixed_step_takes_longer_than_decoding_alone
     pace.observe(4, 100, 0.3)
     assert 0.002 == pytest.approx(pace.prompt_token_seconds)
     assert 50 == pytest.approx(pace.budget(), abs=1)
+
+
+def test_a_short_prompt_is_computed_at_once():
+    pace = measured(0.01, 0.001)
+    assert [10, PAUSE_TOKENS, 10] == [
+        pytest.approx(pace.budget(tokens), abs=1) for tokens in (1, PAUSE_TOKENS, PAUSE_TOKENS + 1)
+    ]
+
+
+def test_a_short_prompt_is_computed_in_parts_if_the_pause_would_be_long():
+    token_seconds = PAUSE_SECONDS / 32
+    pace = measured(10 * token_seconds, token_seconds)
+    assert [32, 10] == [pytest.approx(pace.budget(tokens), abs=1) for tokens in (32, 33)]
+
+
+def test_a_short_prompt_takes_nothing_from_a_larger_budget():
+    assert 100 == pytest.approx(measured(0.1, 0.001).budget(5), abs=1)
 
 
 def test_too_few_prompt_tokens_measure_nothing():
@@ -96,9 +113,9 @@ def test_steps_of_prompts_alone_do_not_ask_for_a_measurement():
 steps = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 512), st.floats(0, 100)), max_size=80)
 
 
-@given(steps, st.integers(LEAST_TOKENS, 512), st.floats(1, 10))
-def test_the_budget_is_nothing_or_between_the_least_and_the_batch(durations, batch_tokens, stretch):
+@given(steps, st.integers(LEAST_TOKENS, 512), st.floats(1, 10), st.integers(1, 1000))
+def test_the_budget_is_nothing_or_between_the_least_and_the_batch(durations, batch_tokens, stretch, tokens):
     pace = Pace(batch_tokens, stretch)
     for decode_rows, prompt_rows, seconds in durations:
         pace.observe(decode_rows, prompt_rows, seconds)
-        assert pace.budget() == 0 or LEAST_TOKENS <= pace.budget() <= batch_tokens
+        assert pace.budget(tokens) == 0 or LEAST_TOKENS <= pace.budget(tokens) <= batch_tokens
