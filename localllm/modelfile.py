@@ -18,6 +18,7 @@ Every character of a value is kept (Ollama drops no-break spaces and the joiners
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import types
@@ -264,8 +265,10 @@ def _load_option(line: int, name: str, value: str) -> Any:
 def _unknown_parameter(line: int, name: str) -> ModelfileError:
     if name in NOT_YET:
         return _error(line, f"parameter '{name}' ({NOT_YET[name]}) is not supported yet", hint="leave the line out")
-    there = ", ".join((*PARAMETER_TYPES, *LoadOptions.__struct_fields__))
-    return _error(line, f"unknown parameter '{name}'", hint=f"there are {there}")
+    there = (*PARAMETER_TYPES, *LoadOptions.__struct_fields__)
+    near = difflib.get_close_matches(name, there, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}"
+    return _error(line, f"unknown parameter '{name}'", hint=hint)
 
 
 def _read(name: str, text: str) -> object:
