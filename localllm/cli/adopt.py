@@ -45,7 +45,7 @@ def import_models(
         screen.json(done)
         return
     if done:
-        screen.table(*adopted_table(done))
+        screen.table(*adopted_table(done), folds="WHAT")
     _sum_up(screen, done, dry_run)
 
 
@@ -59,7 +59,7 @@ def adopted_table(done: Sequence[Adopted]) -> tuple[tuple[str, ...], list[tuple[
 
 def _status_text(one: Adopted) -> str:
     if one.status == "known":
-        return f"has that name already: {one.what}"
+        return f"named already: {one.what}"
     if one.status == "skipped":
         return f"skipped: {one.note}" if one.what in one.note else f"skipped: {one.what}: {one.note}"
     return f"{one.what} ({one.note})" if one.note else one.what
@@ -71,7 +71,7 @@ def _sum_up(screen: Screen, done: Sequence[Adopted], dry_run: bool) -> None:
         return
     count = Counter(one.status for one in done)
     words = "would be named" if dry_run else "named"
-    screen.say(f"{count['named']} {words}, {count['known']} had a name already, {count['skipped']} skipped")
+    screen.say(f"{count['named']} {words}, {count['known']} named already, {count['skipped']} skipped")
     if count["named"]:
         first = next(one.name for one in done if one.status == "named")
         screen.say("nothing was changed; leave out --dry-run to do it" if dry_run else f"try: localllm run {first}")

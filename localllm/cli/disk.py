@@ -32,13 +32,13 @@ def du(json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False)
     if json:
         screen.json(found)
         return
-    screen.table(*models_table(found.models, Path.home()))
+    screen.table(*models_table(found.models, Path.home()), folds="FILE")
     screen.say(f"{size_text(found.used_bytes)} in all, a file that several names share counted once")
     for problem in found.problems:
         screen.warn(problem)
     if found.leftovers:
         screen.out("\n")
-        screen.table(*leftovers_table(found.leftovers, {}))
+        screen.table(*leftovers_table(found.leftovers, {}), folds="FILE")
         total = sum(one.size_bytes for one in found.leftovers)
         screen.say(f"{size_text(total)} that no name uses: `localllm gc` removes them")
 
@@ -60,7 +60,7 @@ def gc(
     kept = reasons_to_keep(found.leftovers, cache, time.time())
     going = [one for one in found.leftovers if one.path not in kept]
     if not json and found.leftovers:
-        screen.table(*leftovers_table(found.leftovers, kept))
+        screen.table(*leftovers_table(found.leftovers, kept), folds="FILE")
     removes = bool(going) and not dry_run and _is_meant(screen, going, yes=yes)
     if removes:
         for one in going:

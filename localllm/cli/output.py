@@ -64,11 +64,14 @@ class Screen:
         """`text` more prominent where colour is wanted."""
         return f"{_BOLD}{text}{_PLAIN}" if self.color and text else text
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Write rows under their headers, aligned; the same columns on a terminal and in a pipe."""
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]], folds: str = "") -> None:
+        """Write rows under their headers, aligned; the same columns on a terminal and in a pipe.
+
+        On a terminal that is too narrow the column under `folds`, else the first, takes several lines.
+        """
         cells = [[self.clean(cell) for cell in row] for row in rows]
         if self.stdout_is_terminal:
-            self._rich_table(headers, cells)
+            self._rich_table(headers, cells, folds or headers[0])
         else:
             self.out("".join(f"{line}\n" for line in aligned_lines([headers, *cells])))
 
@@ -76,7 +79,7 @@ class Screen:
         """Write a value as indented JSON."""
         self.out(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
-    def _rich_table(self, headers: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
+    def _rich_table(self, headers: Sequence[str], cells: Iterable[Sequence[str]], folds: str) -> None:
         # Imported here: rich takes 50 ms, and a pipe has no use for it.
         from rich.console import Console
         from rich.table import Table
@@ -84,7 +87,7 @@ class Screen:
 
         table = Table(box=None, pad_edge=False, padding=(0, 4, 0, 0), header_style="bold" if self.color else "")
         for header in headers:
-            table.add_column(header, no_wrap=header != headers[0], overflow="fold")
+            table.add_column(header, no_wrap=header != folds, overflow="fold")
         for row in cells:
             table.add_row(*(Text(cell) for cell in row))
         Console(file=self.stdout, no_color=not self.color, highlight=False).print(table)

@@ -106,7 +106,7 @@ def test_lm_studios_models_are_imported_in_place_and_answer(tmp_path):
     with running_daemon(tmp_path) as daemon:
         environment = daemon.environment
         dry = run_cli("import", "lmstudio", "--dry-run", environment=environment)
-        assert "1 would be named, 0 had a name already, 1 skipped" in dry.stderr
+        assert "1 would be named, 0 named already, 1 skipped" in dry.stderr
         assert 404 == daemon.http.post("/api/show", json={"model": "small:q4_k_m"}).status_code
         done = run_cli("import", "lmstudio", environment=environment)
         assert dry.stdout == done.stdout
