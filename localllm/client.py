@@ -14,7 +14,6 @@ DaemonError when the connection breaks or the answer is not ours, and for `{"err
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -92,6 +91,17 @@ class RunningModel(msgspec.Struct, frozen=True):
     state: str | None = None
     active: int | None = None
     waiting: int | None = None
+
+
+class QueuedRequest(msgspec.Struct, frozen=True):
+    """A request that waits; `position` 1 is next. `eta_duration` None: nobody can say when it starts."""
+
+    model: str = ""
+    position: int = 0
+    client: str = ""
+    priority: str = ""
+    waited_duration: int = 0
+    eta_duration: int | None = None
 
 
 class TensorSummary(msgspec.Struct, frozen=True):
@@ -227,6 +237,7 @@ class _ModelList(msgspec.Struct):
 
 class _RunningList(msgspec.Struct):
     models: tuple[RunningModel, ...] | None = None
+    queue: tuple[QueuedRequest, ...] | None = None
 
 
 _Chunk = TypeVar("_Chunk", GenerateChunk, ChatChunk, PullLine)
@@ -273,6 +284,10 @@ class Client:
     def ps(self) -> tuple[RunningModel, ...]:
         """The models that are loaded or loading."""
         return self._ask("GET", "/api/ps", _RunningList).models or ()
+
+    def queue(self) -> tuple[QueuedRequest, ...]:
+        """The requests that wait, model by model, next first."""
+        return self._ask("GET", "/api/ps", _RunningList).queue or ()
 
     def show(self, name: str, *, verbose: bool = False) -> ModelInfo:
         """Everything about one model; `verbose` includes long arrays of its metadata. Raises ModelNotFoundError."""
@@ -348,13 +363,7 @@ _LOOK_AT_LOG = "its log says why; send the request again"
 
 
 def _is_loopback(base_url: str) -> bool:
-    host = httpx.URL(base_url).host
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, not an address
-        return False
+    return (host := httpx.URL(base_url).host) in ("localhost", "::1") or host.startswith("127.")
 
 
 @contextmanager

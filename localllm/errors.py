@@ -22,6 +22,7 @@
     │   ├── RunnerCrashedError  500  the process died while requests ran
     │   ├── RunnerTimeoutError  500  the process did not answer in time and was replaced
     │   └── EngineMismatchError 500  the engine was built for another CPU
+    ├── RequestTimeoutError     504  the request's own deadline has passed
     ├── HubError                502  Hugging Face's hub or Ollama's registry, or the way to it, failed
     │   ├── HubAccessError      403  the repository is private, or its terms have not been accepted
     │   └── WrongHashError      502  what was downloaded is not what the hub or registry says it is
@@ -197,6 +198,18 @@ class ShuttingDownError(LocalllmError):
 
     def __init__(self, message: str = "the server is shutting down") -> None:
         super().__init__(message, hint="send the request again once it runs")
+
+
+class RequestTimeoutError(LocalllmError):
+    """The time that the request's X-Request-Timeout allows has passed."""
+
+    code = "request_timeout"
+    status = 504
+
+    def __init__(
+        self, message: str, *, hint: str | None = "allow more with X-Request-Timeout, or ask for a shorter answer"
+    ) -> None:
+        super().__init__(message, hint=hint)
 
 
 class RunnerError(LocalllmError):

@@ -10,24 +10,33 @@ from typing import Annotated
 import typer
 
 from localllm.cli.daemonize import connect
-from localllm.cli.figures import processor_text, until_text
+from localllm.cli.figures import nanoseconds_text, processor_text, until_text
 from localllm.cli.output import screen_of
-from localllm.client import RunningModel
+from localllm.client import QueuedRequest, RunningModel
 from localllm.config import load_settings
 from localllm.errors import LocalllmError, ModelNotFoundError
 from localllm.sizes import size_text
 
 _HEADERS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
 _QUEUE_HEADERS = ("ACTIVE", "WAITING")
+_WAITING_HEADERS = ("MODEL", "POSITION", "CLIENT", "CLASS", "WAITED", "STARTS IN")
 
 
 def ps(
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only names that start so")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="List the requests that wait instead")] = False,
 ) -> None:
-    """List the models that are loaded, loading or stopping."""
+    """List the models that are loaded, loading or stopping, or the requests that wait for one."""
     screen = screen_of(os.environ)
     with connect(load_settings(os.environ), screen) as client:
+        if queue:
+            waiting = [one for one in client.queue() if one.model.lower().startswith(prefix.lower())]
+            if json:
+                screen.json(waiting)
+            else:
+                screen.table(_WAITING_HEADERS, queue_rows(waiting))
+            return
         models = [model for model in client.ps() if model.name.lower().startswith(prefix.lower())]
     if json:
         screen.json(models)
@@ -46,6 +55,21 @@ def stop(model: Annotated[str, typer.Argument(metavar="MODEL", help="A name that
                 f'couldn\'t find model "{model}" to stop', hint="`localllm ps` shows the loaded models"
             ) from error
     screen.out(f"stopped '{model}'\n")
+
+
+def queue_rows(waiting: Sequence[QueuedRequest]) -> list[tuple[str, ...]]:
+    """A row per request that waits, next first."""
+    return [
+        (
+            one.model,
+            str(one.position),
+            one.client or "-",
+            one.priority,
+            nanoseconds_text(one.waited_duration),
+            "-" if one.eta_duration is None else f"about {nanoseconds_text(one.eta_duration)}",
+        )
+        for one in waiting
+    ]
 
 
 def ps_table(models: Sequence[RunningModel], now: datetime) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -17,11 +17,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from localllm.errors import LoadError, LocalllmError, ShuttingDownError
 from localllm.runner.handle import RunnerHandle
 from localllm.runner.protocol import Loaded
+from localllm.scheduler.fairness import queue_places
 from localllm.scheduler.fleet import LoadedRunner
 from localllm.scheduler.policy import decide
 from localllm.scheduler.state import (
@@ -36,8 +38,10 @@ from localllm.scheduler.state import (
     LoadSucceeded,
     ModelKey,
     Phase,
+    QueuePlace,
     Refuse,
     Requested,
+    Requester,
     RunnerDoomed,
     RunnerGone,
     ShutdownBegan,
@@ -55,6 +59,8 @@ from localllm.store.model import Model
 
 LONGEST_SLEEP_SECONDS = 3600.0
 LONGEST_EXPIRY_SECONDS = 100 * 365 * 86400.0  # later than this is "never": a datetime ends at the year 9999
+
+ANYONE = Requester()
 
 Result = TypeVar("Result")
 
@@ -76,6 +82,31 @@ class Lease:
     loaded: Loaded
     load_seconds: float
     queue_seconds: float
+
+
+class Turn(contextlib.AbstractAsyncContextManager[Lease]):
+    """One request's way to a runner: entering it waits in the queue, leaving it gives the place back. Use it once."""
+
+    def __init__(self, scheduler: Scheduler, model: Model, keep_alive_seconds: float | None, who: Requester) -> None:
+        self._scheduler = scheduler
+        self._model = model
+        self._keep_alive_seconds = keep_alive_seconds
+        self._who = who
+        self._ticket: Ticket | None = None
+
+    async def __aenter__(self) -> Lease:
+        self._ticket = self._scheduler._new_ticket(self._model, self._keep_alive_seconds, self._who)
+        self._lease = self._scheduler._lease(self._model, self._ticket)
+        return await self._lease.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._lease.__aexit__(kind, error, trace)
+
+    def place(self) -> QueuePlace | None:
+        """Where it stands in the queue; None before it was entered, and once it has its turn."""
+        return self._scheduler._place_of(self._ticket) if self._ticket is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +157,33 @@ class Scheduler:
         self._loop = asyncio.get_running_loop()
         self._empty.set()
 
-    @contextlib.asynccontextmanager
-    async def lease(self, model: Model, keep_alive_seconds: float | None) -> AsyncIterator[Lease]:
+    def lease(self, model: Model, keep_alive_seconds: float | None, who: Requester = ANYONE) -> Turn:
         """A loaded runner of `model`, for one request; `keep_alive_seconds` None leaves the model's as it is.
 
-        Waits for a load, for room, and for its turn. Raises QueueFullError, ShuttingDownError, LoadError,
+        Entering it waits for a load, for room, and for its turn. Raises QueueFullError, ShuttingDownError, LoadError,
         EngineMismatchError or what else the load failed with. Leaving the waiting (cancellation) aborts no load.
         """
-        arrived_at = self._now()
-        key = ModelKey(model.key)
-        ticket = Ticket(TicketId(next(self._ticket_ids)), key, model.name, keep_alive_seconds, arrived_at)
-        self._models[key] = model
+        return Turn(self, model, keep_alive_seconds, who)
+
+    def _new_ticket(self, model: Model, keep_alive_seconds: float | None, who: Requester) -> Ticket:
+        return Ticket(
+            TicketId(next(self._ticket_ids)),
+            ModelKey(model.key),
+            model.name,
+            keep_alive_seconds,
+            self._now(),
+            client=who.client,
+            priority=who.priority,
+        )
+
+    def _place_of(self, ticket: Ticket) -> QueuePlace | None:
+        places = queue_places(self._state, ticket.key, self._now())
+        return next((place for place in places if place.ticket_id == ticket.id), None)
+
+    @contextlib.asynccontextmanager
+    async def _lease(self, model: Model, ticket: Ticket) -> AsyncIterator[Lease]:
+        arrived_at = ticket.arrived_at
+        self._models[ticket.key] = model
         waiter = self._waiters[ticket.id] = self._loop.create_future()
         try:
             self._post(Requested(ticket))
@@ -167,6 +214,11 @@ class Scheduler:
         """Every model that takes up room, the one used last first."""
         slots = sorted(self._state.slots, key=lambda slot: slot.last_used, reverse=True)
         return tuple(self._snapshot(slot) for slot in slots)
+
+    def queue(self) -> tuple[QueuePlace, ...]:
+        """Every request that waits, model by model and there in the order of service."""
+        keys = dict.fromkeys(ticket.key for ticket in self._state.waiting)
+        return tuple(place for key in keys for place in queue_places(self._state, key, self._now()))
 
     async def shutdown(self, grace_seconds: float) -> None:
         """Refuse new and waiting requests, let running ones go on for `grace_seconds`, then end every process."""

@@ -2,7 +2,7 @@
 
 An event changes the state in its own way (`_apply`); then the state is settled, whatever the event was:
 
-    1. grants    a ready model takes waiting tickets in order of arrival, as many as it serves at once
+    1. grants    a ready model takes waiting tickets in the order of fairness, as many as it serves at once
     2. stops     a ready model without work stops when its keep-alive is over or it was asked to
     3. room      models that wait and take up no room get it in order of their oldest ticket: a free place, a place that
                  is being vacated, the place of the idle model that was used longest ago (whatever its keep-alive: a
@@ -20,7 +20,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from localllm.errors import LocalllmError, QueueFullError, RunnerCrashedError, ShuttingDownError
+from localllm.scheduler.fairness import (
+    ASSUMED_SERVICE_SECONDS,
+    has_place,
+    in_turn,
+    whom_to_refuse,
+    with_arrival,
+    with_charge,
+)
 from localllm.scheduler.state import (
+    Accounts,
     Action,
     Active,
     Event,
@@ -48,7 +57,6 @@ from localllm.scheduler.state import (
     Woke,
 )
 
-ASSUMED_SERVICE_SECONDS = 5.0
 LONGEST_RETRY_AFTER_SECONDS = 600
 _NEWEST_WEIGHT = 0.2  # of a service time in the moving mean
 
@@ -59,7 +67,7 @@ def decide(state: State, event: Event, now: float) -> Decision:
     """The state after `event`, and what to do now, in order. Events about unknown tickets or old loads are ignored."""
     actions: list[Action] = []
     state = _apply(state, event, now, actions)
-    for step in (_grant, _stop_finished, _make_room):
+    for step in (_grant, _stop_finished, _make_room, _close_accounts):
         state = step(state, now, actions)
     wake_at = _next_wake(state, now)
     if wake_at < math.inf:
@@ -110,11 +118,17 @@ def _enqueue(state: State, ticket: Ticket, actions: list[Action]) -> State:
     if state.is_shutting_down:
         actions.append(Refuse(ticket.id, ShuttingDownError()))
         return state
-    waiting, limit = len(state.waiting_for(ticket.key)), state.limits.max_queue
-    if waiting >= limit:
-        seconds = _retry_after_seconds(state, ticket.key, waiting)
-        actions.append(Refuse(ticket.id, QueueFullError(ticket.name, waiting, limit, seconds)))
-        return state
+    waiting, limit = state.waiting_for(ticket.key), state.limits.max_queue
+    slot = state.slot(ticket.key)
+    present = {one.flow for one in waiting} | {one.flow for one in (slot.active if slot is not None else ())}
+    state = _with_accounts(state, ticket.key, with_arrival(_accounts(state, ticket.key), ticket.flow, present))
+    if len(waiting) >= limit:
+        refused = whom_to_refuse(waiting, ticket)
+        seconds = _retry_after_seconds(state, ticket.key, len(waiting))
+        actions.append(Refuse(refused.id, QueueFullError(ticket.name, len(waiting), limit, seconds)))
+        if refused is ticket:
+            return state
+        state = _drop(state, (refused,))
     return replace(state, waiting=(*state.waiting, ticket))
 
 
@@ -131,7 +145,9 @@ def _forget(state: State, ticket_id: TicketId, now: float) -> State:
             if active.id == ticket_id:
                 rest = tuple(other for other in slot.active if other.id != ticket_id)
                 state = _with(state, replace(slot, active=rest, last_used=now))
-                return _with_service_time(state, slot.key, now - active.granted_at)
+                seconds = now - active.granted_at
+                settled = with_charge(_accounts(state, slot.key), active.flow, seconds - active.charged_seconds, now)
+                return _with_service_time(_with_accounts(state, slot.key, settled), slot.key, seconds)
     return replace(state, waiting=tuple(ticket for ticket in state.waiting if ticket.id != ticket_id))
 
 
@@ -169,17 +185,27 @@ def _ask_to_stop(state: State, slot: Slot | None) -> State:
 def _grant(state: State, now: float, actions: list[Action]) -> State:
     state = _withdraw_idle_wishes(state)
     for slot in state.slots:
-        if slot.phase != "ready":
-            continue
-        chosen = _servable(state, slot)[: slot.parallel - len(slot.active)]
-        for ticket in chosen:
-            keep_alive = slot.keep_alive_seconds if ticket.keep_alive_seconds is None else ticket.keep_alive_seconds
-            active = (*slot.active, Active(ticket.id, now))
-            slot = replace(slot, active=active, keep_alive_seconds=keep_alive, last_used=now)
-            actions.append(Grant(ticket.id, slot.key, slot.load_id))
-        if chosen:
-            state = _with(_drop(state, chosen), slot)
+        if slot.phase == "ready" and has_place(0, slot.active, slot.parallel):
+            state = _grant_places(state, slot, now, actions)
     return state
+
+
+def _grant_places(state: State, slot: Slot, now: float, actions: list[Action]) -> State:
+    accounts = _accounts(state, slot.key)
+    cost = state.mean_service_seconds.get(slot.key, ASSUMED_SERVICE_SECONDS)
+    chosen: list[Ticket] = []
+    for ticket, rank in in_turn(_servable(state, slot), slot.active, accounts, cost, now):
+        if not has_place(rank, slot.active, slot.parallel):
+            break
+        keep_alive = slot.keep_alive_seconds if ticket.keep_alive_seconds is None else ticket.keep_alive_seconds
+        active = (*slot.active, Active(ticket.id, now, ticket.flow, rank, cost))
+        slot = replace(slot, active=active, keep_alive_seconds=keep_alive, last_used=now)
+        accounts = with_charge(accounts, ticket.flow, cost, now)
+        chosen.append(ticket)
+        actions.append(Grant(ticket.id, slot.key, slot.load_id))
+    if not chosen:
+        return state
+    return _with_accounts(_with(_drop(state, tuple(chosen)), slot), slot.key, accounts)
 
 
 def _withdraw_idle_wishes(state: State) -> State:
@@ -234,6 +260,14 @@ def _ask_to_yield(state: State, ticket: Ticket) -> State:
     return _with(state, replace(victim, last_ticket=ticket.id, yields_to=ticket.key))
 
 
+def _close_accounts(state: State, now: float, actions: list[Action]) -> State:
+    """A model for which nobody runs or waits owes nobody anything."""
+    used = {ticket.key for ticket in state.waiting} | {slot.key for slot in state.slots if slot.active}
+    if used.issuperset(state.accounts):
+        return state
+    return replace(state, accounts={key: accounts for key, accounts in state.accounts.items() if key in used})
+
+
 def _next_wake(state: State, now: float) -> float:
     """The next expiry or end of patience; infinity when only events can change anything."""
     expiries = [slot.expires_at for slot in state.slots if _is_idle(state, slot)]
@@ -278,6 +312,14 @@ def _refuse(state: State, tickets: tuple[Ticket, ...], error: LocalllmError, act
 def _drop(state: State, tickets: tuple[Ticket, ...]) -> State:
     ids = {ticket.id for ticket in tickets}
     return replace(state, waiting=tuple(ticket for ticket in state.waiting if ticket.id not in ids))
+
+
+def _accounts(state: State, key: ModelKey) -> Accounts:
+    return state.accounts.get(key, {})
+
+
+def _with_accounts(state: State, key: ModelKey, accounts: Accounts) -> State:
+    return replace(state, accounts={**state.accounts, key: accounts})
 
 
 def _with(state: State, changed: Slot) -> State:

@@ -14,16 +14,19 @@ Times are seconds of one monotonic clock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NewType
 
 from localllm.errors import LocalllmError
+from localllm.generation import Priority
 
 ModelKey = NewType("ModelKey", str)
 TicketId = NewType("TicketId", int)
 LoadId = NewType("LoadId", int)
 Phase = Literal["loading", "ready", "stopping"]
+Flow = tuple[str, Priority]  # what one client wants in one class
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asks, and how urgently."""
+
+    client: str = ""
+    priority: Priority = "interactive"
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """One request. Ids grow in order of arrival. `keep_alive_seconds` None leaves the model's as it is."""
 
@@ -50,14 +61,50 @@ class Ticket:
     keep_alive_seconds: float | None
     arrived_at: float
     lost_runners: int = 0
+    client: str = ""
+    priority: Priority = "interactive"
+
+    @property
+    def flow(self) -> Flow:
+        return self.client, self.priority
 
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """A ticket that uses a runner."""
+    """A ticket that uses a runner. `rank` is the class it started as, `charged_seconds` what its flow was charged."""
 
     id: TicketId
     granted_at: float
+    flow: Flow = ("", "interactive")
+    rank: int = 0
+    charged_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a flow was given by one model: seconds of a place, and when it last got or gave back one."""
+
+    served_seconds: float = 0.0
+    last_at: float = -math.inf
+
+
+Accounts = Mapping[Flow, Account]
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlace:
+    """Where a waiting ticket stands: `position` 1 is next. `eta_seconds` None: the model has to load first, or is new.
+
+    The estimate takes every request for as long as the model's last ones took.
+    """
+
+    ticket_id: TicketId
+    model: str
+    position: int
+    client: str
+    priority: Priority
+    waited_seconds: float
+    eta_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +133,16 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything. `waiting` is in order of arrival; `mean_service_seconds` is a moving mean per model."""
+    """Everything. `waiting` is in order of arrival; `mean_service_seconds` is a moving mean per model.
+
+    `accounts` are those of the models that are used or waited for: a model with nothing to do owes nobody anything.
+    """
 
     limits: Limits
     slots: tuple[Slot, ...] = ()
     waiting: tuple[Ticket, ...] = ()
     mean_service_seconds: Mapping[ModelKey, float] = field(default_factory=dict)
+    accounts: Mapping[ModelKey, Accounts] = field(default_factory=dict)
     next_load_id: int = 1
     is_shutting_down: bool = False
 

@@ -5,7 +5,7 @@
     Origin  none (no browser), a local page or an editor's webview, the page's own server, or LOCALLLM_ORIGINS; anything
             else → 403, also for the simple POSTs that browsers send without asking
     key     when LOCALLLM_API_KEY is set: `Authorization: Bearer` or `x-api-key` → else 401. Without a key stay GET and
-            HEAD of / and /api/version, by which clients look whether someone is there; they tell nothing else
+            HEAD of /, /api/version and /health, by which clients look whether someone is there; they tell nothing else
     body    at most LOCALLLM_MAX_BODY_BYTES, counted while it is read if its length was not announced → 413; a file that
             is sent to UNLIMITED_PATH goes to the disk and may have any size
 
@@ -27,9 +27,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.config import Settings
 from localllm.errors import AccessDeniedError, BadRequestError, LocalllmError, PayloadTooLargeError, UnauthorizedError
-from localllm.server.replies import error_response
+from localllm.server.progress import HEADER_NAMES
+from localllm.server.replies import FULL_QUEUE_HEADERS, error_response
 
-OPEN_PATHS = frozenset({"/", "/api/version"})
+OPEN_PATHS = frozenset({"/", "/api/version", "/health"})
 UNLIMITED_PATH = "/api/blobs/"
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 LOCAL_ORIGIN_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
@@ -40,9 +41,10 @@ ALLOWED_HEADERS = (
     "anthropic-dangerous-direct-browser-access, openai-beta, openai-organization, openai-project, x-stainless-lang, "
     "x-stainless-package-version, x-stainless-os, x-stainless-arch, x-stainless-retry-count, x-stainless-runtime, "
     "x-stainless-runtime-version, x-stainless-async, x-stainless-helper-method, x-stainless-poll-helper, "
-    "x-stainless-custom-poll-interval, x-stainless-timeout"
+    "x-stainless-custom-poll-interval, x-stainless-timeout, x-request-timeout, x-localllm-priority, x-localllm-client"
 )
 PREFLIGHT_SECONDS = "43200"
+EXPOSED_HEADERS = ", ".join(("retry-after", "x-request-id", *FULL_QUEUE_HEADERS, *HEADER_NAMES))
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]*")
 
 
@@ -205,7 +207,7 @@ def _preflight(headers: Headers) -> Response:
 def _with_origin(send: Send, origin: str) -> Send:
     extra: Iterable[tuple[bytes, bytes]] = (
         (b"access-control-allow-origin", origin.encode("latin-1")),
-        (b"access-control-expose-headers", b"retry-after, x-request-id"),
+        (b"access-control-expose-headers", EXPOSED_HEADERS.encode()),
         (b"vary", b"Origin"),
     )
 

@@ -20,8 +20,9 @@ from localllm.dialects import ollama_embed, openai_embed
 from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.errors import LocalllmError, UnsupportedError
-from localllm.server.services import Services
-from localllm.store.model import Model
+from localllm.server.progress import Progress
+from localllm.server.services import Services, Turn
+from localllm.server.terms import terms_of
 
 INPUTS_PER_MESSAGE = 1024
 
@@ -29,51 +30,58 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
-    """The vectors, part by part, and what the request waited for the model."""
+class Done:
+    """The vectors, part by part, and what the request waited for the model; `headers` tell the latter."""
 
     parts: tuple[Embeddings, ...]
     load_seconds: float
+    headers: list[tuple[bytes, bytes]]
 
 
 async def ollama_embed_inputs(services: Services, request: Request) -> Response:
     """POST /api/embed."""
     arrived = services.clock.monotonic()
     wanted = ollama_embed.decode_embed(await request.body())
-    done = await _embed(services, request, wanted)
+    done = await embed(services, request, wanted)
     total_seconds = services.clock.monotonic() - arrived
-    return _json(ollama_embed.encode_embed(wanted.model, done.parts, total_seconds, done.load_seconds))
+    return _json(ollama_embed.encode_embed(wanted.model, done.parts, total_seconds, done.load_seconds), done)
 
 
 async def ollama_embed_prompt(services: Services, request: Request) -> Response:
     """POST /api/embeddings."""
     wanted = ollama_embed.decode_embeddings(await request.body())
-    return _json(ollama_embed.encode_embeddings((await _embed(services, request, wanted)).parts))
+    done = await embed(services, request, wanted)
+    return _json(ollama_embed.encode_embeddings(done.parts), done)
 
 
 async def openai_embeddings(services: Services, request: Request) -> Response:
     """POST /v1/embeddings."""
     wanted, as_base64 = openai_embed.decode_embeddings(await request.body())
-    done = await _embed(services, request, wanted)
-    return _json(openai_embed.encode_embeddings(wanted.model, done.parts, as_base64=as_base64))
+    done = await embed(services, request, wanted)
+    return _json(openai_embed.encode_embeddings(wanted.model, done.parts, as_base64=as_base64), done)
 
 
-async def _embed(services: Services, request: Request, wanted: EmbedRequest) -> _Done:
+async def embed(services: Services, request: Request, wanted: EmbedRequest) -> Done:
+    """The vectors of a request's inputs. Raises LocalllmError's kinds, or ClientDisconnect."""
     model = await services.in_store(services.store.find, wanted.model)
     if "embedding" not in model.capabilities:
         raise UnsupportedError(f'"{wanted.model}" does not support embedding', hint="use an embedding model")
     num_ctx = wanted.num_ctx or model.options.num_ctx or services.settings.context_length or None
     wanted = msgspec.structs.replace(wanted, num_ctx=num_ctx)
-    return await _while_client_waits(services, request.receive, _compute(services, model, wanted))
+    terms = terms_of(request)
+    turn = services.scheduler.lease(model, wanted.keep_alive_seconds, terms.requester)
+    progress = Progress(turn, terms.timeout_seconds)
+    return await _while_client_waits(services, request.receive, _compute(turn, wanted, progress), progress)
 
 
-async def _compute(services: Services, model: Model, wanted: EmbedRequest) -> _Done:
-    async with services.scheduler.lease(model, wanted.keep_alive_seconds) as lease:
+async def _compute(turn: Turn, wanted: EmbedRequest, progress: Progress) -> Done:
+    async with turn as lease:
+        progress.lease = lease
         parts = []
         for start in range(0, len(wanted.inputs), INPUTS_PER_MESSAGE):
             inputs = wanted.inputs[start : start + INPUTS_PER_MESSAGE]
             parts.append(await lease.runner.embed(msgspec.structs.replace(wanted, inputs=inputs)))
-        return _Done(tuple(parts), lease.load_seconds)
+        return Done(tuple(parts), lease.load_seconds, progress.headers())
 
 
 class _Work:
@@ -89,12 +97,14 @@ class _Work:
         self._task.cancel()
 
 
-async def _while_client_waits(services: Services, receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which ends with its client. Raises what it raises, or ClientDisconnect."""
+async def _while_client_waits(
+    services: Services, receive: Receive, work: Coroutine[Any, Any, T], progress: Progress
+) -> T:
+    """The result of `work`, which ends with its client and its time. Raises what it raises, or ClientDisconnect."""
     task, gone = asyncio.create_task(work), asyncio.create_task(_until_gone(receive))
     answer = _Work(task)
     try:
-        with services.activity.answer(answer):
+        with services.activity.answer(answer), progress.time_limit(answer.fail):
             await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if task.done() and not task.cancelled():
             return task.result()
@@ -110,5 +120,7 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-def _json(body: bytes) -> Response:
-    return Response(body, media_type=JSON_MEDIA_TYPE)
+def _json(body: bytes, done: Done) -> Response:
+    response = Response(body, media_type=JSON_MEDIA_TYPE)
+    response.raw_headers.extend(done.headers)
+    return response

@@ -32,9 +32,11 @@ from localllm.generation import (
     merge_options,
 )
 from localllm.server.choices import Answers, answers
+from localllm.server.progress import Progress
 from localllm.server.replies import told_headers
-from localllm.server.services import Lease, Services
+from localllm.server.services import Lease, Services, Turn
 from localllm.server.streaming import AnswerResponse
+from localllm.server.terms import terms_of
 from localllm.store.model import Model
 
 logger = logging.getLogger(__name__)
@@ -94,21 +96,31 @@ _OPENAI_COMPLETION = Route("generate", decode_completion, _completion_encoder)
 
 async def answer(services: Services, request: Request, route: Route) -> AnswerResponse:
     """The answer to a request of a route: its events, in the route's words. Raises LocalllmError's kinds."""
+    return await answer_decoded(services, request, route.decode(await request.body()), route)
+
+
+async def answer_decoded(services: Services, request: Request, decoded: Decoded, route: Route) -> AnswerResponse:
+    """The answer to a body that was decoded. Raises LocalllmError's kinds."""
     arrived = services.clock.monotonic()
-    decoded = route.decode(await request.body())
+    terms = terms_of(request, decoded.request.client, decoded.request.priority)
     model = await services.in_store(services.store.find, decoded.request.model)
     check_capabilities(model, decoded.request, route.verb)
     if decoded.unknown_options:
         logger.warning("unknown options are ignored: %s", ", ".join(decoded.unknown_options))
+    turn = services.scheduler.lease(model, decoded.request.keep_alive_seconds, terms.requester)
+    progress = Progress(turn, terms.timeout_seconds)
     if decoded.action == "unload":
         events: AsyncGenerator[AnswerEvent, None] = _unload(services, model)
     elif decoded.action == "load":
-        events = _load(services, model, decoded.request.keep_alive_seconds, arrived)
+        events = _load(services, turn, progress, arrived)
     else:
-        requests = completed(decoded, model, services.settings.context_length)
-        events = _generate(services, model, answers(decoded, requests), decoded.request.keep_alive_seconds, arrived)
+        requests = [
+            msgspec.structs.replace(one, client=terms.requester.client, priority=terms.requester.priority)
+            for one in completed(decoded, model, services.settings.context_length)
+        ]
+        events = _generate(services, turn, progress, answers(decoded, requests), arrived)
     encoder, headers = route.encoder(decoded, services), told_headers(decoded.ignored)
-    return AnswerResponse(events, encoder, services, is_stream=decoded.stream, headers=headers)
+    return AnswerResponse(events, encoder, services, progress, is_stream=decoded.stream, headers=headers)
 
 
 def completed(decoded: Decoded, model: Model, context_length: int) -> list[GenerationRequest]:
@@ -153,20 +165,19 @@ def _complete_prompt(request: GenerationRequest, model: Model) -> GenerationRequ
 
 
 async def _generate(
-    services: Services, model: Model, answers: Answers, keep_alive_seconds: float | None, arrived: float
+    services: Services, turn: Turn, progress: Progress, answers: Answers, arrived: float
 ) -> AsyncGenerator[AnswerEvent, None]:
-    async with (
-        services.scheduler.lease(model, keep_alive_seconds) as lease,
-        aclosing(answers(lease.runner)) as events,
-    ):
+    async with turn as lease, aclosing(answers(lease.runner)) as events:
+        progress.lease = lease
         async for event in events:
             yield _with_times(event, lease, services, arrived) if isinstance(event, Finished) else event
 
 
 async def _load(
-    services: Services, model: Model, keep_alive_seconds: float | None, arrived: float
+    services: Services, turn: Turn, progress: Progress, arrived: float
 ) -> AsyncGenerator[AnswerEvent, None]:
-    async with services.scheduler.lease(model, keep_alive_seconds) as lease:
+    async with turn as lease:
+        progress.lease = lease
         yield _with_times(Finished("load"), lease, services, arrived)
 
 

@@ -60,10 +60,11 @@ async def show(services: Services, request: Request) -> Response:
 
 
 async def running(services: Services, request: Request) -> Response:
-    """GET /api/ps: the latest to expire first."""
+    """GET /api/ps: the latest to expire first, and every request that waits."""
     entries = sorted(services.scheduler.running(), key=lambda entry: entry.expires_at or model_json.FOREVER)
     models = [model_json.running(entry, _served_context(services, entry.model)) for entry in reversed(entries)]
-    return json_response({"models": models})
+    queue = [model_json.queued(place) for place in services.scheduler.queue()]
+    return json_response({"models": models, "queue": queue})
 
 
 async def delete(services: Services, request: Request) -> Response:
@@ -78,7 +79,7 @@ async def delete(services: Services, request: Request) -> Response:
 
 
 async def openai_models(services: Services, request: Request) -> Response:
-    """GET /v1/models."""
+    """GET /v1/models, in Anthropic's shape for its clients."""
     models = await services.in_store(services.store.list)
     return json_response({"object": "list", "data": [model_json.openai_model(model) for model in models]})
 

@@ -10,11 +10,12 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from localllm.dialects.framing import to_json
+from localllm.dialects.framing import NANOSECONDS, to_json
 from localllm.generation import Options
 from localllm.gguf import ArrayInfo, Header, Value
 from localllm.load_options import LoadOptions
 from localllm.modelfile import load_parameters
+from localllm.scheduler.state import QueuePlace
 from localllm.server.services import RunningModel
 from localllm.store.model import Model
 
@@ -52,6 +53,19 @@ def running(entry: RunningModel, served_context: int) -> dict[str, Any]:
         "state": entry.state,
         "active": entry.active,
         "waiting": entry.waiting,
+    }
+
+
+def queued(place: QueuePlace) -> dict[str, Any]:
+    """One item of the `queue` of /api/ps, which is ours: nanoseconds, as Ollama's durations are."""
+    eta = None if place.eta_seconds is None else round(place.eta_seconds * NANOSECONDS)
+    return {
+        "model": place.model,
+        "position": place.position,
+        "client": place.client,
+        "priority": place.priority,
+        "waited_duration": round(place.waited_seconds * NANOSECONDS),
+        "eta_duration": eta,
     }
 
 

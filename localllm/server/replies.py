@@ -16,12 +16,18 @@ from localllm.errors import (
     LocalllmError,
     PayloadTooLargeError,
     QueueFullError,
+    RequestTimeoutError,
     UnauthorizedError,
 )
 from localllm.generation import Failed, failed_from
 
+FULL_QUEUE_HEADERS = ("x-localllm-queue-length", "x-localllm-queue-limit")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _MOST_TOLD = 32
+LLAMACPP_PATHS = frozenset(
+    ("/completion", "/completions", "/infill", "/tokenize", "/detokenize", "/apply-template", "/embedding", "/embeddings",
+     "/props", "/slots", "/health")
+)  # fmt: skip
 TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
 INTERNAL = Failed(
     code="internal_error",
@@ -69,7 +75,10 @@ def told_headers(ignored: Sequence[str]) -> dict[str, str]:
 def error_headers(error: LocalllmError | None) -> dict[str, str]:
     """The headers that tell a client when and how to try again."""
     if isinstance(error, QueueFullError):
-        return {"retry-after": str(error.retry_after_seconds)}
+        figures = zip(FULL_QUEUE_HEADERS, (str(error.waiting), str(error.limit)), strict=True)
+        return {"retry-after": str(error.retry_after_seconds), **dict(figures)}
+    if isinstance(error, RequestTimeoutError):
+        return {"x-should-retry": "false"}  # OpenAI's and Anthropic's clients would send it twice more, as for any 5xx
     if isinstance(error, UnauthorizedError):
         return {"www-authenticate": "Bearer"}
     if isinstance(error, (PayloadTooLargeError, DiskFullError)):  # the rest of the body is still on its way

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from localllm.config import Settings
@@ -23,6 +23,7 @@ from localllm.modelfile import Modelfile
 from localllm.placement.devices import Host, host
 from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded
+from localllm.scheduler.state import QueuePlace, Requester
 from localllm.server.activity import Activity
 from localllm.server.pulls import Pulls
 from localllm.store.manifest import Manifest
@@ -78,6 +79,16 @@ class Lease(Protocol):
     def queue_seconds(self) -> float: ...
 
 
+class Turn(Protocol):
+    """One request's way to a lease. Entering it waits in the queue; `place` is None before and after the waiting."""
+
+    async def __aenter__(self) -> Lease: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def place(self) -> QueuePlace | None: ...
+
+
 class RunningModel(Protocol):
     """A model that takes up memory; `expires_at` None is never."""
 
@@ -98,9 +109,10 @@ class RunningModel(Protocol):
 class ModelScheduler(Protocol):
     """Loaded models and those who wait for them."""
 
-    def lease(self, model: Model, keep_alive_seconds: float | None) -> AbstractAsyncContextManager[Lease]: ...
+    def lease(self, model: Model, keep_alive_seconds: float | None, who: Requester = ...) -> Turn: ...
     async def unload(self, model: Model) -> bool: ...
     def running(self) -> tuple[RunningModel, ...]: ...
+    def queue(self) -> tuple[QueuePlace, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)

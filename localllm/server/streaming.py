@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from localllm.dialects.framing import JSON_MEDIA_TYPE, Encoder
 from localllm.errors import LocalllmError
 from localllm.generation import AnswerEvent, Failed, Finished, OfChoice, PromptProgress, failed_from
+from localllm.server.progress import Progress
 from localllm.server.replies import INTERNAL, error_headers
 from localllm.server.services import Services
 
@@ -38,12 +39,14 @@ class AnswerResponse:
         events: AsyncGenerator[AnswerEvent, None],
         encoder: Encoder,
         services: Services,
+        progress: Progress,
         *,
         is_stream: bool,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._events = events
         self._encoder = encoder
+        self._progress = progress
         self._is_stream = is_stream
         self._headers = headers or {}
         self._time_ns = services.clock.time_ns
@@ -60,7 +63,7 @@ class AnswerResponse:
         pump.add_done_callback(self._pump_ended)
         watch = asyncio.create_task(self._watch(receive))
         try:
-            with self._activity.answer(self):
+            with self._activity.answer(self), self._progress.time_limit(self.fail):
                 await (self._write_stream(send) if self._is_stream else self._write_whole(send))
         except _ClientGoneError:
             logger.info("the client left before its answer was complete")
@@ -147,18 +150,26 @@ class AnswerResponse:
         if isinstance(last, Failed):
             await self._write_error(last, send)
             return
-        await self._write_body(send, 200, self._encoder.whole(events, self._time_ns()))
+        await self._write_body(send, 200, self._encoder.whole(events, self._time_ns()), last)
 
     async def _write_error(self, failed: Failed, send: Send) -> None:
         await self._write_body(send, failed.status, self._encoder.error(failed))
 
-    async def _write_body(self, send: Send, status: int, body: bytes) -> None:
+    async def _write_body(self, send: Send, status: int, body: bytes, finished: Finished | None = None) -> None:
         length = (b"content-length", str(len(body)).encode())
-        await self._start(send, status, JSON_MEDIA_TYPE, length)
+        await self._start(send, status, JSON_MEDIA_TYPE, length, finished=finished)
         await send({"type": "http.response.body", "body": body})
 
-    async def _start(self, send: Send, status: int, media_type: str, *more: tuple[bytes, bytes]) -> None:
+    async def _start(
+        self,
+        send: Send,
+        status: int,
+        media_type: str,
+        *more: tuple[bytes, bytes],
+        finished: Finished | None = None,
+    ) -> None:
         headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-cache"), *more]
+        headers += self._progress.headers(finished)
         more_headers = {**self._headers, **error_headers(self._error)}
         headers += [(name.encode(), value.encode()) for name, value in more_headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -10,8 +10,8 @@
     "tool"        one tool call
 
 The model "embed" turns a text into its length and a half; with "wait" among its inputs it does nothing until it is
-cancelled, and it cuts "long". The model "slow" is never loaded. Everything belongs to the server's event loop; tests
-read it from another thread.
+cancelled, and it cuts "long". The model "slow" is never loaded; who asks for it is third. Everything belongs to the
+server's event loop; tests read it from another thread.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ from localllm.generation import (
 from localllm.gguf import ArrayInfo, Header, TensorInfo
 from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded
+from localllm.scheduler.loop import ANYONE
+from localllm.scheduler.state import QueuePlace, Requester, TicketId
 from localllm.store.model import Facts, Model
 
+PLACE = QueuePlace(TicketId(1), "slow:latest", 3, "someone", "batch", waited_seconds=1.5, eta_seconds=4.5)
 BOS = 256
 TOLD = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LOADED = Loaded(
@@ -157,6 +160,21 @@ class FakeRunning:
     expires_at: datetime | None = TOLD
 
 
+@dataclass(frozen=True)
+class FakeTurn(contextlib.AbstractAsyncContextManager[FakeLease]):
+    opened: contextlib.AbstractAsyncContextManager[FakeLease]
+    told: QueuePlace | None
+
+    async def __aenter__(self) -> FakeLease:
+        return await self.opened.__aenter__()
+
+    async def __aexit__(self, *error) -> None:
+        await self.opened.__aexit__(*error)
+
+    def place(self) -> QueuePlace | None:
+        return self.told
+
+
 class FakeRunner:
     """Generates as the last message says; its tokens are bytes."""
 
@@ -235,14 +253,19 @@ class FakeScheduler:
     requests: list[GenerationRequest] = field(default_factory=list)
     embed_requests: list[EmbedRequest] = field(default_factory=list)
     keep_alives: list[float | None] = field(default_factory=list)
+    requesters: list[Requester] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
     cancelled: int = 0
     waiting: int = 0
     leased: int = 0
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def lease(self, model: Model, keep_alive_seconds: float | None, who: Requester = ANYONE) -> FakeTurn:
+        self.requesters.append(who)
+        return FakeTurn(self._lease(model, keep_alive_seconds), PLACE if model.name == "slow:latest" else None)
+
     @contextlib.asynccontextmanager
-    async def lease(self, model: Model, keep_alive_seconds: float | None) -> AsyncIterator[FakeLease]:
+    async def _lease(self, model: Model, keep_alive_seconds: float | None) -> AsyncIterator[FakeLease]:
         self.keep_alives.append(keep_alive_seconds)
         if model.name == "slow:latest":
             self.waiting += 1
@@ -267,6 +290,9 @@ class FakeScheduler:
     def running(self) -> tuple[FakeRunning, ...]:
         slow = FakeRunning(FakeStore().find("slow"), loaded=None, state="loading", expires_at=None)
         return (FakeRunning(MODEL), slow)
+
+    def queue(self) -> tuple[QueuePlace, ...]:
+        return (PLACE,)
 
 
 def text_of(request: GenerationRequest) -> str:

@@ -27,6 +27,7 @@ def without_times(line: dict) -> dict:
     return {name: value for name, value in line.items() if name not in ("created_at", "total_duration")}
 
 
+CLIENT = "127.0.0.1 python-httpx"
 METRICS = {
     "load_duration": 250_000_000,
     "queue_duration": 125_000_000,
@@ -98,14 +99,16 @@ def test_the_modelfile_is_laid_under_what_the_client_sends(server):
             "guide",
             messages=(system, *before, Message("user", "echo a")),
             options=Options(temperature=0.5, stop=own.stop, top_k=3),
+            client=CLIENT,
         ),
-        GenerationRequest("guide", messages=(*before, Message("system", "Shout.")), options=own),
+        GenerationRequest("guide", messages=(*before, Message("system", "Shout.")), options=own, client=CLIENT),
         GenerationRequest(
             "guide",
             messages=(system, *before, Message("user", "echo a")),
             options=Options(temperature=0.0, stop=own.stop),
+            client=CLIENT,
         ),
-        GenerationRequest("guide", prompt="echo a", raw=True, options=own),
+        GenerationRequest("guide", prompt="echo a", raw=True, options=own, client=CLIENT),
     ] == server.scheduler.requests
 
 
