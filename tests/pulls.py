@@ -61,10 +61,10 @@ def kill_at_random(
     before = kept()
     thread = Thread(target=pull_until_killed, args=(daemon, name))
     thread.start()
-    wait_for(lambda: download_processes(daemon), 20)
+    wait_for(lambda: download_processes(daemon), 40)
     if points.random() > 1 / 3:
-        wait_for(lambda: kept() > before or not download_processes(daemon), 20)
+        wait_for(lambda: kept() > before or not download_processes(daemon), 40)
     time.sleep(points.uniform(0, 0.3))
     kill()
-    thread.join(20)
+    thread.join(40)
     assert not thread.is_alive()

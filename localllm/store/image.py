@@ -73,34 +73,35 @@ class Image:
 
 def image_of(repository_id: str, tag: str, manifest_digest: str, data: bytes) -> Image:
     """Read a manifest's bytes. Raises HubError for what is none, and what names no model that can be run here."""
-    name = f"{repository_id}:{tag}"
-    kinds: dict[str, list[HubFile]] = {}
+    name, title = f"{repository_id}:{tag}", f"{repository_id.rpartition('/')[2]}:{tag}"
+    texts, others = _texts_and_files(name, data)
+    models = _named(others.pop("model", []), title)
+    projectors = _named(others.pop("projector", []), f"{title} projector")
+    if not models:
+        raise _no_model(name, others)
+    if "adapter" in others:
+        message = f"{name} is a model with an adapter, which this version cannot apply"
+        raise UnsupportedError(message, hint="pull a model without one")
+    remarks = [f"left out: a layer that this version does not know ({kind[:60]!a})" for kind in sorted(others)]
+    if projectors:
+        remarks.insert(0, "with its projector, which is kept: this version reads no images yet")
+    remarks += [f"left out: {projector.name}" for projector in projectors[1:]]
+    repository = Repository(repository_id, manifest_digest, models)
+    return Image(repository, models, next(iter(projectors), None), texts, tuple(remarks))
+
+
+def _texts_and_files(name: str, data: bytes) -> tuple[tuple[Text, ...], dict[str, list[HubFile]]]:
+    """The small layers, and the others by their kind. Raises HubError."""
     texts: list[Text] = []
+    others: dict[str, list[HubFile]] = {}
     for kind, oid, size in _layers(name, data):
         if kind in _TEXTS:
-            texts.append(Text(kind, HubFile(f"{tag} {kind}", size, oid)))
+            texts.append(Text(kind, HubFile(f"the {kind} of {name}", size, oid)))
         else:
-            kinds.setdefault(kind, []).append(HubFile("", size, oid))
+            others.setdefault(kind, []).append(HubFile(kind, size, oid))
     if (text_bytes := sum(text.file.size_bytes for text in texts)) > MAX_TEXT_BYTES:
         raise HubError(f"the texts of {name} have {text_bytes} bytes together, and {MAX_TEXT_BYTES} is the limit")
-    files = _named(kinds.pop("model", []), f"{repository_id.rpartition('/')[2]}:{tag}")
-    projectors = _named(kinds.pop("projector", []), f"{repository_id.rpartition('/')[2]}:{tag} projector")
-    if not files:
-        raise _no_model(name, kinds)
-    if "adapter" in kinds:
-        raise UnsupportedError(
-            f"{name} is a model with an adapter, which this version cannot apply", hint="pull a model without one"
-        )
-    return Image(
-        repository=Repository(repository_id, manifest_digest, files),
-        files=files,
-        projector=projectors[0] if projectors else None,
-        texts=tuple(texts),
-        remarks=(
-            *(("with its projector, which is kept: this version reads no images yet",) if projectors else ()),
-            *(f"left out: a layer that this version does not know ({kind[:60]!a})" for kind in sorted(kinds)),
-        ),
-    )
+    return tuple(texts), others
 
 
 def _layers(name: str, data: bytes) -> Iterable[tuple[str, str, int]]:
@@ -111,10 +112,11 @@ def _layers(name: str, data: bytes) -> Iterable[tuple[str, str, int]]:
     if len(layers) > _MAX_LAYERS:
         raise HubError(f"the registry's manifest of {name} has {len(layers)} layers, and {_MAX_LAYERS} is the limit")
     for layer in layers:
-        digest = _DIGEST.fullmatch(layer.digest)  # it becomes part of a path
-        if digest is None or not 0 < layer.size <= _MAX_FILE_BYTES:
-            raise HubError(f"the registry's manifest of {name} has a layer that cannot be: {layer.digest[:80]!a}")
         kind = layer.mediaType.removeprefix(_PREFIX)
+        digest = _DIGEST.fullmatch(layer.digest)  # it becomes part of a path
+        least_bytes = 0 if kind in _TEXTS else 1
+        if digest is None or not least_bytes <= layer.size <= _MAX_FILE_BYTES:
+            raise HubError(f"the registry's manifest of {name} has a layer that cannot be: {layer.digest[:80]!a}")
         yield kind, digest[1], layer.size
 
 

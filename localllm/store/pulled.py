@@ -86,8 +86,8 @@ def _as_modelfile(file: str, settings: PulledSettings) -> Modelfile:
     return Modelfile(
         bases=(file,),
         options=settings.options,
-        template=settings.template,
-        system=settings.system,
+        template=settings.template or None,
+        system=settings.system or None,
         licenses=(settings.license,) if settings.license else (),
         messages=settings.messages,
     )

@@ -19,12 +19,13 @@ from pulls import LARGE, SUCCESS, download_processes, kill_at_random, names, par
 from registry_server import RegistryModel, registry_server
 
 KILLS = [pytest.param(8, id="few"), pytest.param(50, id="many", marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
-# Slow enough that the kills, each after a third of a second at most, all come before the end.
-PACE = {8: 5_000_000, 50: 800_000}
+SECONDS_PER_KILL = 1.5
 
 
-def kill_over_and_over(daemon: Daemon, name: str, kills: int, open_transfers: Callable[[], int]) -> list[int]:
-    """Kill `kills` downloads; the bytes that are there after each."""
+def kill_over_and_over(
+    daemon: Daemon, name: str, kills: int, open_transfers: Callable[[], int], set_pace: Callable[[int], None]
+) -> list[int]:
+    """Kill `kills` downloads; the bytes that are there after each. The pace makes the file outlast them."""
     points = random.Random(kills)
     kept: list[int] = []
 
@@ -33,7 +34,8 @@ def kill_over_and_over(daemon: Daemon, name: str, kills: int, open_transfers: Ca
             with suppress(ProcessLookupError):  # it has just ended by itself
                 os.kill(process, signal.SIGKILL)
 
-    for _ in range(kills):
+    for left in range(kills, 0, -1):
+        set_pace(int((0.9 * len(LARGE) - (kept[-1] if kept else 0)) / (left * SECONDS_PER_KILL)))
         kill_at_random(daemon, name, kill, lambda: partial_bytes(daemon.home), points)
         wait_for(lambda: not open_transfers(), 10)
         assert [] == names(daemon), "a name is there before its file is"
@@ -52,12 +54,14 @@ def assert_whole(home: Path, kept: list[int], kills: int, served: int) -> None:
 
 @pytest.mark.parametrize("kills", KILLS)
 def test_whatever_kills_a_download_from_the_hub_the_next_pull_ends_right(tmp_path, kills):
-    slow = HubRepo({"Tiny-Q8_0.gguf": LARGE}, bytes_per_second=PACE[kills])
+    slow = HubRepo({"Tiny-Q8_0.gguf": LARGE})
     name = "hf.co/owner/Tiny-GGUF:Q8_0"
     with hub_server({"owner/Tiny-GGUF": slow}) as hub:
         there = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "*"}
         with running_daemon(tmp_path, **there) as daemon:
-            kept = kill_over_and_over(daemon, name, kills, lambda: hub.open_transfers)
+            kept = kill_over_and_over(
+                daemon, name, kills, lambda: hub.open_transfers, lambda pace: setattr(slow, "bytes_per_second", pace)
+            )
             slow.bytes_per_second = 0
             assert SUCCESS == pull(daemon, name)[-1]
             assert [name] == names(daemon)
@@ -67,11 +71,17 @@ def test_whatever_kills_a_download_from_the_hub_the_next_pull_ends_right(tmp_pat
 
 @pytest.mark.parametrize("kills", KILLS)
 def test_whatever_kills_a_download_from_the_registry_the_next_pull_ends_right(tmp_path, kills):
-    slow = RegistryModel(model=LARGE, system="Be brief.", pace=Pace(PACE[kills]))
+    slow = RegistryModel(model=LARGE, system="Be brief.")
     name = "ollama.com/library/tiny:large"
     with registry_server({"library/tiny:large": slow}) as registry:
         with running_daemon(tmp_path, LOCALLLM_REGISTRY=registry.url, NO_PROXY="*") as daemon:
-            kept = kill_over_and_over(daemon, name, kills, lambda: registry.open_transfers)
+            kept = kill_over_and_over(
+                daemon,
+                name,
+                kills,
+                lambda: registry.open_transfers,
+                lambda pace: setattr(slow.pace, "bytes_per_second", pace),
+            )
             slow.pace = Pace()
             assert SUCCESS == pull(daemon, name)[-1]
             assert [name] == names(daemon)

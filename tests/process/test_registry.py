@@ -248,7 +248,7 @@ def test_the_rate_is_kept_to_and_a_disk_without_room_is_told_before(tmp_path):
     with daemon_and_registry(tmp_path, **tags) as (daemon, _):
         started = time.monotonic()
         assert SUCCESS == pull(daemon, NAME, limit_rate="2M")[-1]
-        assert 1.0 < time.monotonic() - started < 6.0
+        assert time.monotonic() - started > 1.0
         last = pull(daemon, f"{NAME}:giant")[-1]
         assert "library/tiny needs 1000 TB more" in last["error"]
         assert "set LOCALLLM_MODELS to a larger disk" in last["hint"]

@@ -44,6 +44,16 @@ def test_what_is_left_out_is_said():
     )
 
 
+def test_of_several_projectors_the_first_is_kept_and_the_others_are_said_to_be_left_out():
+    found = image(("model", 1), ("projector", 2), ("projector", 3))
+    assert ("tiny:3b projector 1 of 2", 2) == (found.projector.name, found.projector.size_bytes)
+    assert "left out: tiny:3b projector 2 of 2" == found.remarks[-1]
+
+
+def test_an_empty_text_is_a_text():
+    assert [("system", 0)] == [(text.kind, text.file.size_bytes) for text in image(("model", 1), ("system", 0)).texts]
+
+
 @pytest.mark.parametrize(
     ("layers", "error", "words"),
     [
