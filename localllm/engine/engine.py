@@ -168,8 +168,9 @@ class Engine:
         late = [(one, load) for one, load in zip(active, loads, strict=True) if load.is_late]
         if not late:
             return self._chunk_most
-        untouched = [load.to_compute for one, load in late if one.computed == one.cached_tokens]
-        return self._pace.budget(min(untouched, default=None))
+        most = self._facts.batch_tokens
+        moderate = [load.to_compute for one, load in late if one.prompt_length - one.cached_tokens <= most]
+        return self._pace.budget(min(moderate, default=0))
 
     def _with_draft(self, works: list[Work]) -> list[Work]:
         """Guesses for a sequence that runs alone: with company their rows would slow the others."""

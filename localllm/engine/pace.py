@@ -5,8 +5,9 @@ come at most `stretch` times as far apart while somebody else's long prompt is c
 (stretch - 1) times the time of the decode rows. Both costs are measured all the time: they differ between machines by
 a factor of a hundred, and grow with the context. Every so often one step decodes alone, to measure that again.
 
-A short prompt is computed at once if that takes no longer than a pause nobody minds: each part of a prompt costs a pass
-over all weights besides, and on a CPU the budget of a step may be a dozen tokens.
+A prompt that fits in one batch gets larger parts, each no longer than a pause nobody minds: beside one fast stream the
+budget of a step may be a handful of tokens, and every part costs a pass over all weights besides. Such a prompt is done
+in a few steps; one of thousands of tokens would hold the streams up for minutes.
 
 Pure: durations come in, a number of tokens goes out.
 """
@@ -17,7 +18,7 @@ LEAST_TOKENS = 8  # a prompt always moves on
 UNMEASURED_TOKENS = 64
 MEASURE_EVERY = 48  # mixed steps between two steps that decode alone
 WEIGHT = 0.25  # of the newest measurement
-PAUSE_TOKENS = 64  # a chat's next question
+PAUSE_TOKENS = 64  # as many as a CPU's attention takes together
 PAUSE_SECONDS = 0.4
 
 
@@ -46,17 +47,18 @@ class Pace:
             self._prompt_token_seconds = _blend(self._prompt_token_seconds, max(seconds - base, 0.0) / prompt_rows)
         self._mixed_steps += bool(decode_rows and prompt_rows)
 
-    def budget(self, shortest: int | None = None) -> int:
+    def budget(self, moderate: int = 0) -> int:
         """Prompt tokens for a step in which streams are to keep flowing; 0 asks for a step that only decodes.
 
-        `shortest`: what is new of the shortest prompt of which nothing is computed yet.
+        `moderate`: what the shortest prompt still has to compute, of those that fit in one batch; 0 if there is none.
         """
         if self._mixed_steps >= MEASURE_EVERY:
             return 0
         share, cost = self._share(), self._prompt_token_seconds
-        if shortest is None or cost is None or shortest > PAUSE_TOKENS or shortest * cost > PAUSE_SECONDS:
+        if cost is None:
             return share
-        return min(max(share, shortest), self._batch_tokens)
+        bearable = int(PAUSE_SECONDS / cost) if cost else PAUSE_TOKENS
+        return min(max(share, min(moderate, PAUSE_TOKENS, bearable)), self._batch_tokens)
 
     def _share(self) -> int:
         if self._decode_seconds is None or self._prompt_token_seconds is None:

@@ -47,20 +47,19 @@ def test_a_prompt_token_costs_what_a_mixed_step_takes_longer_than_decoding_alone
     assert 50 == pytest.approx(pace.budget(), abs=1)
 
 
-def test_a_short_prompt_is_computed_at_once():
+def test_a_moderate_prompt_gets_larger_parts():
     pace = measured(0.01, 0.001)
-    assert [10, PAUSE_TOKENS, 10] == [
-        pytest.approx(pace.budget(tokens), abs=1) for tokens in (1, PAUSE_TOKENS, PAUSE_TOKENS + 1)
+    assert [10, 10, 30, PAUSE_TOKENS, PAUSE_TOKENS] == [
+        pytest.approx(pace.budget(tokens), abs=1) for tokens in (0, 1, 30, PAUSE_TOKENS, 500)
     ]
 
 
-def test_a_short_prompt_is_computed_in_parts_if_the_pause_would_be_long():
+def test_its_parts_are_no_longer_than_a_bearable_pause():
     token_seconds = PAUSE_SECONDS / 32
-    pace = measured(10 * token_seconds, token_seconds)
-    assert [32, 10] == [pytest.approx(pace.budget(tokens), abs=1) for tokens in (32, 33)]
+    assert 32 == pytest.approx(measured(10 * token_seconds, token_seconds).budget(500), abs=1)
 
 
-def test_a_short_prompt_takes_nothing_from_a_larger_budget():
+def test_a_moderate_prompt_takes_nothing_from_a_larger_budget():
     assert 100 == pytest.approx(measured(0.1, 0.001).budget(5), abs=1)
 
 
