@@ -5,7 +5,7 @@ The packages, in the order a request meets them. Imports point down this list on
     cli/             parse the command line (typer), print the answer (rich); a module per noun
     client.py        the HTTP client (httpx) the CLI uses; a public API too
     server/          HTTP in, HTTP out, the wiring
-    dialects/        JSON <-> generation.py's types, pure: ollama openai framing
+    dialects/        JSON <-> generation.py's types, pure: ollama openai anthropic llamacpp framing
     store/           names, manifests, their files; pulls from Hugging Face's hub and Ollama's registry
     scheduler/       which models are loaded, who waits, who makes room
     placement/       how a model lies on this machine

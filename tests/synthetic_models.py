@@ -107,6 +107,17 @@ RECIPES = {
     # their own: a tied one of random weights likes the token that it was given best, and repeats it for ever.
     "qwen3-tiny": Recipe("qwen3", _transformer(2, 256, 4, 2, 64, 512, 4096)),
     "llama-tiny": Recipe("llama", _transformer(2, 256, 4, 2, 64, 512, 4096)),
+    # Its vocabulary is guide's, whose last marks stand for those around a gap.
+    "infill-tiny": Recipe(
+        "llama",
+        {
+            **_transformer(2, 256, 4, 2, 64, 512, 4096),
+            **{
+                f"tokenizer.ggml.fim_{name}_token_id": 2810 + index
+                for index, name in enumerate(("pre", "suf", "mid", "rep", "sep"))
+            },
+        },
+    ),
     "qwen3moe-tiny": Recipe("qwen3moe", {**_transformer(2, 256, 4, 2, 64, 512, 4096), **_EXPERTS}),
     # Local and global attention take turns; a local layer sees 64 tokens.
     "gemma3-tiny": Recipe(

@@ -44,6 +44,11 @@ class Encoder(Protocol):
         """The Content-Type of a stream."""
         ...
 
+    @property
+    def ping(self) -> bytes:
+        """What a stream sends when nothing else has come for a while; empty for nothing."""
+        ...
+
     def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:
         """What a stream sends for `event`; may be empty. The bytes of Finished and Failed end the stream."""
         ...

@@ -51,6 +51,7 @@ class OllamaEncoder:
     """One answer to /api/chat or /api/generate. `model` is the name as the client wrote it."""
 
     media_type = NDJSON_MEDIA_TYPE
+    ping = b""
 
     def __init__(self, kind: Literal["chat", "generate"], model: str) -> None:
         self._kind = kind

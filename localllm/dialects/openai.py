@@ -25,6 +25,7 @@ from localllm.dialects.body import (
     with_tool_names,
 )
 from localllm.dialects.openai_fields import (
+    EFFORTS,
     CommonFields,
     includes_usage,
     read_count,
@@ -33,17 +34,6 @@ from localllm.dialects.openai_fields import (
 )
 from localllm.errors import InvalidFieldError, UnsupportedError
 from localllm.generation import GenerationRequest, Message, ResponseFormat, ToolCall
-
-_EFFORTS: dict[str, bool | str] = {
-    "none": False,
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "max",
-    "ultra": "max",
-    "max": "max",
-}
 
 
 class _Reasoning(msgspec.Struct):
@@ -103,10 +93,10 @@ class _ChatBody(CommonFields):
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
 
 
-def decode_chat(body: bytes) -> Decoded:
+def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
     """The body of POST /v1/chat/completions. Raises BadRequestError's kinds."""
     fields = read(body, _chat_decoder)
-    if not fields.model:
+    if not fields.model and needs_model:
         raise InvalidFieldError("model is required", field="model")
     if not fields.messages:
         raise InvalidFieldError("[] is too short - 'messages'", field="messages")
@@ -115,7 +105,7 @@ def decode_chat(body: bytes) -> Decoded:
     limit = fields.max_completion_tokens if fields.max_completion_tokens is not None else fields.max_tokens
     options, unknown = read_options(fields, limit)
     request = GenerationRequest(
-        model=fields.model,
+        model=fields.model or "",
         messages=with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages)]),
         tools=() if fields.tool_choice == "none" else read_tools(fields.tools),
         response_format=_response_format(fields.response_format),
@@ -149,13 +139,13 @@ def _think(fields: _ChatBody) -> bool | str | None:
     effort = fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None)
     if not effort:
         return None
-    if effort not in _EFFORTS:
+    if effort not in EFFORTS:
         raise InvalidFieldError(
             f'invalid reasoning value: "{effort}" '
             '(must be "minimal", "low", "medium", "high", "xhigh", "ultra", "max", or "none")',
             field="reasoning_effort",
         )
-    return _EFFORTS[effort]
+    return EFFORTS[effort]
 
 
 def _response_format(wanted: _ResponseFormat | None) -> ResponseFormat | None:

@@ -42,6 +42,7 @@ class CompletionEncoder:
     """One answer to /v1/completions. `id` is unique; `model` is the name as the client wrote it."""
 
     media_type = SSE_MEDIA_TYPE
+    ping = b""
 
     def __init__(self, id: str, model: str, created_ns: int, shape: Shape) -> None:
         self._common = {

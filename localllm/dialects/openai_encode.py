@@ -86,6 +86,7 @@ class OpenAIEncoder:
     """One answer to /v1/chat/completions. `id` is unique; `model` is the name as the client wrote it."""
 
     media_type = SSE_MEDIA_TYPE
+    ping = b""
 
     def __init__(
         self, id: str, model: str, created_ns: int, *, include_usage: bool, service_tier: str | None = None

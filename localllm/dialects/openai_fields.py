@@ -14,6 +14,17 @@ from localllm.generation import GenerationRequest, Options, merge_options, parse
 
 MOST_CHOICES = 128
 _SEED_MODULUS = 2**32
+# How hard to think, in the words of OpenAI and Anthropic, and in ours.
+EFFORTS: dict[str, bool | str] = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "ultra": "max",
+    "max": "max",
+}
 
 
 class StreamOptions(msgspec.Struct):

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.errors import LocalllmError
-from localllm.server import create, embed, generate, manage, pull
+from localllm.server import anthropic, create, embed, generate, llamacpp, manage, pull
 from localllm.server.access import OPEN_PATHS, Access, AccessRules
 from localllm.server.replies import INTERNAL, error_response, failed_response, text_response
 from localllm.server.services import Services
@@ -62,7 +62,20 @@ ROUTES: tuple[Entry, ...] = (
     Entry("GET", "/v1/models/{id:path}", manage.openai_model, "One model, as OpenAI describes it"),
     Entry("POST", "/v1/chat/completions", generate.openai_chat, "Answer a conversation, as OpenAI does"),
     Entry("POST", "/v1/completions", generate.openai_completion, "Go on with texts or token ids, or fill a gap in one"),
+    Entry("POST", "/v1/messages", anthropic.messages, "Answer a conversation, as Anthropic does"),
+    Entry("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "How many tokens a conversation would be"),
     Entry("POST", "/v1/embeddings", embed.openai_embeddings, "Turn texts or token ids into vectors, as OpenAI does"),
+    Entry("POST", "/completion", llamacpp.completion, "Go on with texts or token ids, as llama-server does"),
+    Entry("POST", "/completions", llamacpp.completion, "The same"),
+    Entry("POST", "/infill", llamacpp.infill, "Fill the gap between two texts, as editors ask llama-server to"),
+    Entry("POST", "/tokenize", llamacpp.tokenize, "The token ids of a text"),
+    Entry("POST", "/detokenize", llamacpp.detokenize, "The text of token ids"),
+    Entry("POST", "/apply-template", llamacpp.apply_template, "The prompt that a conversation becomes"),
+    Entry("POST", "/embedding", llamacpp.embedding, "Turn texts or token ids into vectors, as llama-server does"),
+    Entry("POST", "/embeddings", llamacpp.embedding, "The same"),
+    Entry("GET", "/props", llamacpp.properties, "What llama-server tells of its model"),
+    Entry("GET", "/slots", llamacpp.slots, "How many requests a model serves at once, and how many it does"),
+    Entry("GET", "/health", llamacpp.health, "Whether the daemon is well"),
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from starlette.requests import Request
@@ -104,7 +104,7 @@ async def answer_decoded(services: Services, request: Request, decoded: Decoded,
     arrived = services.clock.monotonic()
     terms = terms_of(request, decoded.request.client, decoded.request.priority)
     model = await services.in_store(services.store.find, decoded.request.model)
-    check_capabilities(model, decoded.request, route.verb)
+    decoded = within_capabilities(decoded, model, route.verb)
     if decoded.unknown_options:
         logger.warning("unknown options are ignored: %s", ", ".join(decoded.unknown_options))
     turn = services.scheduler.lease(model, decoded.request.keep_alive_seconds, terms.requester)
@@ -126,6 +126,15 @@ async def answer_decoded(services: Services, request: Request, decoded: Decoded,
 def completed(decoded: Decoded, model: Model, context_length: int) -> list[GenerationRequest]:
     """The requests that answer a body: one, or one for each choice."""
     return [complete(request, model, context_length) for request in decoded.choices or (decoded.request,)]
+
+
+def within_capabilities(decoded: Decoded, model: Model, verb: str) -> Decoded:
+    """The body as `model` can serve it. Raises UnsupportedError where it cannot."""
+    if decoded.thinks_if_it_can and decoded.request.think and "thinking" not in model.capabilities:
+        request = msgspec.structs.replace(decoded.request, think=None)
+        decoded = replace(decoded, request=request, ignored=(*decoded.ignored, "thinking"))
+    check_capabilities(model, decoded.request, verb)
+    return decoded
 
 
 def check_capabilities(model: Model, request: GenerationRequest, verb: str) -> None:

@@ -19,6 +19,7 @@ from localllm.version import __version__
 
 # What this API is compatible with: editors look for at least 0.6.4 here, and ours is another count.
 OLLAMA_API_VERSION = "0.32.0"
+ANTHROPIC_VERSION = "anthropic-version"  # the header that each request of Anthropic's clients has
 PAGE = (Path(__file__).parent / "web" / "index.html").read_bytes()
 _PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
@@ -81,13 +82,16 @@ async def delete(services: Services, request: Request) -> Response:
 async def openai_models(services: Services, request: Request) -> Response:
     """GET /v1/models, in Anthropic's shape for its clients."""
     models = await services.in_store(services.store.list)
+    if ANTHROPIC_VERSION in request.headers:
+        return json_response(model_json.anthropic_models(models))
     return json_response({"object": "list", "data": [model_json.openai_model(model) for model in models]})
 
 
 async def openai_model(services: Services, request: Request) -> Response:
     """GET /v1/models/NAME, where NAME may hold slashes."""
     model = await services.in_store(services.store.find, request.path_params["id"])
-    return json_response({**model_json.openai_model(model), "id": request.path_params["id"]})
+    shape = model_json.anthropic_model if ANTHROPIC_VERSION in request.headers else model_json.openai_model
+    return json_response({**shape(model), "id": request.path_params["id"]})
 
 
 def _served_context(services: Services, model: Model) -> int:

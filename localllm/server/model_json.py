@@ -7,6 +7,7 @@ VS Code skip the model. The context told is the one that is served, since editor
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -103,6 +104,25 @@ def openai_model(model: Model) -> dict[str, Any]:
     """One item of /v1/models."""
     created = int(model.modified_at.timestamp())
     return {"id": model.name, "object": "model", "created": created, "owned_by": "library"}
+
+
+def anthropic_model(model: Model) -> dict[str, Any]:
+    """One item of /v1/models for Anthropic's clients."""
+    return {
+        "type": "model",
+        "id": model.name,
+        "display_name": model.facts.name or model.name,
+        "created_at": rfc3339(model.modified_at),
+        "lifecycle": "active",
+        "max_input_tokens": model.context_length or None,
+    }
+
+
+def anthropic_models(models: Sequence[Model]) -> dict[str, Any]:
+    """All of them, on the one page there is."""
+    data = [anthropic_model(model) for model in models]
+    ids = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+    return {"data": data, "has_more": False, **ids}
 
 
 def details(model: Model) -> dict[str, Any]:

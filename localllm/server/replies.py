@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from localllm.dialects import ollama_encode, openai_encode
+from localllm.dialects import anthropic_encode, llamacpp_encode, ollama_encode, openai_encode
 from localllm.dialects.framing import JSON_MEDIA_TYPE, to_json
 from localllm.errors import (
     DiskFullError,
@@ -25,8 +25,8 @@ FULL_QUEUE_HEADERS = ("x-localllm-queue-length", "x-localllm-queue-limit")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _MOST_TOLD = 32
 LLAMACPP_PATHS = frozenset(
-    ("/completion", "/completions", "/infill", "/tokenize", "/detokenize", "/apply-template", "/embedding", "/embeddings",
-     "/props", "/slots", "/health")
+    ("/completion", "/completions", "/infill", "/tokenize", "/detokenize", "/apply-template", "/embedding",
+     "/embeddings", "/props", "/slots", "/health")
 )  # fmt: skip
 TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
 INTERNAL = Failed(
@@ -47,23 +47,27 @@ def text_response(text: str, status: int = 200, headers: dict[str, str] | None =
     return Response(text, status, headers, TEXT_MEDIA_TYPE)
 
 
-def is_openai(path: str) -> bool:
-    """Whether a route speaks OpenAI's dialect; all others speak Ollama's."""
-    return path.startswith("/v1/")
+def _error_body(failed: Failed, path: str, param: str | None = None) -> bytes:
+    """A failure in the dialect that a route speaks."""
+    if path.startswith("/v1/messages"):
+        return anthropic_encode.error_body(failed)
+    if path.startswith("/v1/"):
+        return openai_encode.error_body(failed, param)
+    if path in LLAMACPP_PATHS:
+        return llamacpp_encode.error_body(failed)
+    return ollama_encode.error_body(failed)
 
 
 def error_response(error: LocalllmError, path: str) -> Response:
     """An error as the client of `path` expects it, with the headers that belong to it."""
     failed = failed_from(error)
     param = error.field if isinstance(error, InvalidFieldError) else None
-    body = openai_encode.error_body(failed, param) if is_openai(path) else ollama_encode.error_body(failed)
-    return Response(body, failed.status, error_headers(error), JSON_MEDIA_TYPE)
+    return Response(_error_body(failed, path, param), failed.status, error_headers(error), JSON_MEDIA_TYPE)
 
 
 def failed_response(failed: Failed, path: str) -> Response:
     """A failed event as a whole answer."""
-    body = openai_encode.error_body(failed) if is_openai(path) else ollama_encode.error_body(failed)
-    return Response(body, failed.status, media_type=JSON_MEDIA_TYPE)
+    return Response(_error_body(failed, path), failed.status, media_type=JSON_MEDIA_TYPE)
 
 
 def told_headers(ignored: Sequence[str]) -> dict[str, str]:

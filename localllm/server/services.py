@@ -127,7 +127,8 @@ class Clock:
 class Services:
     """One daemon's parts. `store_thread` has one worker: it alone touches the store. `new_id` makes unique text.
 
-    `early_headers_seconds`: how long a stream's headers may wait for its first event.
+    `early_headers_seconds`: how long a stream's headers may wait for its first event; `ping_seconds`: how long it may
+    be silent, in a dialect that has pings.
     """
 
     settings: Settings
@@ -139,6 +140,7 @@ class Services:
     activity: Activity
     pulls: Pulls
     early_headers_seconds: float = 10.0
+    ping_seconds: float = 10.0
     look_at_host: Callable[[], Host] = host
 
     async def in_store(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:

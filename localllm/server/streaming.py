@@ -52,6 +52,7 @@ class AnswerResponse:
         self._time_ns = services.clock.time_ns
         self._activity = services.activity
         self._early_headers_seconds = services.early_headers_seconds
+        self._ping_seconds = services.ping_seconds
         self._pending: list[AnswerEvent] = []
         self._wake = asyncio.Event()
         self._is_client_gone = False
@@ -140,7 +141,16 @@ class AnswerResponse:
                 await send({"type": "http.response.body", "body": data, "more_body": not is_over})
             if is_over:
                 return
-            batch = await self._take()
+            batch = await self._take_or_ping(send)
+
+    async def _take_or_ping(self, send: Send) -> list[AnswerEvent]:
+        while self._encoder.ping:
+            try:
+                async with asyncio.timeout(self._ping_seconds):
+                    return await self._take()
+            except TimeoutError:
+                await send({"type": "http.response.body", "body": self._encoder.ping, "more_body": True})
+        return await self._take()
 
     async def _write_whole(self, send: Send) -> None:
         events: list[AnswerEvent] = []

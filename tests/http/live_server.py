@@ -53,7 +53,9 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(early_headers_seconds: float = 10.0, store: Any = None, **changes: Any) -> Iterator[LiveServer]:
+def live_server(
+    early_headers_seconds: float = 10.0, store: Any = None, ping_seconds: float = 10.0, **changes: Any
+) -> Iterator[LiveServer]:
     """A server whose settings are the defaults but for `changes`; `store` takes the place of the fake one."""
     settings = replace(load_settings({}), **changes)
     store = store or FakeStore()
@@ -70,6 +72,7 @@ def live_server(early_headers_seconds: float = 10.0, store: Any = None, **change
             activity=activity,
             pulls=Pulls(store.register if isinstance(store, FakeStore) else FakeStore().register),
             early_headers_seconds=early_headers_seconds,
+            ping_seconds=ping_seconds,
         )
         app = build_app(services, rules_from(settings, MACHINE_NAME))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none", server_header=False))

@@ -7,7 +7,17 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.dialects import ollama, ollama_create, ollama_embed, openai, openai_completion, openai_embed
+from localllm.dialects import (
+    anthropic,
+    llamacpp,
+    llamacpp_tokens,
+    ollama,
+    ollama_create,
+    ollama_embed,
+    openai,
+    openai_completion,
+    openai_embed,
+)
 from localllm.dialects.body import Decoded
 from localllm.dialects.ollama_create import DecodedCreate
 from localllm.embedding import EmbedRequest
@@ -17,6 +27,8 @@ DECODERS = (
     ollama.decode_chat, ollama.decode_generate, openai.decode_chat, ollama_embed.decode_embed,
     ollama_embed.decode_embeddings, openai_embed.decode_embeddings, ollama_create.decode_create,
     ollama_create.decode_copy, openai_completion.decode_completion,
+    anthropic.decode_messages, anthropic.decode_count, llamacpp.decode_completion,
+    llamacpp.decode_infill, llamacpp_tokens.decode_detokenize, llamacpp_tokens.decode_embedding,
 )  # fmt: skip
 WORDS = (
     "model", "messages", "role", "content", "tool_calls", "function", "name", "arguments", "tools", "type", "text",
@@ -24,7 +36,8 @@ WORDS = (
     "response_format", "json_schema", "schema", "max_tokens", "n", "user", "assistant", "tool", "json", "prompt", "raw",
     "input", "dimensions", "encoding_format", "logprobs", "top_logprobs", "from", "files", "parameters", "license",
     "quantize", "requires", "num_parallel", "kv_layout", "source", "destination",
-    "suffix", "echo", "best_of",
+    "suffix", "echo", "best_of", "system", "thinking", "tool_choice", "tool_use", "tool_result", "tool_use_id",
+    "input_schema", "output_config", "input_prefix", "input_suffix", "input_extra", "n_predict", "tokens",
 )  # fmt: skip
 scalars = (
     st.none()

@@ -1,0 +1,304 @@
+"""Anthropic's request body as a GenerationRequest: /v1/messages and /v1/messages/count_tokens.
+
+Not here: the answers (anthropic_encode), the names and capabilities of models (server/).
+
+A message's blocks become turns: text and thinking stay together, each tool_use is a call, each tool_result a turn of
+its own. `cache_control` is accepted and needs nothing: every prefix is cached. What an agent writes anew for billing at
+the head of each system prompt would end every cached prefix there; it is left out, and that is told. Refused are
+images, documents and a last message of the assistant's, from which this version cannot go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive, read_text, with_tool_names
+from localllm.dialects.framing import to_json
+from localllm.dialects.openai_fields import EFFORTS
+from localllm.errors import InvalidFieldError, UnsupportedError
+from localllm.generation import (
+    GenerationRequest,
+    Message,
+    Options,
+    ResponseFormat,
+    Tool,
+    ToolCall,
+    merge_options,
+    parse_options,
+)
+
+BILLING_LINE = "x-anthropic-billing-header:"
+_SKIPPED_BLOCKS = frozenset({"redacted_thinking"})  # nobody but its maker can read it
+_TOOL_TYPES = frozenset({None, "", "custom"})
+
+
+class _Block(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw = msgspec.Raw()
+    tool_use_id: str | None = None
+    content: str | list[_Block] | None = None
+    is_error: bool | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str | None = None
+    content: str | list[_Block] | None = None
+
+
+class _Tool(msgspec.Struct):
+    type: str | None = None
+    name: str | None = None
+    description: str | None = None
+    input_schema: msgspec.Raw = msgspec.Raw()
+
+
+class _ToolChoice(msgspec.Struct):
+    type: str | None = None
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class _Thinking(msgspec.Struct):
+    type: str | None = None
+    budget_tokens: int | None = None
+
+
+class _Metadata(msgspec.Struct):
+    user_id: str | None = None
+
+
+class _Format(msgspec.Struct):
+    type: str | None = None
+    schema: msgspec.Raw = msgspec.Raw()
+
+
+class _OutputConfig(msgspec.Struct):
+    effort: str | None = None
+    format: _Format | None = None
+
+
+class _Body(msgspec.Struct):
+    model: str | None = None
+    messages: list[_Message] | None = None
+    system: str | list[_Block] | None = None
+    max_tokens: int | None = None
+    stream: bool | None = None
+    temperature: Any = None
+    top_p: Any = None
+    top_k: Any = None
+    stop_sequences: Any = None
+    tools: list[_Tool] | None = None
+    tool_choice: _ToolChoice | None = None
+    thinking: _Thinking | None = None
+    metadata: _Metadata | None = None
+    output_config: _OutputConfig | None = None
+    # ours
+    options: dict[str, Any] | None = None
+    num_ctx: Any = None
+    keep_alive: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+def decode_messages(body: bytes) -> Decoded:
+    """The body of POST /v1/messages. Raises BadRequestError's kinds."""
+    fields = read(body, _decoder)
+    if fields.max_tokens is None or fields.max_tokens < 1:
+        raise InvalidFieldError("max_tokens is required and must be positive", field="max_tokens")
+    return _decoded(fields, body)
+
+
+def decode_count(body: bytes) -> Decoded:
+    """The body of POST /v1/messages/count_tokens: a message's without what concerns the answer."""
+    return _decoded(read(body, _decoder), body)
+
+
+def _decoded(fields: _Body, body: bytes) -> Decoded:
+    if not fields.model:
+        raise InvalidFieldError("model is required", field="model")
+    if not fields.messages:
+        raise InvalidFieldError("messages is required", field="messages")
+    told: list[str] = []
+    options, unknown = _options(fields)
+    request = GenerationRequest(
+        model=fields.model,
+        messages=_messages(fields, told),
+        tools=_tools(fields, told),
+        response_format=_response_format(fields.output_config),
+        think=_think(fields),
+        options=options,
+        keep_alive_seconds=read_keep_alive(fields.keep_alive),
+        client=(fields.metadata.user_id if fields.metadata else None) or "",
+    )
+    return Decoded(
+        request,
+        bool(fields.stream),
+        unknown_options=unknown,
+        ignored=(*ignored_names(body, _Body), *told),
+        thinks_if_it_can=True,
+    )
+
+
+def _options(fields: _Body) -> tuple[Options, tuple[str, ...]]:
+    said = {"temperature": fields.temperature, "top_p": fields.top_p, "top_k": fields.top_k, "num_ctx": fields.num_ctx}
+    own, _ = parse_options({**said, "stop": fields.stop_sequences, "num_predict": fields.max_tokens})
+    extension, unknown = parse_options(fields.options or {})
+    return merge_options(own, extension), unknown
+
+
+def _think(fields: _Body) -> bool | str:
+    """Off unless it is asked for, as Anthropic has it; an effort is a level."""
+    kind = fields.thinking.type if fields.thinking else None
+    if kind not in (None, "enabled", "adaptive", "disabled"):
+        message = f'thinking.type is "{kind}", but must be "enabled", "adaptive" or "disabled"'
+        raise InvalidFieldError(message, field="thinking.type")
+    effort = fields.output_config.effort if fields.output_config else None
+    if effort is not None and effort not in EFFORTS:
+        raise InvalidFieldError(f'output_config.effort is "{effort}"', field="output_config.effort")
+    if kind in (None, "disabled"):
+        return False
+    return EFFORTS[effort] if effort else True
+
+
+def _response_format(config: _OutputConfig | None) -> ResponseFormat | None:
+    wanted = config.format if config else None
+    if wanted is None:
+        return None
+    field = "output_config.format"
+    if wanted.type != "json_schema":
+        raise InvalidFieldError(
+            f'{field}.type is "{wanted.type or ""}", but must be "json_schema"', field=f"{field}.type"
+        )
+    text = bytes(wanted.schema)
+    if not text or not isinstance(read_text(text, f"{field}.schema"), dict):
+        raise InvalidFieldError(f"{field}.schema must be an object", field=f"{field}.schema")
+    return ResponseFormat("json_schema", text.decode())
+
+
+def _tools(fields: _Body, told: list[str]) -> tuple[Tool, ...]:
+    choice = fields.tool_choice
+    if choice is not None and choice.disable_parallel_tool_use:
+        told.append("tool_choice.disable_parallel_tool_use")
+    kind = choice.type if choice else None
+    if kind not in (None, "auto", "none"):
+        raise UnsupportedError('tool_choice other than "auto" and "none" is not supported yet')
+    if kind == "none":
+        return ()
+    return tuple(
+        tool
+        for index, item in enumerate(fields.tools or ())
+        if (tool := _tool(item, f"tools[{index}]", told)) is not None
+    )
+
+
+def _tool(item: _Tool, field: str, told: list[str]) -> Tool | None:
+    """A tool in the form that templates know; None for one that Anthropic's servers would run themselves."""
+    if item.type not in _TOOL_TYPES:
+        told.append(field)
+        return None
+    if not item.name:
+        raise InvalidFieldError(f"{field}.name is missing", field=f"{field}.name")
+    schema = bytes(item.input_schema) or b"{}"
+    if not isinstance(read_text(schema, f"{field}.input_schema"), dict):
+        raise InvalidFieldError(f"{field}.input_schema must be an object", field=f"{field}.input_schema")
+    function: dict[str, Any] = {"name": item.name}
+    if item.description:
+        function["description"] = item.description
+    function["parameters"] = msgspec.Raw(schema)
+    return Tool(item.name, to_json({"type": "function", "function": function}).decode())
+
+
+def _messages(fields: _Body, told: list[str]) -> tuple[Message, ...]:
+    messages = fields.messages or []
+    turns = [turn for index, item in enumerate(messages) for turn in _turns(item, f"messages[{index}]")]
+    if turns and turns[-1].role == "assistant":
+        raise UnsupportedError(
+            "the last message is the assistant's, but this version cannot go on from it",
+            hint="end with a user message",
+        )
+    system = _system(fields.system, told)
+    return with_tool_names([Message("system", system), *turns] if system else turns)
+
+
+def _system(system: str | list[_Block] | None, told: list[str]) -> str:
+    texts = [system] if isinstance(system, str) else [_text(one, f"system[{i}]") for i, one in enumerate(system or ())]
+    if any(text.startswith(BILLING_LINE) for text in texts):
+        told.append(f"system.{BILLING_LINE.removesuffix(':')}")
+        texts = [text.partition("\n")[2].lstrip("\n") if text.startswith(BILLING_LINE) else text for text in texts]
+    return "\n\n".join(text for text in texts if text)
+
+
+def _turns(item: _Message, field: str) -> Iterator[Message]:
+    blocks = [_Block("text", item.content)] if isinstance(item.content, str) else item.content or []
+    if item.role == "assistant":
+        yield _assistant(blocks, field)
+    elif item.role in ("user", "system"):
+        yield from _user(blocks, field, item.role)
+    else:
+        raise InvalidFieldError(
+            f'{field}.role is "{item.role or ""}", but must be "user", "assistant" or "system"', field=f"{field}.role"
+        )
+
+
+def _user(blocks: list[_Block], field: str, role: Any) -> Iterator[Message]:
+    """Text, and each result of a tool as a turn of its own, in the order they stand in."""
+    texts: list[str] = []
+    for index, block in enumerate(blocks):
+        where = f"{field}.content[{index}]"
+        if block.type != "tool_result":
+            texts.append(_text(block, where))
+            continue
+        if texts:
+            yield Message(role, "\n".join(texts))
+            texts = []
+        yield _tool_result(block, where)
+    if texts or not blocks:
+        yield Message(role, "\n".join(texts))
+
+
+def _tool_result(block: _Block, field: str) -> Message:
+    if not block.tool_use_id:
+        raise InvalidFieldError(f"{field}.tool_use_id is missing", field=f"{field}.tool_use_id")
+    parts = [_Block("text", block.content)] if isinstance(block.content, str) else block.content or []
+    text = "\n".join(_text(part, f"{field}.content[{index}]") for index, part in enumerate(parts))
+    # No template has a place for a failure; the model must not take its text for a result.
+    return Message("tool", f"Error: {text}" if block.is_error else text, tool_call_id=block.tool_use_id)
+
+
+def _assistant(blocks: list[_Block], field: str) -> Message:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[ToolCall] = []
+    for index, block in enumerate(blocks):
+        where = f"{field}.content[{index}]"
+        if block.type == "thinking":
+            thoughts.append(block.thinking or "")
+        elif block.type == "tool_use":
+            calls.append(_call(block, where))
+        elif block.type not in _SKIPPED_BLOCKS:
+            texts.append(_text(block, where))
+    return Message("assistant", "".join(texts), "\n".join(thoughts) or None, tuple(calls))
+
+
+def _call(block: _Block, field: str) -> ToolCall:
+    for name, value in (("id", block.id), ("name", block.name)):
+        if not value:
+            raise InvalidFieldError(f"tool_use block missing required '{name}' field", field=f"{field}.{name}")
+    text = bytes(block.input) or b"{}"
+    if not isinstance(read_text(text, f"{field}.input"), dict):
+        raise InvalidFieldError(f"{field}.input must be an object", field=f"{field}.input")
+    return ToolCall(block.id or "", block.name or "", text.decode())
+
+
+def _text(block: _Block, field: str) -> str:
+    if block.type not in (None, "text") or block.text is None:
+        raise UnsupportedError(f'{field} has the type "{block.type or ""}", but this version reads only text there')
+    return block.text

@@ -1,0 +1,206 @@
+"""llama-server's request bodies: /completion and /infill as GenerationRequests, and questions about tokens.
+
+Not here: the answers (llamacpp_encode), which model is meant where none is named (server/llamacpp).
+
+Options have llama-server's names, and the Modelfile's values or ours where the client says nothing. `/infill` cuts what
+does not fit around the gap, as llama-server does, and the answer says so. What changes nothing here (samplers,
+cache_prompt since every prompt is cached, id_slot …) is ignored and its name told; a grammar is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from localllm.dialects.body import Decoded, ignored_names, read, read_text
+from localllm.errors import InvalidFieldError, UnsupportedError
+from localllm.generation import (
+    MOST_LOGPROBS,
+    ContextFile,
+    FillIn,
+    GenerationRequest,
+    Options,
+    ResponseFormat,
+    parse_options,
+)
+
+MOST_PROMPTS = 128
+_MILLISECONDS = 1000
+_FORBIDDEN = -1e9  # a bias that no logit outweighs, for llama-server's `false`
+_OPTIONS = (
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold",
+    "repeat_last_n", "repeat_penalty", "presence_penalty", "frequency_penalty", "dry_multiplier", "dry_base",
+    "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta",
+    "seed", "stop",
+)  # fmt: skip
+
+
+class _Fields(msgspec.Struct):
+    model: str | None = None
+    prompt: Any = None
+    stream: bool | None = None
+    n_predict: Any = None
+    n_keep: Any = None
+    temperature: Any = None
+    top_k: Any = None
+    top_p: Any = None
+    min_p: Any = None
+    typical_p: Any = None
+    top_n_sigma: Any = None
+    xtc_probability: Any = None
+    xtc_threshold: Any = None
+    repeat_last_n: Any = None
+    repeat_penalty: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    dry_multiplier: Any = None
+    dry_base: Any = None
+    dry_allowed_length: Any = None
+    dry_penalty_last_n: Any = None
+    dry_sequence_breakers: Any = None
+    mirostat: Any = None
+    mirostat_tau: Any = None
+    mirostat_eta: Any = None
+    seed: Any = None
+    stop: Any = None
+    logit_bias: Any = None
+    n_probs: int | None = None
+    grammar: str | None = None
+    json_schema: msgspec.Raw = msgspec.Raw()
+    t_max_prompt_ms: float | None = None
+    t_max_predict_ms: float | None = None
+    response_fields: list[str] | None = None
+
+
+class _File(msgspec.Struct):
+    text: str | None = None
+    filename: str | None = None
+
+
+class _InfillFields(_Fields):
+    input_prefix: str | None = None
+    input_suffix: str | None = None
+    input_extra: list[_File] | None = None
+
+
+_completion_decoder = msgspec.json.Decoder(_Fields)
+_infill_decoder = msgspec.json.Decoder(_InfillFields)
+
+
+def decode_completion(body: bytes) -> Decoded:
+    """The body of POST /completion: prompts for the model as they are. Raises BadRequestError's kinds."""
+    fields = read(body, _completion_decoder)
+    request = _request(fields)
+    requests = tuple(_with_prompt(request, prompt) for prompt in _prompts(fields.prompt))
+    return Decoded(
+        requests[0],
+        bool(fields.stream),
+        ignored=ignored_names(body, _Fields),
+        choices=requests if len(requests) > 1 else (),
+        response_fields=tuple(fields.response_fields or ()),
+    )
+
+
+def decode_infill(body: bytes) -> Decoded:
+    """The body of POST /infill: the text around a gap, and files it belongs to. Raises BadRequestError's kinds."""
+    fields = read(body, _infill_decoder)
+    for name in ("input_prefix", "input_suffix"):
+        if getattr(fields, name) is None:
+            raise InvalidFieldError(f'"{name}" is required', field=name)
+    beginning = fields.prompt or ""
+    if not isinstance(beginning, str):
+        raise InvalidFieldError('"prompt" must be a text here: what the filled text begins with', field="prompt")
+    files = tuple(ContextFile(one.filename or "tmp", one.text or "") for one in fields.input_extra or ())
+    request = msgspec.structs.replace(
+        _request(fields),
+        prompt=(fields.input_prefix or "") + beginning,
+        fill_in=FillIn(fields.input_suffix or "", files),
+        context_policy="truncate",
+    )
+    return Decoded(
+        request,
+        bool(fields.stream),
+        ignored=ignored_names(body, _InfillFields),
+        response_fields=tuple(fields.response_fields or ()),
+    )
+
+
+def _request(fields: _Fields) -> GenerationRequest:
+    if fields.grammar:
+        raise UnsupportedError("grammar is not supported by this version", hint="send json_schema")
+    if fields.n_probs is not None and not 0 <= fields.n_probs <= MOST_LOGPROBS:
+        raise InvalidFieldError(f"n_probs must be between 0 and {MOST_LOGPROBS}", field="n_probs")
+    return GenerationRequest(
+        model=fields.model or "",
+        raw=True,
+        options=_options(fields),
+        response_format=_schema(fields),
+        logprobs=fields.n_probs or None,
+        prefill_seconds_most=_seconds(fields.t_max_prompt_ms, "t_max_prompt_ms"),
+        decode_seconds_most=_seconds(fields.t_max_predict_ms, "t_max_predict_ms"),
+    )
+
+
+def _options(fields: _Fields) -> Options:
+    said = {name: getattr(fields, name) for name in _OPTIONS}
+    said |= {"num_predict": fields.n_predict, "num_keep": fields.n_keep, "logit_bias": _biases(fields.logit_bias)}
+    return parse_options(said)[0]
+
+
+def _biases(value: object) -> object:
+    """llama-server's pairs as the object that the option is; `false` as a number forbids a token."""
+    if not isinstance(value, list):
+        return value
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise InvalidFieldError("logit_bias must hold pairs of a token id and a number or false", field="logit_bias")
+    if any(isinstance(pair[0], str) for pair in value):
+        raise UnsupportedError("logit_bias for a text is not supported", hint="send token ids, which /tokenize tells")
+    return {str(token): _FORBIDDEN if bias is False else bias for token, bias in value}
+
+
+def _schema(fields: _Fields) -> ResponseFormat | None:
+    text = bytes(fields.json_schema)
+    if text in (b"", b"null"):
+        return None
+    if not isinstance(read_text(text, "json_schema"), dict):
+        raise InvalidFieldError("json_schema must be an object", field="json_schema")
+    return ResponseFormat("json_schema", text.decode())
+
+
+def _seconds(milliseconds: float | None, field: str) -> float | None:
+    """A time limit; 0 and less is none."""
+    if milliseconds is None or milliseconds <= 0:
+        return None
+    if not math.isfinite(milliseconds):
+        raise InvalidFieldError(f"{field} must be a finite number of milliseconds", field=field)
+    return milliseconds / _MILLISECONDS
+
+
+def _prompts(value: object) -> list[str | tuple[int, ...]]:
+    """A text, token ids, or several of these. Raises InvalidFieldError."""
+    if isinstance(value, str) or (tokens := read_tokens(value)) is None:
+        several = value if isinstance(value, list) else [value]
+        prompts = [one if isinstance(one, str) else read_tokens(one) for one in several]
+    else:
+        prompts = [tokens]
+    found = [one for one in prompts if one is not None]
+    if not found or len(found) < len(prompts) or len(found) > MOST_PROMPTS:
+        message = f'"prompt" must be a text, token ids, or an array of 1 to {MOST_PROMPTS} of these'
+        raise InvalidFieldError(message, field="prompt")
+    return found
+
+
+def read_tokens(value: object) -> tuple[int, ...] | None:
+    """`value` if it is an array of at least one token id."""
+    if not isinstance(value, list) or not value:
+        return None
+    are_ids = all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**31 for one in value)
+    return tuple(value) if are_ids else None
+
+
+def _with_prompt(request: GenerationRequest, prompt: str | tuple[int, ...]) -> GenerationRequest:
+    if isinstance(prompt, str):
+        return msgspec.structs.replace(request, prompt=prompt)
+    return msgspec.structs.replace(request, prompt_tokens=prompt)

@@ -1,0 +1,179 @@
+"""The handlers of llama-server's dialect: completions, gaps, tokens, embeddings, and what it tells of itself.
+
+llama-server has one model, so its clients name none, or any. Here a name that is known counts; else it is the only one
+that is loaded, else the only one besides those that come with localllm, else the one that comes with it; where that
+leaves several, the request has to say which. A name that is not known is told as ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localllm.dialects import llamacpp, llamacpp_tokens
+from localllm.dialects.body import Decoded
+from localllm.dialects.framing import JSON_MEDIA_TYPE
+from localllm.dialects.llamacpp_encode import LlamaCppEncoder
+from localllm.dialects.openai import decode_chat
+from localllm.errors import InvalidFieldError, ModelNotFoundError
+from localllm.server import model_json
+from localllm.server.embed import embed
+from localllm.server.generate import Route, answer_decoded
+from localllm.server.questions import ask, ask_about
+from localllm.server.replies import json_response, told_headers
+from localllm.server.services import RunningModel, Services
+from localllm.server.streaming import AnswerResponse
+from localllm.store.model import Model
+from localllm.version import __version__
+
+
+async def completion(services: Services, request: Request) -> AnswerResponse:
+    """POST /completion and /completions."""
+    return await _answer(services, request, llamacpp.decode_completion)
+
+
+async def infill(services: Services, request: Request) -> AnswerResponse:
+    """POST /infill."""
+    return await _answer(services, request, llamacpp.decode_infill)
+
+
+async def tokenize(services: Services, request: Request) -> Response:
+    """POST /tokenize."""
+    body = llamacpp_tokens.decode_tokenize(await request.body())
+    model, ignored = await find(services, body.model or "", "completion")
+    tokens = await ask(
+        services,
+        request,
+        model,
+        lambda runner: runner.tokenize(body.content, add_special=body.add_special, parse_special=body.parse_special),
+    )
+    pieces = None
+    if body.with_pieces:
+        pieces = await ask(services, request, model, lambda runner: runner.detokenize(tuple(tokens)))
+    return _json(llamacpp_tokens.encode_tokens(tokens, pieces), ignored)
+
+
+async def detokenize(services: Services, request: Request) -> Response:
+    """POST /detokenize."""
+    name, tokens = llamacpp_tokens.decode_detokenize(await request.body())
+    model, ignored = await find(services, name, "completion")
+    pieces = await ask(services, request, model, lambda runner: runner.detokenize(tokens))
+    return _json(llamacpp_tokens.encode_text(pieces), ignored)
+
+
+async def apply_template(services: Services, request: Request) -> Response:
+    """POST /apply-template: what the model's own template makes of a conversation."""
+    decoded = decode_chat(await request.body(), needs_model=False)
+    _, decoded = await _with_model(services, decoded)
+    prompt = await ask_about(services, request, decoded, lambda runner, asked: runner.render(asked))
+    return _json(llamacpp_tokens.encode_prompt(prompt), decoded.ignored)
+
+
+async def embedding(services: Services, request: Request) -> Response:
+    """POST /embedding and /embeddings."""
+    wanted = llamacpp_tokens.decode_embedding(await request.body())
+    model, ignored = await find(services, wanted.model, "embedding")
+    done = await embed(services, request, msgspec.structs.replace(wanted, model=model.name))
+    return _json(llamacpp_tokens.encode_embedding(done.parts), ignored)
+
+
+async def properties(services: Services, request: Request) -> Response:
+    """GET /props: of the model that a request without a name would get. No path of the machine is told."""
+    model, _ = await find(services, request.query_params.get("model", ""), "completion")
+    entry = _running(services, model)
+    context = _context(services, model, entry)
+    return json_response(
+        {
+            "default_generation_settings": {"n_ctx": context, "params": _parameters(model)},
+            "total_slots": entry.loaded.parallel if entry and entry.loaded else services.settings.num_parallel,
+            "model_path": model.name,
+            "model_alias": model.name,
+            "chat_template": model.chat_template or "",
+            "modalities": {"vision": False, "audio": False},
+            "build_info": f"localllm {__version__}",
+        }
+    )
+
+
+async def slots(services: Services, request: Request) -> Response:
+    """GET /slots: as many as the model serves at once; requests have no slot of their own, so the first are busy."""
+    model, _ = await find(services, request.query_params.get("model", ""), "completion")
+    entry = _running(services, model)
+    count = entry.loaded.parallel if entry and entry.loaded else services.settings.num_parallel
+    context = _context(services, model, entry)
+    active = entry.active if entry else 0
+    return json_response([{"id": one, "n_ctx": context, "is_processing": one < active} for one in range(count)])
+
+
+async def health(services: Services, request: Request) -> Response:
+    """GET /health: models are loaded when they are asked for, so that a daemon that answers is well."""
+    return json_response({"status": "ok"})
+
+
+async def find(services: Services, name: str, capability: str) -> tuple[Model, tuple[str, ...]]:
+    """The model that is meant, and ("model",) if its name had to be ignored. Raises InvalidFieldError."""
+    if name:
+        try:
+            return await services.in_store(services.store.find, name), ()
+        except ModelNotFoundError:
+            model, _ = await find(services, "", capability)
+            return model, ("model",)
+    able = [model for model in await services.in_store(services.store.list) if capability in model.capabilities]
+    loaded = {entry.model.key for entry in services.scheduler.running()}
+    for among in (
+        [model for model in able if model.key in loaded],
+        [model for model in able if not model.is_bundled],
+        [model for model in able if model.is_bundled],
+    ):
+        if len(among) == 1:
+            return among[0], ()
+        if among:
+            names = ", ".join(model.name for model in among)
+            raise InvalidFieldError(f"several models are there, say which in `model`: {names}", field="model")
+    raise InvalidFieldError(f"no model is there that can do {capability}", field="model", hint="localllm pull MODEL")
+
+
+async def _answer(services: Services, request: Request, decode: Callable[[bytes], Decoded]) -> AnswerResponse:
+    _, decoded = await _with_model(services, decode(await request.body()))
+    return await answer_decoded(services, request, decoded, _ROUTE)
+
+
+async def _with_model(services: Services, decoded: Decoded) -> tuple[Model, Decoded]:
+    model, ignored = await find(services, decoded.request.model, "completion")
+    if decoded.request.model and not ignored:
+        return model, decoded
+    requests = [msgspec.structs.replace(one, model=model.name) for one in (decoded.request, *decoded.choices)]
+    return model, replace(
+        decoded, request=requests[0], choices=tuple(requests[1:]), ignored=(*decoded.ignored, *ignored)
+    )
+
+
+def _encoder(decoded: Decoded, services: Services) -> LlamaCppEncoder:
+    return LlamaCppEncoder(decoded.choices or (decoded.request,), decoded.response_fields)
+
+
+def _running(services: Services, model: Model) -> RunningModel | None:
+    return next((entry for entry in services.scheduler.running() if entry.model.key == model.key), None)
+
+
+def _context(services: Services, model: Model, entry: RunningModel | None) -> int:
+    pool = entry.loaded.pool_tokens if entry and entry.loaded else None
+    return model_json.served_context(model, services.settings.context_length, pool)
+
+
+def _parameters(model: Model) -> dict[str, Any]:
+    """What the Modelfile sets."""
+    said: dict[str, Any] = msgspec.to_builtins(model.options)
+    return said
+
+
+def _json(body: bytes, ignored: tuple[str, ...]) -> Response:
+    return Response(body, headers=told_headers(ignored), media_type=JSON_MEDIA_TYPE)
+
+
+_ROUTE = Route("generate", llamacpp.decode_completion, _encoder)

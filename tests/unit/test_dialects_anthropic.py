@@ -1,0 +1,328 @@
+"""Anthropic's dialect: literal bodies in, literal requests out; literal events in, literal events out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from localllm.dialects.anthropic import decode_count, decode_messages
+from localllm.dialects.anthropic_encode import AnthropicEncoder, error_body
+from localllm.dialects.body import Decoded
+from localllm.errors import LocalllmError
+from localllm.generation import (
+    ContentDelta,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Message,
+    Options,
+    PromptProgress,
+    ResponseFormat,
+    ThinkingDelta,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+
+def decode(fields: str, messages: str = '[{"role": "user", "content": "x"}]') -> Decoded:
+    return decode_messages(f'{{"model": "m", "max_tokens": 9, "messages": {messages}, {fields}}}'.encode())
+
+
+def turns(messages: str) -> tuple[Message, ...] | None:
+    return decode('"stream": false', messages).request.messages
+
+
+def test_a_body_with_every_field_becomes_a_request():
+    body = b"""{
+        "model": "guide", "max_tokens": 100, "stream": true, "temperature": 0.5, "top_p": 0.9, "top_k": 5,
+        "stop_sequences": ["END"], "metadata": {"user_id": "ann"},
+        "thinking": {"type": "enabled", "budget_tokens": 2000},
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        "tool_choice": {"type": "auto"}, "service_tier": "auto", "options": {"min_p": 0.1, "warp": 1}, "keep_alive": 60,
+        "tools": [{"name": "add", "description": "Adds", "input_schema": {"type": "object"}},
+                  {"type": "web_search_20250305", "name": "web_search"}],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "1+1?", "cache_control": {"type": "ephemeral"}}]},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": "easy", "signature": ""},
+                {"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "Let me see."},
+                {"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1}}]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "2"},
+                {"type": "text", "text": "And?"}]}
+        ]}"""
+    tool = '{"type":"function","function":{"name":"add","description":"Adds","parameters":{"type": "object"}}}'
+    assert Decoded(
+        GenerationRequest(
+            model="guide",
+            messages=(
+                Message("system", "Be brief."),
+                Message("user", "1+1?"),
+                Message("assistant", "Let me see.", "easy", (ToolCall("t1", "add", '{"a": 1}'),)),
+                Message("tool", "2", tool_name="add", tool_call_id="t1"),
+                Message("user", "And?"),
+            ),
+            tools=(Tool("add", tool),),
+            think=True,
+            options=Options(num_predict=100, temperature=0.5, top_p=0.9, top_k=5, stop=("END",), min_p=0.1),
+            keep_alive_seconds=60.0,
+            client="ann",
+        ),
+        stream=True,
+        unknown_options=("warp",),
+        ignored=("service_tier", "tools[1]"),
+        thinks_if_it_can=True,
+    ) == decode_messages(body)
+
+
+def test_results_and_text_of_a_user_stay_in_their_order():
+    blocks = """[{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"},
+        {"type": "tool_result", "tool_use_id": "t", "is_error": true,
+         "content": [{"type": "text", "text": "no"}, {"type": "text", "text": "file"}]},
+        {"type": "text", "text": "c"}]}]"""
+    assert (
+        Message("user", "a\nb"),
+        Message("tool", "Error: no\nfile", tool_call_id="t"),
+        Message("user", "c"),
+    ) == turns(blocks)
+
+
+def test_a_system_message_may_stand_among_the_others():
+    messages = (
+        '[{"role": "user", "content": "a"}, {"role": "system", "content": "b"}, {"role": "user", "content": "c"}]'
+    )
+    assert ("user", "system", "user") == tuple(turn.role for turn in turns(messages) or ())
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        ('"Be brief."', "Be brief."),
+        ('[{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]', "Be\n\nbrief."),
+        (
+            '[{"type": "text", "text": "x-anthropic-billing-header: v=1; cch=5f;"}, {"type": "text", "text": "Be."}]',
+            "Be.",
+        ),
+        ('"x-anthropic-billing-header: v=1; cch=5f;\\nBe brief."', "Be brief."),
+    ],
+)
+def test_the_system_prompt_loses_only_the_line_that_is_another_each_time(system, expected):
+    decoded = decode(f'"system": {system}')
+    assert Message("system", expected) == (decoded.request.messages or ())[0]
+    assert ("billing" in system) == ("system.x-anthropic-billing-header" in decoded.ignored)
+
+
+@pytest.mark.parametrize(
+    ("fields", "think"),
+    [
+        ('"thinking": null', False),
+        ('"thinking": {"type": "disabled"}', False),
+        ('"thinking": {"type": "enabled", "budget_tokens": 1024}', True),
+        ('"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"}', "max"),
+        ('"output_config": {"effort": "low"}', False),
+    ],
+)
+def test_thinking_is_off_unless_it_is_asked_for(fields, think):
+    assert think == decode(fields).request.think
+
+
+def test_an_answer_can_be_bound_to_a_schema():
+    fields = '"output_config": {"format": {"type": "json_schema", "schema": {"type" : "object"}}}'
+    assert ResponseFormat("json_schema", '{"type" : "object"}') == decode(fields).request.response_format
+
+
+def test_tool_choice_none_drops_the_tools():
+    assert () == decode('"tools": [{"name": "f"}], "tool_choice": {"type": "none"}').request.tools
+
+
+def test_a_count_needs_no_max_tokens():
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
+    assert (Message("user", "x"),) == decode_count(body).request.messages
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"max_tokens": 1, "messages": []}', "model is required"),
+        ('{"model": "m", "max_tokens": 1, "messages": []}', "messages is required"),
+        ('{"model": "m", "messages": [{}]}', "max_tokens is required and must be positive"),
+        ('{"model": "m", "max_tokens": 0, "messages": [{}]}', "max_tokens is required and must be positive"),
+    ],
+)
+def test_what_is_required_is_named(body, message):
+    with pytest.raises(LocalllmError) as caught:
+        decode_messages(body.encode())
+    assert (400, message) == (caught.value.status, caught.value.message)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (
+            '[{"role": "user", "content": [{"type": "image", "source": {}}]}]',
+            'messages[0].content[0] has the type "image", but this version reads only text there',
+        ),
+        (
+            '[{"role": "user", "content": "x"}, {"role": "assistant", "content": "The"}]',
+            "the last message is the assistant's, but this version cannot go on from it",
+        ),
+        ('[{"role": "tool"}]', 'messages[0].role is "tool", but must be "user", "assistant" or "system"'),
+        ('[{"role": "user", "content": [{"type": "tool_result"}]}]', "messages[0].content[0].tool_use_id is missing"),
+        (
+            '[{"role": "assistant", "content": [{"type": "tool_use", "name": "f"}]}]',
+            "tool_use block missing required 'id' field",
+        ),
+        (
+            '[{"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": []}]}]',
+            "messages[0].content[0].input must be an object",
+        ),
+    ],
+)
+def test_a_bad_message_is_told_what_is_wrong_with_it(messages, message):
+    with pytest.raises(LocalllmError) as caught:
+        turns(messages)
+    assert (400, message) == (caught.value.status, caught.value.message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ('"thinking": {"type": "deep"}', 'thinking.type is "deep", but must be "enabled", "adaptive" or "disabled"'),
+        ('"tool_choice": {"type": "any"}', 'tool_choice other than "auto" and "none" is not supported yet'),
+        ('"tools": [{"input_schema": {}}]', "tools[0].name is missing"),
+        ('"tools": [{"name": "f", "input_schema": []}]', "tools[0].input_schema must be an object"),
+        ('"temperature": "hot"', 'option "temperature" must be of type float32'),
+    ],
+)
+def test_a_bad_field_is_told_what_is_wrong_with_it(fields, message):
+    with pytest.raises(LocalllmError) as caught:
+        decode(fields)
+    assert (400, message) == (caught.value.status, caught.value.message)
+
+
+def encoder(stop_sequences=(), max_tokens=9) -> AnthropicEncoder:
+    return AnthropicEncoder("msg_1", "guide", stop_sequences, max_tokens)
+
+
+def streamed(*events, **options):
+    one = encoder(**options)
+    text = b"".join(one.chunk(event, 0) for event in events).decode()
+    found = []
+    for block in text.split("\n\n")[:-1]:
+        name, data = block.split("\n")
+        value = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {value['type']}"
+        found.append(value)
+    return found
+
+
+EVENTS = (
+    PromptProgress(0, 26),
+    PromptProgress(26, 26),
+    ThinkingDelta("Hm"),
+    ThinkingDelta("!"),
+    ContentDelta(""),
+    ContentDelta("Sky"),
+    ToolCallDelta(0, "call_1", "add"),
+    ToolCallDelta(0, arguments='{"a": 1}'),
+    ToolCallDelta(1, "call_2", "add", "{}"),
+    Finished("tool_calls", Usage(26, 8, 7)),
+)
+USAGE = {"input_tokens": 18, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 8, "output_tokens": 7}
+
+
+def block(index, content, *deltas):
+    return [
+        {"type": "content_block_start", "index": index, "content_block": content},
+        *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+def call(id):
+    return {"type": "tool_use", "id": id, "name": "add", "input": {}}
+
+
+def json_delta(text):
+    return {"type": "input_json_delta", "partial_json": text}
+
+
+def test_a_stream_has_the_events_in_anthropics_order():
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "guide", "content": []}
+    start_usage = {**USAGE, "input_tokens": 26, "cache_read_input_tokens": 0, "output_tokens": 0}
+    thinking = {"type": "thinking", "thinking": "", "signature": ""}
+    assert [
+        {
+            "type": "message_start",
+            "message": {**message, "stop_reason": None, "stop_sequence": None, "usage": start_usage},
+        },
+        *block(
+            0,
+            thinking,
+            {"type": "thinking_delta", "thinking": "Hm"},
+            {"type": "thinking_delta", "thinking": "!"},
+        ),
+        *block(1, {"type": "text", "text": ""}, {"type": "text_delta", "text": "Sky"}),
+        *block(2, call("call_1"), json_delta(""), json_delta('{"a": 1}')),
+        *block(3, call("call_2"), json_delta("{}")),
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use", "stop_sequence": None}, "usage": USAGE},
+        {"type": "message_stop"},
+    ] == streamed(*EVENTS)
+
+
+def test_a_whole_answer_has_the_same_blocks():
+    assert {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "guide",
+        "content": [
+            {"type": "thinking", "thinking": "Hm!", "signature": ""},
+            {"type": "text", "text": "Sky"},
+            {"type": "tool_use", "id": "call_1", "name": "add", "input": {"a": 1}},
+            {"type": "tool_use", "id": "call_2", "name": "add", "input": {}},
+        ],
+        "stop_reason": "tool_use",
+        "stop_sequence": None,
+        "usage": USAGE,
+    } == json.loads(encoder().whole(EVENTS, 0))
+
+
+@pytest.mark.parametrize(
+    ("finished", "reason", "sequence"),
+    [
+        (Finished("stop"), "end_turn", None),
+        (Finished("stop", stop_text="END"), "stop_sequence", "END"),
+        (Finished("stop", stop_text="of the Modelfile"), "end_turn", None),
+        (Finished("length", Usage(3, 0, 9)), "max_tokens", None),
+        (Finished("length", Usage(3, 0, 8)), "model_context_window_exceeded", None),
+    ],
+)
+def test_the_reason_of_the_end_is_told_in_anthropics_words(finished, reason, sequence):
+    expected = {"stop_reason": reason, "stop_sequence": sequence}
+    *_, delta, stop = streamed(ContentDelta("a"), finished, stop_sequences=("END",))
+    assert (expected, "message_stop") == (delta["delta"], stop["type"])
+    whole = json.loads(encoder(("END",)).whole([ContentDelta("a"), finished], 0))
+    assert expected == {name: whole[name] for name in expected}
+
+
+def test_a_stream_that_fails_ends_with_an_error():
+    *_, error = streamed(ContentDelta("a"), Failed("queue_full", 503, "busy", "later"))
+    assert {"type": "error", "error": {"type": "overloaded_error", "message": "busy", "hint": "later"}} == error
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (413, "request_too_large"),
+        (500, "api_error"),
+        (503, "overloaded_error"),
+    ],
+)
+def test_errors_have_the_types_that_anthropics_clients_know(status, kind):
+    assert kind == json.loads(error_body(Failed("c", status, "m")))["error"]["type"]
