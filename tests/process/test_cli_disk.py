@@ -66,7 +66,7 @@ def test_a_pulled_model_whose_name_was_removed_is_shown_by_du_and_removed_by_gc(
             ]
             assert ["Tiny-Q4_K_M.gguf"] == [path.name for path in cache.glob("models--owner--*/snapshots/*/*.gguf")]
             assert b"theirs" == foreign.read_bytes()
-            assert "pull" in run_cli("run", NAME, "How do I pull a model?", environment=environment).stdout
+            assert "pull" in run_cli("run", NAME, "How do I pull a model?", environment=environment, seconds=100).stdout
             pull(daemon, f"{NAME}:Q8_0")
             assert 2 * len(LARGE) == hub.served["owner/Tiny-GGUF/Tiny-Q8_0.gguf"]
 
@@ -115,7 +115,10 @@ def test_lm_studios_models_are_imported_in_place_and_answer(tmp_path):
         assert ["small:q4_k_m", str(file)] == [row.split()[0], row.split()[-1]]
         assert "truncated" in skipped
         assert "try: localllm run small:q4_k_m" in done.stderr
-        assert "pull" in run_cli("run", "small:q4_k_m", "How do I pull a model?", environment=environment).stdout
+        assert (
+            "pull"
+            in run_cli("run", "small:q4_k_m", "How do I pull a model?", environment=environment, seconds=100).stdout
+        )
         again = json.loads(run_cli("import", "lmstudio", "--json", environment=environment).stdout)
         assert ["known", "skipped"] == [one["status"] for one in again]
 
