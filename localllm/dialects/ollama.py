@@ -117,7 +117,8 @@ def decode_generate(body: bytes) -> Decoded:
         logprobs=logprobs,
         fill_in=FillIn(fields.suffix) if fields.suffix else None,
     )
-    return Decoded(request, fields.stream is not False, _action(bool(prompt), request), unknown_options=unknown)
+    action = _action(bool(prompt or fields.suffix), request)
+    return Decoded(request, fields.stream is not False, action, unknown_options=unknown)
 
 
 def decode_chat(body: bytes) -> Decoded:

@@ -16,7 +16,8 @@ from localllm.dialects.body import Decoded
 from localllm.errors import LocalllmError
 from localllm.generation import GenerationRequest
 from localllm.server.generate import completed, within_capabilities
-from localllm.server.services import Runner, Services
+from localllm.server.services import Runner, Services, Turn
+from localllm.server.terms import terms_of
 from localllm.store.model import Model
 
 T = TypeVar("T")
@@ -43,7 +44,8 @@ async def ask(
     keep_alive_seconds: float | None = None,
 ) -> T:
     """The answer of a model's runner. Raises LocalllmError's kinds, or ClientDisconnect."""
-    asking = _Asking(asyncio.create_task(_answer(services, model, question, keep_alive_seconds)))
+    turn = services.scheduler.lease(model, keep_alive_seconds, terms_of(request).requester)
+    asking = _Asking(asyncio.create_task(_answer(turn, question)))
     gone = asyncio.create_task(_until_gone(request.receive))
     try:
         with services.activity.answer(asking):
@@ -57,10 +59,8 @@ async def ask(
         await asyncio.wait((asking.task, gone))
 
 
-async def _answer(
-    services: Services, model: Model, question: Callable[[Runner], Awaitable[T]], keep_alive_seconds: float | None
-) -> T:
-    async with services.scheduler.lease(model, keep_alive_seconds) as lease:
+async def _answer(turn: Turn, question: Callable[[Runner], Awaitable[T]]) -> T:
+    async with turn as lease:
         return await question(lease.runner)
 
 

@@ -184,6 +184,8 @@ def test_a_bad_chat_body_is_told_what_is_wrong_with_it(body, message):
 def test_a_suffix_is_what_stands_behind_the_gap():
     request = decode_generate(b'{"model": "m", "prompt": "a(", "suffix": ")"}').request
     assert ("a(", FillIn(")")) == (request.prompt, request.fill_in)
+    nothing_before = decode_generate(b'{"model": "m", "suffix": ")"}')
+    assert ("generate", "") == (nothing_before.action, nothing_before.request.prompt)
 
 
 @pytest.mark.parametrize(
