@@ -1,6 +1,6 @@
 """What a model's answer looks like: where thinking and tool calls begin and end in its text.
 
-An OutputFormat is plain data that parser.py follows; a new syntax of JSON calls is a new CallSyntax, not new code. One
+An OutputFormat is plain data that parser.py follows; a new syntax of calls is new data, not new code. One
 is found by asking the model's own template: `detect` renders the same conversation with and without a call (and with
 thinking) and reads the markers off the difference. Where a template does not show them, a short table of markers is
 searched for in its source. What is recognised (…: any text, blanks allowed between all parts):
@@ -8,17 +8,21 @@ searched for in its source. What is recognised (…: any text, blanks allowed be
     Hermes, Qwen     <tool_call>{"name": …, "arguments": …}</tool_call>
     Llama 3          {"name": …, "parameters": …}   as the whole answer, or behind <|python_tag|>; more after ";"
     Mistral          [TOOL_CALLS][{"name": …, "arguments": …}, …]
+    others           the name between markers, arguments as JSON or between markers too, Python's calls (syntax.py)
     thinking         <think>…</think> and other pairs of markers
 
-A template that writes calls in a syntax that is not JSON objects has `calls` None: the text then stays text.
+A template whose calls cannot be read back has `calls` None: the text then stays text.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from localllm.chat.probing import find_syntax
+from localllm.chat.syntax import CallSyntax, PythonSyntax, Syntax, common_length
 from localllm.chat.templates import Template
 from localllm.errors import TemplateError
 from localllm.generation import Message, Tool, ToolCall
@@ -34,35 +38,14 @@ class ThinkingMarkers:
     end: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallSyntax:
-    """How calls are written: `start opening object (separator object)* closing end`.
-
-    Any of `starts` begins calls; opening, separator, closing and end may be empty, and what follows the last object may
-    be missing. With `bare` an object that is the first thing of the answer is a call too, if it names a known tool.
-    """
-
-    starts: tuple[str, ...]
-    opening: str = ""
-    separator: str = ""
-    closing: str = ""
-    end: str = ""
-    bare: bool = False
-    name_key: str = "name"
-    argument_keys: tuple[str, ...] = ("arguments", "parameters")
-    other_keys: tuple[str, ...] = ("type", "id")
-
-    @property
-    def first_keys(self) -> frozenset[str]:
-        """The keys an object may begin with if it is a call."""
-        return frozenset([self.name_key, *self.argument_keys, *self.other_keys])
-
-
 HERMES_CALLS = CallSyntax(starts=("<tool_call>",), end="</tool_call>")
 LLAMA_CALLS = CallSyntax(
     starts=("<|python_tag|>",), separator=";", bare=True, argument_keys=("parameters", "arguments")
 )
 MISTRAL_CALLS = CallSyntax(starts=("[TOOL_CALLS]",), opening="[", separator=",", closing="]")
+# Their templates tell the model how to call, or not even that, and leave calls out.
+GRANITE_CALLS = CallSyntax(starts=("<|tool_call|>",), opening="[", separator=",", closing="]")
+LFM_CALLS = PythonSyntax(("<|tool_call_start|>",), "<|tool_call_end|>")
 THINK_TAGS = ThinkingMarkers("<think>", "</think>")
 
 
@@ -71,13 +54,13 @@ class OutputFormat:
     """The markers of one model; None where it has none."""
 
     thinking: ThinkingMarkers | None = None
-    calls: CallSyntax | None = None
+    calls: Syntax | None = None
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts the parser must see although a vocabulary may hold them as control tokens."""
         thinking = (self.thinking.start, self.thinking.end) if self.thinking else ()
-        calls = (*self.calls.starts, self.calls.end) if self.calls else ()
+        calls = self.calls.markers if self.calls else ()
         return tuple(marker for marker in (*thinking, *calls) if marker)
 
     @property
@@ -132,23 +115,38 @@ _KNOWN_THINKING = (
 _TAG = r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])"
 _TAG_BEFORE = re.compile(rf"{_TAG}\Z")
 _TAG_AFTER = re.compile(rf"\A{_TAG}")
+_FENCE, _FENCED = "```", "```json"  # Command R+ writes "Action:" and its calls as Markdown
+_TAG_AND_WORD = re.compile(rf"{_TAG}\w*")
+_TAGS_BEFORE = re.compile(rf"(?:{_TAG}\w*)+\Z")
 _CUT_TAG = re.compile(r"[<\[][^<>\[\]\s]*\Z")
 _THINKING_WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
 
 
 def _thinking_markers(template: Template) -> ThinkingMarkers | None:
-    for think in (None, True):
-        shown = _render(template, Message("assistant", _ANSWER.content, thinking=_THOUGHT), think=think)
+    answer = Message("assistant", _ANSWER.content, thinking=_THOUGHT)
+    # Gemma 4 keeps only the thinking before a call.
+    call = Message("assistant", thinking=_THOUGHT, tool_calls=_CALL.tool_calls)
+    for reply, think in ((answer, None), (answer, True), (call, True)):
+        shown = _render(template, reply, tools=_TOOLS if reply is call else (), think=think)
         if shown is not None and _THOUGHT in shown:
             before, _, after = shown.partition(_THOUGHT)
-            start, end = _TAG_BEFORE.search(before.rstrip()), _TAG_AFTER.search(after.lstrip())
-            if start and end and _THINKING_WORD.search(start.group()):
-                return ThinkingMarkers(start.group(), end.group())
+            if found := _markers_around(before.rstrip(), after.lstrip()):
+                return found
     # Many templates leave earlier thinking out; they name the end to cut at it, and not always the start.
     return next((known for known in _KNOWN_THINKING if known.end in template.source), None)
 
 
-def _call_syntax(template: Template) -> CallSyntax | None:
+def _markers_around(before: str, after: str) -> ThinkingMarkers | None:
+    """The shortest row of tags before a thought that says what it is, and the tag behind it."""
+    row, end = _TAGS_BEFORE.search(before), _TAG_AFTER.search(after)
+    tags = _TAG_AND_WORD.findall(row.group()) if row else []
+    starts = ("".join(tags[-count:]) for count in range(1, len(tags) + 1))
+    start = next((start for start in starts if _THINKING_WORD.search(start)), "")
+    # What takes several tags to begin takes several to end, and then the answer has tags of its own (Kimi K3).
+    return ThinkingMarkers(start, end.group()) if end and len(_TAG_AND_WORD.findall(start)) == 1 else None
+
+
+def _call_syntax(template: Template) -> Syntax | None:
     answered = _render(template, _ANSWER, tools=_TOOLS)
     called = _render(template, _CALL, tools=_TOOLS)
     if answered is None or called is None or _CALLED_TOOL not in called:
@@ -156,20 +154,29 @@ def _call_syntax(template: Template) -> CallSyntax | None:
     # Some show the tools in the last turn only, and if that is the user's.
     if _DECLARED_TOOL not in called and _DECLARED_TOOL not in (_render(template, None, tools=_TOOLS) or ""):
         return None
-    begin = _common_length(answered, called)
+    begin, end = _difference(answered, called)
+    return _syntax_of_example(called[:end], begin) or find_syntax(lambda calls: _written(template, answered, calls))
+
+
+def _difference(answered: str, called: str) -> tuple[int, int]:
+    """Where in `called` that stands which is not in `answered`: whole tags."""
+    begin = common_length(answered, called)
     if cut := _CUT_TAG.search(called[:begin]):
         # Answer and call may begin with different tags that share their first characters.
         begin = cut.start()
-    end = len(called) - _common_length(answered[begin:][::-1], called[begin:][::-1])
+    end = len(called) - common_length(answered[begin:][::-1], called[begin:][::-1])
     if _CUT_TAG.search(called[:end]):
         end = next((index + 1 for index in range(end, len(called)) if called[index] in ">]"), end)
-    return _syntax_of_example(called[:end], begin)
+    return begin, end
 
 
-def _common_length(one: str, other: str) -> int:
-    """How many characters two texts share from their start."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
+def _written(template: Template, answered: str, calls: Sequence[ToolCall]) -> str | None:
+    """What the template writes for calls, without what it writes for any answer."""
+    called = _render(template, Message("assistant", tool_calls=tuple(calls)), tools=_TOOLS)
+    if called is None:
+        return None
+    begin, end = _difference(answered, called)
+    return called[begin:end]
 
 
 def _render(
@@ -189,11 +196,12 @@ def _syntax_of_example(text: str, begin: int) -> CallSyntax | None:
         return None
     start, end, document = found
     before, after = text[begin:start].strip(), text[end:].strip()
-    name_key = next(key for key, value in document.items() if value == _CALLED_TOOL)
+    name_key = next((key for key, value in document.items() if value == _CALLED_TOOL), None)
     argument_key = next((key for key, value in document.items() if value in (_ARGUMENTS, json.dumps(_ARGUMENTS))), None)
     if argument_key is None:
         return None
-    keys = (argument_key, *(key for key in ("arguments", "parameters") if key != argument_key))
+    keys = (argument_key, *(key for key in ("arguments", "parameters") if key != argument_key)) if name_key else ()
+    others = [key for key in document if key not in (name_key, *keys)] if name_key else []
     if not before:
         return CallSyntax(LLAMA_CALLS.starts, separator=";", bare=True, name_key=name_key, argument_keys=keys)
     opening = "[" if before.endswith("[") else ""
@@ -209,10 +217,10 @@ def _syntax_of_example(text: str, begin: int) -> CallSyntax | None:
         opening=opening,
         separator="," if opening else "",
         closing=closing,
-        end=first_behind.group() if first_behind else "",
+        end=_FENCE if marker.endswith(_FENCED) else first_behind.group() if first_behind else "",
         name_key=name_key,
         argument_keys=keys,
-        other_keys=tuple(dict.fromkeys(["type", "id", *(key for key in document if key not in (name_key, *keys))])),
+        other_keys=tuple(dict.fromkeys(["type", "id", *others])),
     )
 
 
@@ -224,7 +232,7 @@ def _object_around(text: str, begin: int, inside: int) -> tuple[int, int, dict[s
             document, end = json.JSONDecoder().raw_decode(text, start)
         except (ValueError, RecursionError):
             document, end = None, start
-        if isinstance(document, dict) and _CALLED_TOOL in document.values():
+        if isinstance(document, dict) and (_CALLED_TOOL in document.values() or list(document) == [_CALLED_TOOL]):
             return start, end, document
         start = text.rfind("{", begin, start)
     return None
@@ -232,10 +240,10 @@ def _object_around(text: str, begin: int, inside: int) -> tuple[int, int, dict[s
 
 def _is_marker(text: str) -> bool:
     """One or more tags, or one word: not a piece of one, and no structure of its own."""
-    return len(text) <= _MAX_MARKER_CHARACTERS and re.fullmatch(rf"(?:{_TAG})+|\w+", text) is not None
+    return len(text) <= _MAX_MARKER_CHARACTERS and re.fullmatch(rf"(?:{_TAG})+|\w+|\w+:\s*{_FENCED}", text) is not None
 
 
-def _known_calls(source: str) -> CallSyntax | None:
+def _known_calls(source: str) -> Syntax | None:
     """A known syntax by its markers, for a template that cannot render the probes."""
     if "tools" not in source.lower():  # Go's templates say .Tools
         return None
@@ -243,4 +251,8 @@ def _known_calls(source: str) -> CallSyntax | None:
         return HERMES_CALLS
     if "[TOOL_CALLS]" in source and not any(other in source for other in ("[ARGS]", "[CALL_ID]")):
         return MISTRAL_CALLS
+    if "<|tool_call|>" in source:
+        return GRANITE_CALLS
+    if "<|tool_list_start|>" in source or "List of tools: [" in source:
+        return LFM_CALLS
     return LLAMA_CALLS if "<|python_tag|>" in source else None

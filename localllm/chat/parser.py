@@ -25,7 +25,10 @@ import re
 from collections.abc import Callable, Sequence
 
 from localllm.chat import tools as json_calls
-from localllm.chat.formats import CallSyntax, OutputFormat
+from localllm.chat.formats import OutputFormat
+from localllm.chat.readers import Reader, open_reader
+from localllm.chat.syntax import CallSyntax, PythonSyntax
+from localllm.chat.values import schemas_of
 from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool, ToolCallDelta
 
 _BLANKS = re.compile(r"\s*")
@@ -38,6 +41,7 @@ class _State(enum.Enum):
     CALL_START = enum.auto()
     CALL = enum.auto()
     CALL_END = enum.auto()
+    READER = enum.auto()
 
 
 class OutputParser:
@@ -58,8 +62,13 @@ class OutputParser:
         self.call_count = 0
         self._thinking_start = thinking.start if thinking else ""
         self._thinking_end = thinking.end if thinking else ""
-        self._calls = output_format.calls if output_format.calls and tools else _NO_CALLS
-        self._call_starts = re.compile("|".join(map(re.escape, self._calls.starts))) if self._calls.starts else None
+        self._syntax = output_format.calls if output_format.calls and tools else _NO_CALLS
+        # The steps below are for calls that are JSON objects; readers.py has those of all other syntaxes.
+        self._calls = self._syntax if isinstance(self._syntax, CallSyntax) else _NO_CALLS
+        self._schemas = schemas_of(tools)
+        self._reader: Reader | None = None
+        self._starts = self._syntax.starts
+        self._call_starts = re.compile("|".join(map(re.escape, self._starts))) if self._starts else None
         self._tool_names = frozenset(tool.name for tool in tools)
         self._new_call_id = new_call_id
         self._state = _State.THINKING if thinking and prompt_opens_thinking else _State.ANSWER
@@ -69,6 +78,7 @@ class OutputParser:
             _State.CALL_START: self._in_call_start,
             _State.CALL: self._in_call,
             _State.CALL_END: self._in_call_end,
+            _State.READER: self._in_reader,
         }
         self._text = ""
         self._at = 0
@@ -96,6 +106,12 @@ class OutputParser:
         if self._state is _State.THINKING:
             self._say(ThinkingDelta, self._take_blanks() + rest)
             return self._take_events()
+        if self._reader is not None:
+            self._reader.finish()
+            self._take_from_reader(self._reader)
+            # A reader that has ended may leave text, and that may begin another call.
+            events = self.feed("")
+            return [*events, *self.finish()]
         if self._state is _State.CALL_END and not "".join(self._candidate).strip():
             self._candidate.clear()
         self._reject(rest)
@@ -126,10 +142,10 @@ class OutputParser:
         if found:
             self._speak(ContentDelta, found.start())
             self._at = found.end()
-            self._begin_candidate([found.group()], _State.CALL_START)
+            self._begin_calls(found.group())
             return True
         early = (self._thinking_start,) if self._nothing_said and self._starts_partially(self._thinking_start) else ()
-        held = self._partial_marker((*self._calls.starts, *early))
+        held = self._partial_marker((*self._starts, *early))
         self._speak(ContentDelta, len(self._text) - held)
         return False
 
@@ -148,7 +164,36 @@ class OutputParser:
         if self._calls.bare and self._text[self._at] == "{":
             self._begin_candidate([], _State.CALL)
             return True
+        if isinstance(self._syntax, PythonSyntax) and self._syntax.bare and self._text[self._at] == "[":
+            self._begin_calls("")
+            return True
         return False
+
+    def _begin_calls(self, start: str) -> None:
+        if self._syntax is self._calls:
+            self._begin_candidate([start], _State.CALL_START)
+        else:
+            self._reader = open_reader(self._syntax, start, self._schemas)
+            self._is_marked = bool(start)
+            self._state = _State.READER
+
+    def _in_reader(self) -> bool:
+        reader = self._reader
+        assert reader is not None
+        reader.feed(self._take(len(self._text) - self._at))
+        self._take_from_reader(reader)
+        return True
+
+    def _take_from_reader(self, reader: Reader) -> None:
+        """Give out the calls a reader has read; when it has ended, go on with what it left."""
+        for call in reader.take_calls():
+            self._take_blanks()
+            self._give_out(call)
+        if reader.is_done:
+            self._reader, self._state = None, _State.ANSWER
+            self._eat_blanks = not reader.refused
+            self._speak_text(ContentDelta, reader.refused)
+            self._text, self._at = reader.rest + self._text[self._at :], 0
 
     def _in_call_start(self) -> bool:
         self._collect_blanks()
@@ -183,11 +228,14 @@ class OutputParser:
         self._take_blanks()
         self._candidate.clear()
         self._object.clear()
+        self._give_out(call)
+        self._state = _State.CALL_END
+
+    def _give_out(self, call: json_calls.Call) -> None:
         self._events.append(ToolCallDelta(index=self.call_count, id=self._new_call_id(), name=call.name))
         self._events.append(ToolCallDelta(index=self.call_count, arguments=call.arguments))
         self.call_count += 1
         self._nothing_said = False
-        self._state = _State.CALL_END
 
     def _in_call_end(self) -> bool:
         self._collect_blanks()
@@ -291,7 +339,7 @@ class OutputParser:
             self._say(kind, self._take_blanks() + spoken)
         if len(spoken) < len(text):
             self._blanks.append(text[len(spoken) :])
-        if not (self._calls.starts or kind is ThinkingDelta):
+        if not (self._starts or kind is ThinkingDelta):
             self._say(kind, self._take_blanks())
 
     def _say(self, kind: type[ContentDelta] | type[ThinkingDelta], text: str) -> None:

@@ -171,7 +171,7 @@ class ObjectScanner:
             self._key = None
 
 
-def read_call(text: str, members: list[Member], name_key: str, argument_keys: tuple[str, ...]) -> Call | None:
+def read_call(text: str, members: list[Member], name_key: str | None, argument_keys: tuple[str, ...]) -> Call | None:
     """The call that a complete object describes, or None when it describes none.
 
     No arguments at all are an empty object; arguments inside a JSON string are taken out of it.
@@ -179,6 +179,10 @@ def read_call(text: str, members: list[Member], name_key: str, argument_keys: tu
     document = _parse(text)
     if not isinstance(document, dict):
         return None
+    if name_key is None:
+        # The only key is the name, and its value the arguments.
+        name_key, argument_keys = "", tuple(document)
+        document = {"": next(iter(document), None) if len(document) == 1 else None, **document}
     name = document.get(name_key)
     if not isinstance(name, str) or not name or not _is_unicode(name):
         return None
@@ -192,6 +196,20 @@ def read_call(text: str, members: list[Member], name_key: str, argument_keys: tu
     if isinstance(value, str):
         return _call_from_string(name, value.strip())
     return None
+
+
+def read_arguments(text: str) -> str | None:
+    """The arguments that a complete JSON object is, as written but for raw line breaks; None when it is not JSON."""
+    return _escape_control_characters(text) if isinstance(_parse(text), dict) else None
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is the JSON of any value, to the letter."""
+    try:
+        json.loads(text, parse_int=_zero, parse_float=_zero, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def call_ids(source: random.Random) -> Callable[[], str]:

@@ -17,6 +17,7 @@ from localllm.chat.formats import (
     detect,
 )
 from localllm.chat.parser import OutputParser
+from localllm.chat.syntax import Marker, TaggedSyntax, marker
 from localllm.chat.template import ChatTemplate
 from localllm.generation import ContentDelta, Message, ThinkingDelta, Tool, ToolCall, ToolCallDelta
 
@@ -48,6 +49,10 @@ NEAR = turns(
 )
 
 
+def tagged(lead: str, after_name: str, call_end: str) -> TaggedSyntax:
+    return TaggedSyntax(Marker(), marker(lead), marker(after_name), marker(call_end), Marker())
+
+
 def template(source: str) -> ChatTemplate:
     return ChatTemplate(source, today=lambda: datetime(2031, 2, 3))
 
@@ -73,8 +78,8 @@ def template(source: str) -> ChatTemplate:
             ),
         ),
         (NEAR, CallSyntax(starts=("<thinker>",), end="</thinker>")),
-        (XML, None),
-        (UNWRAPPED, None),
+        (XML, tagged("<tool_call><function=", ">", "</function></tool_call>")),
+        (UNWRAPPED, tagged("<tool_call>", "", "</tool_call>")),
         (HERMES.replace(TOOLS, ""), None),
         (turns("", "{{ m.content }}"), None),
         ("{{ messages[-1].content }}", None),
@@ -124,7 +129,7 @@ def test_capabilities_and_markers_follow_from_the_format():
     assert ("<|python_tag|>",) == OutputFormat(calls=LLAMA_CALLS).markers
 
 
-@pytest.mark.parametrize("source", [HERMES, LLAMA, MISTRAL, LISTED, AS_TEXT, NEAR])
+@pytest.mark.parametrize("source", [HERMES, LLAMA, MISTRAL, LISTED, AS_TEXT, NEAR, XML, UNWRAPPED])
 def test_what_a_template_writes_is_parsed_back(source):
     made = template(source)
     call = Message(

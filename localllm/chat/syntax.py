@@ -1,0 +1,190 @@
+"""How a model writes tool calls, as data. What reads them is parser.py and readers.py; what finds them is probing.py.
+
+    CallSyntax      JSON objects with name and arguments:    <tool_call>{"name": …, "arguments": …}</tool_call>
+    TaggedSyntax    the name between markers, then
+                    a JSON object of arguments:              [TOOL_CALLS]name[ARGS]{…}
+                    or each argument between markers:        <function=name><parameter=key>value</parameter></function>
+    PythonSyntax    calls as Python writes them:             [name(key='value'), other()]
+    GemmaSyntax     Gemma 4's own notation:                  call:name{key:<|"|>value<|"|>}
+
+Between the words of a marker any blanks may stand, or none. WILD in a marker is a short text that may be anything, such
+as the number or the id of a call.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+WILD = "\0"
+MISMATCH, MORE = -1, -2
+_MOST_WILD, _MOST_BLANKS = 128, 64
+_PIECE = re.compile(r"<[^<>\s]*>?|\[[^\[\]\s]*\]?|[^<\[\s]+")
+
+
+def common_length(one: str, other: str) -> int:
+    """How many characters two texts share from their start."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A text between which and other text blanks do not count; `words` is empty for a marker that is none."""
+
+    words: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+    def match(self, text: str, start: int = 0) -> int:
+        """Where the marker at `start` of `text` ends, MISMATCH, or MORE when the text ends within it."""
+        at = start
+        for word in self.words:
+            at = _match_word(word, text, _skip_blanks(text, at))
+            if at < 0:
+                return at
+        return at
+
+
+def marker(text: str) -> Marker:
+    """The marker that is written as `text`."""
+    return Marker(tuple(_PIECE.findall(text)))
+
+
+def _skip_blanks(text: str, at: int) -> int:
+    end = at
+    while end < len(text) and text[end].isspace() and end - at < _MOST_BLANKS:
+        end += 1
+    return end
+
+
+def _match_word(word: str, text: str, at: int) -> int:
+    for index, part in enumerate(word.split(WILD)):
+        if index:
+            end = at
+            while end < len(text) and (text[end].isalnum() or text[end] in "_-.") and end - at < _MOST_WILD:
+                end += 1
+            if end == len(text):
+                return MORE
+            at = end
+        if not text.startswith(part, at):
+            return MORE if len(text) - at < len(part) and part.startswith(text[at:]) else MISMATCH
+        at += len(part)
+    return at
+
+
+@dataclass(frozen=True, slots=True)
+class CallSyntax:
+    """How calls are written: `start opening object (separator object)* closing end`.
+
+    Any of `starts` begins calls; opening, separator, closing and end may be empty, and what follows the last object may
+    be missing. With `bare` an object that is the first thing of the answer is a call too, if it names a known tool.
+    Without a `name_key` an object's only key is the name, and its value the arguments.
+    """
+
+    starts: tuple[str, ...]
+    opening: str = ""
+    separator: str = ""
+    closing: str = ""
+    end: str = ""
+    bare: bool = False
+    name_key: str | None = "name"
+    argument_keys: tuple[str, ...] = ("arguments", "parameters")
+    other_keys: tuple[str, ...] = ("type", "id")
+
+    @property
+    def first_keys(self) -> frozenset[str] | None:
+        """The keys an object may begin with if it is a call; None for any."""
+        if self.name_key is None:
+            return None
+        return frozenset([self.name_key, *self.argument_keys, *self.other_keys])
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts that must come out of the vocabulary as they are."""
+        return (*self.starts, self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentMarkers:
+    """Each argument as `start key middle value end`.
+
+    `text_middle` is what stands in the middle's WILD when the value is a text, where the model says so. With `on_lines`
+    a value stands between line breaks that are not its own.
+    """
+
+    start: Marker
+    middle: Marker
+    end: Marker
+    text_middle: str | None = None
+    on_lines: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedSyntax:
+    """`section (lead name after_name arguments call_end)+ section_end`; arguments are one JSON object, or markers.
+
+    A call may begin at any tag of section and lead: models leave the outer ones out.
+    """
+
+    section: Marker
+    lead: Marker
+    after_name: Marker
+    call_end: Marker
+    section_end: Marker
+    arguments: ArgumentMarkers | None = None
+
+    @property
+    def opening(self) -> tuple[str, ...]:
+        """All the words before the name."""
+        return (*self.section.words, *self.lead.words)
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The tags that begin a call."""
+        tags = [word for word in self.opening if word[0] in "<[" and len(word) > 2]
+        return tuple(dict.fromkeys(tags)) or self.opening[:1]
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts that must come out of the vocabulary as they are."""
+        own = (self.section, self.lead, self.after_name, self.call_end, self.section_end)
+        inner = (self.arguments.start, self.arguments.middle, self.arguments.end) if self.arguments else ()
+        return tuple(word for marker in (*own, *inner) for word in marker.words if word[0] in "<[" and WILD not in word)
+
+
+@dataclass(frozen=True, slots=True)
+class PythonSyntax:
+    """`start [name(key=value, …), …] end`; with `bare` the list alone, if it is the answer's first and names a tool."""
+
+    starts: tuple[str, ...]
+    end: str = ""
+    bare: bool = False
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts that must come out of the vocabulary as they are."""
+        return (*self.starts, self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class GemmaSyntax:
+    """`start call:name{key:value,…} end`; texts stand between `quote`s, keys have none."""
+
+    start: str = "<|tool_call>"
+    end: str = "<tool_call|>"
+    quote: str = '<|"|>'
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The tag that begins a call."""
+        return (self.start,)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts that must come out of the vocabulary as they are."""
+        return (self.start, self.end, self.quote)
+
+
+Syntax = CallSyntax | TaggedSyntax | PythonSyntax | GemmaSyntax

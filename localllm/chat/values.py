@@ -1,0 +1,128 @@
+"""The text of one argument to its JSON value, by the tool's own schema where that says what it is.
+
+Templates write texts as they are and everything else as JSON, some as Python would; so `3` is the number 3, unless the
+schema says that the argument is a text, and what is neither JSON nor Python is a text whatever the schema says.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from localllm.chat.tools import is_json
+from localllm.generation import Tool
+
+_NAMES: dict[str, object] = {"true": True, "false": False, "null": None}
+_MOST_LITERAL_CHARACTERS = 65_536  # Python's parser needs much memory for long and deep texts
+
+
+@dataclass(frozen=True, slots=True)
+class Schemas:
+    """The parameters of each tool a request offers: name to the JSON Schema of each argument."""
+
+    properties: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def is_text(self, tool: str, argument: str) -> bool | None:
+        """Whether an argument is a text; None when the schema leaves that open."""
+        types = _types(self.properties.get(tool, {}).get(argument))
+        if not types:
+            return None
+        return types == {"string"} if "string" in types else False
+
+
+def schemas_of(tools: Sequence[Tool]) -> Schemas:
+    """The schemas in the tools' definitions; what is no schema is left out."""
+    return Schemas({tool.name: _properties(tool.definition) for tool in tools})
+
+
+def argument_value(text: str, is_text: bool | None) -> str:
+    """The JSON text of the value that `text` stands for."""
+    if is_text:
+        return json.dumps(text, ensure_ascii=False)
+    stripped = text.strip()
+    if stripped and is_json(stripped):
+        return stripped
+    literal = python_value(stripped)
+    return json.dumps(text, ensure_ascii=False) if literal is None else literal
+
+
+def python_value(text: str) -> str | None:
+    """The JSON text of a Python literal other than a bare text; None when `text` is none."""
+    if not text or text[0] not in "[{(TFN-0123456789":
+        return None
+    node = parse_python(text)
+    return None if node is None else dump_literal(node)
+
+
+def parse_python(text: str) -> ast.expr | None:
+    """Python's own reading of an expression; None when it is none."""
+    if len(text) > _MOST_LITERAL_CHARACTERS:
+        return None
+    try:
+        with warnings.catch_warnings():
+            # Python warns of escapes it does not know, and keeps them as they are.
+            warnings.simplefilter("ignore")
+            return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def dump_literal(node: ast.expr) -> str | None:
+    """The JSON text of a literal, in which JSON's true, false and null count too; None when it is no literal."""
+    try:
+        value = _literal(node)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return text
+
+
+def _literal(node: ast.expr) -> object:
+    if isinstance(node, ast.Name) and node.id in _NAMES:
+        return _NAMES[node.id]
+    if isinstance(node, ast.Dict):
+        keys = [None if key is None else _literal(key) for key in node.keys]
+        if not all(isinstance(key, str) for key in keys):
+            raise ValueError("a key of a JSON object is a text")
+        return dict(zip(keys, map(_literal, node.values), strict=True))
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(item) for item in node.elts]
+    value = ast.literal_eval(node)
+    if isinstance(value, (bytes, complex, set)) or value is Ellipsis:
+        raise ValueError("JSON has no such value")
+    return value
+
+
+def _types(schema: object) -> set[str]:
+    """The types a schema names, also those of its alternatives."""
+    if not isinstance(schema, dict):
+        return set()
+    named = schema.get("type")
+    names = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    types = {one for one in names if isinstance(one, str)}
+    for key in ("anyOf", "oneOf"):
+        alternatives = schema.get(key)
+        for alternative in alternatives if isinstance(alternatives, list) else ():
+            types |= _types(alternative)
+    enum = schema.get("enum")
+    if not types and isinstance(enum, list) and enum and all(isinstance(one, str) for one in enum):
+        types = {"string"}
+    return types
+
+
+def _properties(definition: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(definition)
+    except (ValueError, RecursionError):
+        return {}
+    for key in ("function", "parameters", "properties"):
+        inner = value.get(key) if isinstance(value, dict) else None
+        if key == "function" and not isinstance(inner, dict):
+            continue  # some clients send the function itself
+        value = inner
+    return value if isinstance(value, dict) else {}
