@@ -178,6 +178,8 @@ def _latent(header: Header) -> Complaints:
 def _attention(header: Header) -> Complaints:
     """The width of plain attention's matrices is heads times the size of one."""
     heads = _per_layer(header, "attention.head_count")
+    if f"{header.architecture}.attention.head_count" not in header.metadata:
+        heads = (0,) * max(1, min(header.block_count, MAX_LAYERS))  # unsaid is none to llama.cpp, which divides by it
     kv_heads = _per_layer(header, "attention.head_count_kv") or heads
     if heads is None or kv_heads is None:
         return

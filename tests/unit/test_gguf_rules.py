@@ -53,7 +53,12 @@ def of(architecture: str, **more: Any) -> dict[str, Any]:
 
 def test_a_model_that_says_nothing_wrong_passes(tmp_path):
     check(tmp_path, MODEL)
-    check(tmp_path, {"general.architecture": "llama"})
+    check(tmp_path, {"general.architecture": "llama"}, TENSORS[:2])
+
+
+def test_layers_that_attend_must_say_with_how_many_heads(tmp_path):
+    with pytest.raises(ModelFileError, match="layer 0 attends, but has 0 heads"):
+        check(tmp_path, {"general.architecture": "llama"})
 
 
 @pytest.mark.parametrize(
