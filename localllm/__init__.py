@@ -28,6 +28,7 @@ The packages, in the order a request meets them. Imports point down this list on
     config.py        Settings: the only reader of environment and config file
     template_syntax.py  which language a chat template is written in
     option_values.py  which values an option may have
+    keys.py          API keys: made once, kept as hashes
     durations.py     lengths of time as people write them
     sizes.py         amounts of bytes as people write them
     errors.py        one error tree, drawn

@@ -30,6 +30,7 @@ from localllm.errors import ConfigError
 
 DEFAULT_PORT = 11434
 KvLayout = Literal["auto", "unified", "streams"]
+LogFormat = Literal["human", "json"]
 
 
 class Address(NamedTuple):
@@ -71,10 +72,17 @@ class Settings:
     origins: tuple[str, ...]
     registry: str
     api_key: str
+    require_key: bool
     max_body_bytes: int
     log_level: str
+    log_format: LogFormat
     idle_exit_seconds: float
     shutdown_grace_seconds: float
+
+    @property
+    def keys_file(self) -> Path:
+        """Where `localllm key` keeps what is known of the API keys."""
+        return self.config_file.parent / "keys.json"
 
 
 def parse_address(text: str) -> Address:
@@ -122,10 +130,22 @@ def _is_number(text: str) -> bool:
     return text.lstrip("+-").replace(".", "", 1).isdigit()
 
 
+def _flag(text: str) -> bool:
+    if text.lower() not in ("0", "1", "true", "false"):
+        raise ValueError("neither true nor false")
+    return text.lower() in ("1", "true")
+
+
 def _level(text: str) -> str:
     if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ValueError("not a level")
     return text.upper()
+
+
+def _log_format(text: str) -> str:
+    if text.lower() not in get_args(LogFormat):
+        raise ValueError("not a format")
+    return text.lower()
 
 
 def _layout(text: str) -> str:
@@ -199,10 +219,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("registry", "registry", _url, "https://registry.ollama.ai", "an http or https URL",
             "Where models named ollama.com/… are pulled from: Ollama's registry, or a mirror of it"),
     Setting("api_key", "api_key", str.strip, "", "any text",
-            "The key clients must send; needed for a bind that is not loopback"),
+            "A key for clients that may do everything; with it every request needs a key (see Keys)"),
+    Setting("require_key", "require_key", _flag, "0", "0 or 1",
+            "Whether every request needs a key; for a bind that is not loopback it always does"),
     Setting("max_body_bytes", "max_body_bytes", _positive, str(64 * 2**20), "a count of bytes",
             "The largest request body"),
     Setting("log_level", "log_level", _level, "INFO", "DEBUG, INFO, WARNING or ERROR", "How much the daemon logs"),
+    Setting("log_format", "log_format", _log_format, "human", "human or json", "How the daemon's log lines look"),
     Setting("idle_exit", "idle_exit_seconds", _seconds, "30m", "seconds or a duration; -1 for never",
             "When a daemon that the CLI started ends by itself"),
     Setting("shutdown_grace", "shutdown_grace_seconds", _seconds, "10s", "seconds or a duration",

@@ -41,7 +41,7 @@ LAYERS = (
     ("gguf_file", "gguf_types"),
     ("embedding", "generation", "load_options"),
     ("config", "logs"),
-    ("durations", "option_values", "remote_errors", "sizes", "template_syntax"),
+    ("durations", "keys", "option_values", "remote_errors", "sizes", "template_syntax"),
     ("errors", "version"),
 )
 RANKS = {group: rank for rank, row in enumerate(LAYERS) for group in row}
@@ -65,6 +65,7 @@ IMPORTERS = {
     "prompt_toolkit": ("cli.",),
     "httpx": ("client", "store.registry"),
     "numpy": ("engine.",),
+    "prometheus_client": ("server.metrics",),
     "psutil": ("placement.devices",),
     "huggingface_hub": ("store.hub",),
 }

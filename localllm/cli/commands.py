@@ -41,6 +41,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("ps", "running", "ps", "List the models that are loaded"),
     Command("stop", "running", "stop", "Unload a model"),
     Command("doctor", "doctor", "doctor", "Check this machine, the engine on it and the daemon"),
+    Command("key", "key", "key", "Make, list or revoke API keys"),
     Command("serve", "serve", "serve", "Run the daemon in the foreground", ("start",)),
 )
 

@@ -15,19 +15,20 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from localllm.errors import LoadError, LocalllmError, ShuttingDownError
 from localllm.runner.handle import RunnerHandle
-from localllm.runner.protocol import Loaded
+from localllm.runner.protocol import Loaded, Stats
 from localllm.scheduler.fairness import queue_places
 from localllm.scheduler.fleet import LoadedRunner
 from localllm.scheduler.policy import decide
 from localllm.scheduler.state import (
     Action,
+    Counts,
     Event,
     GraceEnded,
     Grant,
@@ -57,6 +58,7 @@ from localllm.scheduler.state import (
 )
 from localllm.store.model import Model
 
+STATS_SECONDS = 1.0  # a busy engine answers between two steps
 LONGEST_SLEEP_SECONDS = 3600.0
 LONGEST_EXPIRY_SECONDS = 100 * 365 * 86400.0  # later than this is "never": a datetime ends at the year 9999
 
@@ -151,6 +153,7 @@ class Scheduler:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
+        self.counts = Counts()
 
     def start(self) -> None:
         """Take requests from now on; call it on the event loop that serves them."""
@@ -219,6 +222,12 @@ class Scheduler:
         """Every request that waits, model by model and there in the order of service."""
         keys = dict.fromkeys(ticket.key for ticket in self._state.waiting)
         return tuple(place for key in keys for place in queue_places(self._state, key, self._now()))
+
+    async def stats(self) -> dict[str, Stats]:
+        """What the engines of the loaded models hold, by name; without those that do not answer soon."""
+        ready = [(runner.model.name, runner.ready.handle) for runner in self._runners.values() if runner.ready]
+        answers = await asyncio.gather(*(_stats_of(handle) for _, handle in ready))
+        return {name: stats for (name, _), stats in zip(ready, answers, strict=True) if stats is not None}
 
     async def shutdown(self, grace_seconds: float) -> None:
         """Refuse new and waiting requests, let running ones go on for `grace_seconds`, then end every process."""
@@ -304,6 +313,7 @@ class Scheduler:
             self._load_failed(key, load_id, error)
             return
         runner.ready, runner.ready_at = task.result(), self._now()
+        self.counts = replace(self.counts, loads=self.counts.loads + 1)
         loaded = runner.ready.loaded
         log.info("%s: loaded in %.2f s", runner.model.name, runner.ready_at - runner.started_at)
         log.info(
@@ -339,12 +349,18 @@ class Scheduler:
                 runner.load_task.cancel()
         elif runner.stop_task is None:
             log.info("%s: unloading", runner.model.name)
+            is_eviction = any(self._state.slot(ticket.key) is None for ticket in self._state.waiting)
+            self.counts = replace(
+                self.counts, unloads=self.counts.unloads + 1, evictions=self.counts.evictions + is_eviction
+            )
             error = ShuttingDownError("the server shut down while the request ran")
             reason = error if self._state.is_shutting_down else None
             runner.stop_task = self._spawn(runner.ready.handle.stop(reason))
 
     def _gone(self, key: ModelKey, load_id: LoadId) -> None:
         runner = self._runners.pop(load_id)
+        if runner.ready is not None and runner.stop_task is None:
+            self.counts = replace(self.counts, deaths=self.counts.deaths + 1)
         self._post(RunnerGone(key, load_id))
         runner.gone.set()
 
@@ -353,3 +369,11 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _stats_of(handle: RunnerHandle) -> Stats | None:
+    try:
+        async with asyncio.timeout(STATS_SECONDS):
+            return await handle.stats()
+    except (TimeoutError, LocalllmError):  # it is busy with a template, or ends: its figures are missing this time
+        return None

@@ -92,6 +92,16 @@ Accounts = Mapping[Flow, Account]
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """What happened to models so far. An eviction is an unload while another model waits for room."""
+
+    loads: int = 0
+    unloads: int = 0
+    evictions: int = 0
+    deaths: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class QueuePlace:
     """Where a waiting ticket stands: `position` 1 is next. `eta_seconds` None: the model has to load first, or is new.
 

@@ -4,8 +4,10 @@
             configured host; anything else is a web page that made its own name point here (DNS rebinding) → 403
     Origin  none (no browser), a local page or an editor's webview, the page's own server, or LOCALLLM_ORIGINS; anything
             else → 403, also for the simple POSTs that browsers send without asking
-    key     when LOCALLLM_API_KEY is set: `Authorization: Bearer` or `x-api-key` → else 401. Without a key stay GET and
-            HEAD of /, /api/version and /health, by which clients look whether someone is there; they tell nothing else
+    key     when other machines can reach the daemon, or LOCALLLM_API_KEY or LOCALLLM_REQUIRE_KEY is set:
+            `Authorization: Bearer` or `x-api-key` → else 401. Without a key stay GET and HEAD of /, /api/version and
+            /health, by which clients look whether someone is there; they tell nothing else
+    scope   a key may `infer`, `manage` or both; without a key this machine may both, but nobody else may manage → 403
     body    at most LOCALLLM_MAX_BODY_BYTES, counted while it is read if its length was not announced → 413; a file that
             is sent to UNLIMITED_PATH goes to the disk and may have any size
 
@@ -14,7 +16,6 @@ The checks are pure functions; `Access` is the plain ASGI layer that applies the
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -27,11 +28,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.config import Settings
 from localllm.errors import AccessDeniedError, BadRequestError, LocalllmError, PayloadTooLargeError, UnauthorizedError
+from localllm.server.keyring import Holder, Keyring, sent_key
 from localllm.server.progress import HEADER_NAMES
 from localllm.server.replies import FULL_QUEUE_HEADERS, error_response
 
 OPEN_PATHS = frozenset({"/", "/api/version", "/health"})
 UNLIMITED_PATH = "/api/blobs/"
+MANAGED_PATHS = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete"})
+FORWARDED_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
+# What the checks leave in the ASGI scope: a Holder or None, and a bool.
+HOLDER, MAY_MANAGE = "localllm.holder", "localllm.may_manage"
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 LOCAL_ORIGIN_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
 EDITOR_SCHEMES = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
@@ -50,19 +56,22 @@ _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]*")
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """What the checks need. Hosts are lower case; `origins` are exact or hold `*`; "" is no key."""
+    """What the checks need. Hosts are lower case; `origins` are exact or hold `*`."""
 
     hosts: frozenset[str]
     origins: tuple[re.Pattern[str], ...]
-    api_key: str
+    keyring: Keyring
+    needs_key: bool
     max_body_bytes: int
 
 
-def rules_from(settings: Settings, machine_name: str) -> AccessRules:
-    """The rules of a daemon on a machine of that name."""
+def rules_from(settings: Settings, machine_name: str, *, is_exposed: bool = False) -> AccessRules:
+    """The rules of a daemon on a machine of that name; `is_exposed`: other machines can reach it."""
     origins = tuple(_pattern(origin) for origin in settings.origins)
     hosts = frozenset({settings.address.host.lower(), machine_name.lower()} - {""})
-    return AccessRules(hosts, origins, settings.api_key, settings.max_body_bytes)
+    keyring = Keyring(settings.api_key, settings.keys_file)
+    needs_key = is_exposed or settings.require_key or bool(settings.api_key)
+    return AccessRules(hosts, origins, keyring, needs_key, settings.max_body_bytes)
 
 
 def host_is_allowed(host_header: str, rules: AccessRules, own_address: str) -> bool:
@@ -96,12 +105,19 @@ def origin_is_allowed(origin: str, host_header: str, rules: AccessRules) -> bool
     return host in LOCAL_ORIGIN_HOSTS or parts.netloc.lower() == host_header.lower()
 
 
-def key_is_right(headers: Headers, api_key: str) -> bool:
-    """Whether the request brings the key; the comparison takes the same time for every wrong one."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    # Header text is Latin-1 by ASGI's rules: this gives the bytes back as they were sent.
-    return hmac.compare_digest(sent.encode("latin-1"), api_key.encode())
+def manages(path: str) -> bool:
+    """Whether a request changes which models there are, or writes files."""
+    return path in MANAGED_PATHS or path.startswith(UNLIMITED_PATH)
+
+
+def is_local(scope: Scope, headers: Headers) -> bool:
+    """Whether a request comes from this machine itself, and not through a proxy on it."""
+    host = str((scope.get("client") or ("",))[0]).split("%", 1)[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:  # a Unix socket has none: only this machine can reach it
+        return host == ""
+    return address.is_loopback and not any(name in headers for name in FORWARDED_HEADERS)
 
 
 def announced_length(headers: Headers) -> int | None:
@@ -141,6 +157,7 @@ class Access:
         is_unlimited = scope["path"].startswith(UNLIMITED_PATH)
         try:
             self._check_key(scope, headers)
+            _check_scope(scope)
             length = announced_length(headers)
             if length is not None and length > self._rules.max_body_bytes and not is_unlimited:
                 raise PayloadTooLargeError(self._rules.max_body_bytes)
@@ -165,12 +182,31 @@ class Access:
             )
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        if not self._rules.api_key or (scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD")):
-            return
-        if not key_is_right(headers, self._rules.api_key):
+        """Leave in `scope` who asks and whether they may manage. Raises UnauthorizedError."""
+        holder = self._rules.keyring.holder(headers) if sent_key(headers) else None
+        scope[HOLDER] = holder
+        scope[MAY_MANAGE] = "manage" in holder.scopes if holder is not None else is_local(scope, headers)
+        is_open = scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD")
+        if self._rules.needs_key and holder is None and not is_open:
             raise UnauthorizedError(
-                "an API key is needed", hint="send the server's LOCALLLM_API_KEY as 'Authorization: Bearer KEY'"
+                "an API key is needed",
+                hint="send one as 'Authorization: Bearer KEY'; `localllm key new NAME` makes one on the server",
             )
+
+
+def _check_scope(scope: Scope) -> None:
+    holder: Holder | None = scope[HOLDER]
+    if manages(scope["path"]):
+        if not scope[MAY_MANAGE]:
+            raise AccessDeniedError(
+                "only this machine, or a key with the scope manage, may change which models there are",
+                hint="`localllm key new NAME --scope infer,manage` makes one on the server",
+            )
+    elif holder is not None and "infer" not in holder.scopes and scope["method"] == "POST":
+        raise AccessDeniedError(
+            f"the key '{holder.name}' may manage models but not ask them",
+            hint="`localllm key new NAME --scope infer,manage` makes one that may both",
+        )
 
 
 def _host_of(header: str) -> str | None:

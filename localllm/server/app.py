@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.errors import LocalllmError
+from localllm.logs import request_id
 from localllm.server import anthropic, create, embed, generate, llamacpp, manage, pull
 from localllm.server.access import OPEN_PATHS, Access, AccessRules
 from localllm.server.replies import INTERNAL, error_response, failed_response, text_response
@@ -48,7 +49,7 @@ ROUTES: tuple[Entry, ...] = (
     Entry("GET|HEAD", "/api/version", manage.version, "The Ollama version this API follows, and localllm's own"),
     Entry("GET|HEAD", "/api/tags", manage.tags, "The models there are"),
     Entry("POST", "/api/show", manage.show, "Everything about one model"),
-    Entry("GET", "/api/ps", manage.running, "The models that are loaded"),
+    Entry("GET", "/api/ps", manage.running, "The models that are loaded, and the requests that wait"),
     Entry("POST", "/api/generate", generate.ollama_generate, "Answer a prompt; an empty one loads or unloads"),
     Entry("POST", "/api/chat", generate.ollama_chat, "Answer a conversation; an empty one loads or unloads"),
     Entry("POST", "/api/embed", embed.ollama_embed_inputs, "Turn texts into vectors"),
@@ -58,6 +59,7 @@ ROUTES: tuple[Entry, ...] = (
     Entry("POST", "/api/copy", create.ollama_copy, "Give a model a second name"),
     Entry("HEAD|POST", "/api/blobs/{digest}", create.blob, "Ask for a file by its sha256, or send one"),
     Entry("DELETE", "/api/delete", manage.delete, "Forget a model"),
+    Entry("GET", "/metrics", manage.metrics, "Counts, times and memory, for Prometheus"),
     Entry("GET", "/v1/models", manage.openai_models, "The models, as OpenAI lists them"),
     Entry("GET", "/v1/models/{id:path}", manage.openai_model, "One model, as OpenAI describes it"),
     Entry("POST", "/v1/chat/completions", generate.openai_chat, "Answer a conversation, as OpenAI does"),
@@ -77,6 +79,13 @@ ROUTES: tuple[Entry, ...] = (
     Entry("GET", "/slots", llamacpp.slots, "How many requests a model serves at once, and how many it does"),
     Entry("GET", "/health", llamacpp.health, "Whether the daemon is well"),
 )
+
+
+def route_of(path: str) -> str:
+    """The path of the row that `path` belongs to; "other" for what clients made up."""
+    fits = (entry.path for entry in ROUTES if path == entry.path)
+    begins = (entry.path for entry in ROUTES if "{" in entry.path and path.startswith(entry.path.partition("{")[0]))
+    return next(fits, None) or next(begins, "other")
 
 
 def build_app(services: Services, rules: AccessRules) -> Starlette:
@@ -126,8 +135,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         services = self._services
-        request_id = services.new_id()
-        headers = ((b"server", f"localllm/{__version__}".encode()), (b"x-request-id", request_id.encode()))
+        name = services.new_id()
+        request_id.set(name)
+        headers = ((b"server", f"localllm/{__version__}".encode()), (b"x-request-id", name.encode()))
         status = 0
 
         async def send_named(message: Message) -> None:
@@ -144,7 +154,8 @@ class Gate:
             finally:
                 seconds = services.clock.monotonic() - started
                 level = logging.DEBUG if scope["method"] in ("GET", "HEAD") else logging.INFO
-                logger.log(level, "%s %s %s %d in %.3f s", request_id, scope["method"], scope["path"], status, seconds)
+                logger.log(level, "%s %s %d in %.3f s", scope["method"], scope["path"], status, seconds)
+                services.metrics.request_ended(route_of(scope["path"]), status, seconds)
 
     def _admitted(self, scope: Scope) -> ASGIApp:
         if scope["path"] in OPEN_PATHS:

@@ -36,7 +36,7 @@ from localllm.scheduler.state import Limits
 from localllm.server.access import rules_from
 from localllm.server.activity import Activity
 from localllm.server.app import build_app
-from localllm.server.listener import bound_address, open_listener
+from localllm.server.listener import bound_address, is_exposed, open_listener
 from localllm.server.pulls import Pulls
 from localllm.server.services import Clock, ModelScheduler, Services
 from localllm.store.bundled import bundled_dir, probe_model
@@ -56,7 +56,7 @@ def serve(settings: Settings, *, idle_exit: bool, on_ready: Callable[[Address], 
 
     `on_ready` hears the address once requests are taken. Raises ConfigError and DaemonError before anything starts.
     """
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with open_listener(settings) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, listener, idle_exit, on_ready))
@@ -71,7 +71,7 @@ async def _serve(
     end = _End(asyncio.get_running_loop())
     with ThreadPoolExecutor(1, "store") as store_thread, end.on_signals():
         services = _build_services(settings, scheduler, store_thread, activity)
-        server = _Server(_server_config(services))
+        server = _Server(_server_config(services, is_exposed(listener)))
         serving = asyncio.create_task(server.serve([listener]))
         idle = asyncio.create_task(_wait_until_idle(settings, services, idle_exit))
         ending = asyncio.create_task(end.first.wait())
@@ -172,9 +172,10 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server_config(services: Services) -> uvicorn.Config:
+def _server_config(services: Services, is_exposed: bool) -> uvicorn.Config:
+    rules = rules_from(services.settings, socket.gethostname(), is_exposed=is_exposed)
     return uvicorn.Config(
-        build_app(services, rules_from(services.settings, socket.gethostname())),
+        build_app(services, rules),
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -118,7 +118,7 @@ async def answer_decoded(services: Services, request: Request, decoded: Decoded,
             msgspec.structs.replace(one, client=terms.requester.client, priority=terms.requester.priority)
             for one in completed(decoded, model, services.settings.context_length)
         ]
-        events = _generate(services, turn, progress, answers(decoded, requests), arrived)
+        events = _generate(services, model, turn, progress, answers(decoded, requests), arrived)
     encoder, headers = route.encoder(decoded, services), told_headers(decoded.ignored)
     return AnswerResponse(events, encoder, services, progress, is_stream=decoded.stream, headers=headers)
 
@@ -174,12 +174,17 @@ def _complete_prompt(request: GenerationRequest, model: Model) -> GenerationRequ
 
 
 async def _generate(
-    services: Services, turn: Turn, progress: Progress, answers: Answers, arrived: float
+    services: Services, model: Model, turn: Turn, progress: Progress, answers: Answers, arrived: float
 ) -> AsyncGenerator[AnswerEvent, None]:
     async with turn as lease, aclosing(answers(lease.runner)) as events:
         progress.lease = lease
+        meter = services.metrics.answer(model.name, arrived)
         async for event in events:
-            yield _with_times(event, lease, services, arrived) if isinstance(event, Finished) else event
+            meter.see(event, services.clock.monotonic())
+            if isinstance(event, Finished):
+                event = _with_times(event, lease, services, arrived)
+                services.metrics.finished(model.name, event)
+            yield event
 
 
 async def _load(

@@ -15,6 +15,7 @@ import msgspec
 
 from localllm.config import Address, Settings
 from localllm.errors import ConfigError, DaemonError
+from localllm.keys import read_keys
 
 BACKLOG = 2048
 ANSWER_SECONDS = 2.0
@@ -32,10 +33,11 @@ def open_listener(settings: Settings) -> socket.socket:
     """
     address = settings.address
     family, sockaddr = _resolve(address)
-    if not settings.api_key and not ipaddress.ip_address(sockaddr[0].split("%", 1)[0]).is_loopback:
+    has_key = bool(settings.api_key) or bool(read_keys(settings.keys_file))
+    if not has_key and not _is_loopback(sockaddr[0]):
         raise ConfigError(
             f"other machines can reach {address.host}, but no API key is set",
-            hint="set LOCALLLM_API_KEY, or LOCALLLM_HOST to 127.0.0.1",
+            hint="`localllm key new NAME` makes one; or set LOCALLLM_API_KEY, or LOCALLLM_HOST to 127.0.0.1",
         )
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -47,6 +49,11 @@ def open_listener(settings: Settings) -> socket.socket:
         listener.close()
         raise _cannot_listen(address, error) from error
     return listener
+
+
+def is_exposed(listener: socket.socket) -> bool:
+    """Whether other machines can reach it."""
+    return not _is_loopback(str(listener.getsockname()[0]))
 
 
 def bound_address(listener: socket.socket) -> Address:
@@ -65,6 +72,10 @@ def who_answers(address: Address) -> str:
     if version.localllm is not None:
         return f"another localllm ({version.localllm})"
     return f"Ollama {version.version}" if version.version else "another program"
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.split("%", 1)[0]).is_loopback
 
 
 def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from localllm.dialects.ollama import decode_name
 from localllm.errors import ModelFileError
 from localllm.server import model_json
+from localllm.server.access import MAY_MANAGE
+from localllm.server.metrics import MEDIA_TYPE, page
 from localllm.server.replies import json_response, text_response
 from localllm.server.services import RunningModel, Services
 from localllm.store.headers import projector_header
@@ -64,8 +66,17 @@ async def running(services: Services, request: Request) -> Response:
     """GET /api/ps: the latest to expire first, and every request that waits."""
     entries = sorted(services.scheduler.running(), key=lambda entry: entry.expires_at or model_json.FOREVER)
     models = [model_json.running(entry, _served_context(services, entry.model)) for entry in reversed(entries)]
-    queue = [model_json.queued(place) for place in services.scheduler.queue()]
+    shows_clients = request.scope[MAY_MANAGE]  # who else asks is nobody's business but the owner's
+    queue = [model_json.queued(place, shows_client=shows_clients) for place in services.scheduler.queue()]
     return json_response({"models": models, "queue": queue})
+
+
+async def metrics(services: Services, request: Request) -> Response:
+    """GET /metrics."""
+    scheduler = services.scheduler
+    stats = await scheduler.stats()
+    body = page(services.metrics, scheduler.running(), scheduler.queue(), scheduler.counts, stats)
+    return Response(body, media_type=MEDIA_TYPE)
 
 
 async def delete(services: Services, request: Request) -> Response:

@@ -57,13 +57,13 @@ def running(entry: RunningModel, served_context: int) -> dict[str, Any]:
     }
 
 
-def queued(place: QueuePlace) -> dict[str, Any]:
+def queued(place: QueuePlace, *, shows_client: bool) -> dict[str, Any]:
     """One item of the `queue` of /api/ps, which is ours: nanoseconds, as Ollama's durations are."""
     eta = None if place.eta_seconds is None else round(place.eta_seconds * NANOSECONDS)
     return {
         "model": place.model,
         "position": place.position,
-        "client": place.client,
+        "client": place.client if shows_client else "",
         "priority": place.priority,
         "waited_duration": round(place.waited_seconds * NANOSECONDS),
         "eta_duration": eta,

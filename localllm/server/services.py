@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,9 +22,10 @@ from localllm.gguf import Header, TensorInfo
 from localllm.modelfile import Modelfile
 from localllm.placement.devices import Host, host
 from localllm.pulling import Pulled, PullRequest
-from localllm.runner.protocol import Loaded
-from localllm.scheduler.state import QueuePlace, Requester
+from localllm.runner.protocol import Loaded, Stats
+from localllm.scheduler.state import Counts, QueuePlace, Requester
 from localllm.server.activity import Activity
+from localllm.server.metrics import Metrics
 from localllm.server.pulls import Pulls
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
@@ -113,6 +114,9 @@ class ModelScheduler(Protocol):
     async def unload(self, model: Model) -> bool: ...
     def running(self) -> tuple[RunningModel, ...]: ...
     def queue(self) -> tuple[QueuePlace, ...]: ...
+    async def stats(self) -> dict[str, Stats]: ...
+    @property
+    def counts(self) -> Counts: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ class Services:
     new_id: Callable[[], str]
     activity: Activity
     pulls: Pulls
+    metrics: Metrics = field(default_factory=Metrics)
     early_headers_seconds: float = 10.0
     ping_seconds: float = 10.0
     look_at_host: Callable[[], Host] = host

@@ -20,6 +20,8 @@ from starlette.requests import Request
 from localllm.errors import InvalidFieldError
 from localllm.generation import Priority
 from localllm.scheduler.state import Requester
+from localllm.server.access import HOLDER
+from localllm.server.keyring import Holder
 
 PRIORITY_HEADER = "x-localllm-priority"
 TIMEOUT_HEADER = "x-request-timeout"
@@ -39,7 +41,10 @@ class Terms:
 def terms_of(request: Request, session: str = "", priority: Priority = "interactive") -> Terms:
     """The terms of `request`, whose body names `session` and `priority`. Raises InvalidFieldError for a bad header."""
     address = request.client.host if request.client is not None else ""
-    client = client_of(address, request.headers, session)
+    holder: Holder | None = request.scope.get(HOLDER)
+    client = (
+        f"key {holder.name}" if holder is not None and holder.name else client_of(address, request.headers, session)
+    )
     return Terms(Requester(client, _priority(request.headers, priority)), _timeout_seconds(request.headers))
 
 

@@ -41,9 +41,9 @@ from localllm.generation import (
 )
 from localllm.gguf import ArrayInfo, Header, TensorInfo
 from localllm.pulling import Pulled, PullRequest
-from localllm.runner.protocol import Loaded
+from localllm.runner.protocol import Loaded, Stats
 from localllm.scheduler.loop import ANYONE
-from localllm.scheduler.state import QueuePlace, Requester, TicketId
+from localllm.scheduler.state import Counts, QueuePlace, Requester, TicketId
 from localllm.store.model import Facts, Model
 
 PLACE = QueuePlace(TicketId(1), "slow:latest", 3, "someone", "batch", waited_seconds=1.5, eta_seconds=4.5)
@@ -258,6 +258,7 @@ class FakeScheduler:
     cancelled: int = 0
     waiting: int = 0
     leased: int = 0
+    counts: Counts = Counts(loads=3, unloads=2, evictions=1, deaths=1)
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
     def lease(self, model: Model, keep_alive_seconds: float | None, who: Requester = ANYONE) -> FakeTurn:
@@ -290,6 +291,9 @@ class FakeScheduler:
     def running(self) -> tuple[FakeRunning, ...]:
         slow = FakeRunning(FakeStore().find("slow"), loaded=None, state="loading", expires_at=None)
         return (FakeRunning(MODEL), slow)
+
+    async def stats(self) -> dict[str, Stats]:
+        return {"guide:latest": Stats(1, 1, 0, 700, 1024, 0, 0, 0, resident_bytes=5000)}
 
     def queue(self) -> tuple[QueuePlace, ...]:
         return (PLACE,)

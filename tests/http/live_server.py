@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -30,6 +31,7 @@ from localllm.server.pulls import Pulls
 from localllm.server.services import Clock, Services
 
 MACHINE_NAME = "Workbench"
+NO_CONFIG = Path("/nowhere/config.toml")  # a person's own API keys are none of the tests'
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def live_server(
     early_headers_seconds: float = 10.0, store: Any = None, ping_seconds: float = 10.0, **changes: Any
 ) -> Iterator[LiveServer]:
     """A server whose settings are the defaults but for `changes`; `store` takes the place of the fake one."""
-    settings = replace(load_settings({}), **changes)
+    settings = replace(load_settings({}), **{"config_file": NO_CONFIG, **changes})
     store = store or FakeStore()
     scheduler, activity = FakeScheduler(), Activity(time.monotonic)
     ids = itertools.count(1)

@@ -1,0 +1,156 @@
+"""What the daemon counts, in Prometheus' words: GET /metrics.
+
+Counters and histograms are filled in while requests run; what can be asked for (queue, loaded models, their engines) is
+asked when somebody looks. Names of models are those of the store, so that a client cannot make series of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from localllm.generation import (
+    AnswerEvent,
+    ContentDelta,
+    Finished,
+    OfChoice,
+    ThinkingDelta,
+    ToolCallDelta,
+)
+from localllm.runner.protocol import Loaded, Stats
+from localllm.scheduler.state import Counts, QueuePlace
+from localllm.store.model import Model
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_WAIT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_GAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_SPOKEN = (ContentDelta, ThinkingDelta, ToolCallDelta)
+
+
+class Running(Protocol):
+    """A model that takes up room."""
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def loaded(self) -> Loaded | None: ...
+    @property
+    def active(self) -> int: ...
+
+
+class Metrics:
+    """One daemon's counters. All methods belong to its event loop."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter("localllm_requests", "Answered requests", ("route", "status"), registry=registry)
+        self._seconds = _histogram("localllm_request_seconds", "From arrival to the last byte", "route", registry)
+        self._prompt = Counter("localllm_prompt_tokens", "Tokens of prompts", ("model",), registry=registry)
+        self._cached = Counter(
+            "localllm_cached_tokens", "Of those, tokens taken over from earlier requests", ("model",), registry=registry
+        )
+        self._completion = Counter("localllm_completion_tokens", "Tokens of answers", ("model",), registry=registry)
+        self._queue = _histogram("localllm_queue_seconds", "Waits for a turn", "model", registry)
+        self._load = _histogram("localllm_load_wait_seconds", "Waits for a load", "model", registry)
+        self._first = _histogram("localllm_time_to_first_token_seconds", "From arrival", "model", registry)
+        self._gap = Histogram(
+            "localllm_inter_token_seconds", "Between pieces of an answer", ("model",), registry=registry,
+            buckets=_GAP_BUCKETS,
+        )  # fmt: skip
+
+    def request_ended(self, route: str, status: int, seconds: float) -> None:
+        """An answer is complete, or its client is gone (status 0 if nothing had been sent)."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def answer(self, model: str, arrived_at: float) -> AnswerMeter:
+        """Measures one answer of `model`; `arrived_at` is of the clock that `see` will be told."""
+        return AnswerMeter(self._first.labels(model), self._gap.labels(model), arrived_at)
+
+    def finished(self, model: str, event: Finished) -> None:
+        """An answer of `model` ended well."""
+        self._prompt.labels(model).inc(event.usage.prompt_tokens)
+        self._cached.labels(model).inc(event.usage.cached_tokens)
+        self._completion.labels(model).inc(event.usage.completion_tokens)
+        self._queue.labels(model).observe(event.timings.queue_seconds)
+        self._load.labels(model).observe(event.timings.load_seconds)
+
+
+class AnswerMeter:
+    """The times between the pieces of one answer."""
+
+    def __init__(self, first: Histogram, gap: Histogram, arrived_at: float) -> None:
+        self._first = first
+        self._gap = gap
+        self._last_at = arrived_at
+        self._has_begun = False
+
+    def see(self, event: AnswerEvent, now: float) -> None:
+        """One event has come."""
+        if not isinstance(event.event if isinstance(event, OfChoice) else event, _SPOKEN):
+            return
+        (self._gap if self._has_begun else self._first).observe(now - self._last_at)
+        self._last_at, self._has_begun = now, True
+
+
+class _Now(Collector):
+    """What is so at this moment."""
+
+    def __init__(
+        self, running: Iterable[Running], queue: Iterable[QueuePlace], counts: Counts, stats: Mapping[str, Stats]
+    ) -> None:
+        self._running = tuple(running)
+        self._queue = tuple(queue)
+        self._counts = counts
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        """The families of one look."""
+        names = {place.model for place in self._queue} | {one.model.name for one in self._running}
+        waiting = {name: sum(place.model == name for place in self._queue) for name in sorted(names)}
+        yield _gauge("localllm_queue_length", "Requests that wait", waiting)
+        active = {one.model.name: one.active for one in self._running}
+        yield _gauge("localllm_active_requests", "Requests that have their turn", active)
+        loaded = {one.model.name: one.loaded for one in self._running if one.loaded is not None}
+        memory = GaugeMetricFamily("localllm_model_bytes", "Memory of a loaded model", labels=("model", "kind"))
+        for name, one in loaded.items():
+            for kind, amount in (("weights", one.weight_bytes), ("kv", one.kv_bytes), ("gpu", one.gpu_bytes)):
+                memory.add_metric((name, kind), amount)
+        yield memory
+        stats = self._stats
+        yield _gauge("localllm_cells", "Cells of the pool", {name: one.pool_tokens for name, one in stats.items()})
+        yield _gauge("localllm_used_cells", "Of those, in use", {name: one.used_cells for name, one in stats.items()})
+        resident = {name: one.resident_bytes for name, one in stats.items()}
+        yield _gauge("localllm_runner_resident_bytes", "Memory of a model's process", resident)
+        yield CounterMetricFamily("localllm_model_loads", "Models that were loaded", self._counts.loads)
+        yield CounterMetricFamily("localllm_model_unloads", "Models that were unloaded", self._counts.unloads)
+        yield CounterMetricFamily("localllm_model_evictions", "Of those, to make room", self._counts.evictions)
+        yield CounterMetricFamily("localllm_runner_deaths", "Processes that died by themselves", self._counts.deaths)
+
+
+def page(
+    metrics: Metrics,
+    running: Iterable[Running],
+    queue: Iterable[QueuePlace],
+    counts: Counts,
+    stats: Mapping[str, Stats],
+) -> bytes:
+    """The text that Prometheus reads; `stats` are by model name, of those whose engine answered."""
+    now = CollectorRegistry()
+    now.register(_Now(running, queue, counts, stats))
+    return generate_latest(metrics.registry) + generate_latest(now)
+
+
+def _histogram(name: str, about: str, label: str, registry: CollectorRegistry) -> Histogram:
+    return Histogram(name, about, (label,), registry=registry, buckets=_WAIT_BUCKETS)
+
+
+def _gauge(name: str, about: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, about, labels=("model",))
+    for model, value in values.items():
+        family.add_metric((model,), value)
+    return family
