@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 
 from localllm.chat import gemma, python_calls
@@ -30,12 +31,13 @@ from localllm.chat.values import Schemas, argument_value
 
 _CALL = Marker(("call:",))
 _NAME = re.compile(r"[\w.\-/@]*")
+_RAW_START, _RAW_END = "<![CDATA[", "]]>"  # MiniCPM 5 writes texts with markup so
 _MOST_NAME_CHARACTERS = 256
 _NOT_IN_KEY = re.compile(r"[<>\[\]\n\"=]")
 _Wait = Generator[None, None, None]
 
 
-class Reader:
+class Reader(ABC):
     """Where reading stands. `began` is the tag that began the call."""
 
     def __init__(self, began: str) -> None:
@@ -71,8 +73,9 @@ class Reader:
             if not self.refused.strip():
                 self.refused = ""
 
+    @abstractmethod
     def _read(self) -> _Wait:
-        raise NotImplementedError
+        """Read calls from the buffer, stopping where it does not decide."""
 
     def _accept(self, call: Call) -> None:
         """What was read so far is a call."""
@@ -365,8 +368,7 @@ def _said(middle: Marker, text: str) -> str:
 
 
 def _off_lines(text: str, on_lines: bool) -> str:
-    """A value without the line breaks that set it on lines of its own."""
-    if not on_lines:
-        return text
-    text = text.removeprefix("\n")
-    return text.removesuffix("\n")
+    """A value without the line breaks that set it on lines of its own, or XML's marks around raw text."""
+    if text.startswith(_RAW_START) and text.endswith(_RAW_END):
+        return text[len(_RAW_START) : -len(_RAW_END)]
+    return text.removeprefix("\n").removesuffix("\n") if on_lines else text
