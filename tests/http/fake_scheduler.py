@@ -258,7 +258,7 @@ class FakeScheduler:
     cancelled: int = 0
     waiting: int = 0
     leased: int = 0
-    counts: Counts = Counts(loads=3, unloads=2, evictions=1, deaths=1)
+    counts: Counts = field(default_factory=lambda: Counts(loads=3, unloads=2, evictions=1, deaths=1))
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
     def lease(self, model: Model, keep_alive_seconds: float | None, who: Requester = ANYONE) -> FakeTurn:
