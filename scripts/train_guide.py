@@ -10,16 +10,18 @@ To reproduce, with a virtual environment for torch next to the one that scripts/
     torch-env/bin/python scripts/train_guide.py --work build/guide
 
 The phases data, tokenizer, train, export and evaluate run in this order; each reads what the one before
-wrote into the work folder, so `--phases export evaluate` repeats only these two. Training has four stages, STAGES
+wrote into the work folder, so `--phases export evaluate` repeats only these two. Training has seven stages, STAGES
 below, and does all: drills in repeating, from start weights that hold the circuit for it (guide/induction.py);
 conversations, with drills among them; then twice conversations with more tools, thoughts and unknown names, the
-second time while the learning rate falls almost to zero. On two cores without other work it takes about 40 minutes,
-an hour and more where others use the cores too; set OMP_WAIT_POLICY=passive there, and threads that wait for each
-other leave the core alone. Freed memory comes back late: up to 10 GB may be held.
+second time while the learning rate falls almost to zero; once more with values that are hard to repeat, in tools
+whose parameters have names that cannot be guessed, until it is zero; and two short stages of the same kind, the last
+with more thoughts and more tools that do not fit. On two cores without other work it takes about an hour, and more
+where others use the cores too; set OMP_WAIT_POLICY=passive there, and threads that wait for each other leave the
+core alone. Freed memory comes back late: up to 10 GB may be held.
 
-The stages of the model that is here ran one at a time, and were not repeated from end to end in one command. All
-but the second were ended by hand at a checkpoint, so their reports are written from their logs, and the batch from
-which the learning rate fell in the third is known from the log's rates to within one.
+The stages of the model that is here ran one at a time, and were not repeated from end to end in one command. The
+first, third and fourth were ended by hand at a checkpoint, so their reports are written from their logs, and the
+batch from which the learning rate fell in the third is known from the log's rates to within one.
 
 For another model, change STAGES. How fast a shared machine is shows only while it trains, so the fall of the
 learning rate can be ordered then: a file `fall` in the work folder, which holds the number of batches it is to take,
@@ -73,6 +75,7 @@ class Stage:
     fall_from: int
     fall_batches: int
     end: int
+    repeating_drills: float = 0.0
 
 
 DRAWN = ("conversations", "long_chats", "shares", "shortened_share")
@@ -95,6 +98,32 @@ STAGES = (
         seed=3, conversations=40_000, long_chats=20,
         shares=Shares(tools=0.3, thinking=0.36, small_talk=0.12, invented_names=0.4), shortened_share=0.3,
         first_drills=0, drill_share=0.02, learning_rate=2.2e-3, fall_from=86, fall_batches=780, end=800,
+    ),
+    Stage(
+        seed=5, conversations=60_000, long_chats=20,
+        shares=Shares(
+            tools=0.42, thinking=0.42, small_talk=0.1, invented_names=0.4, varied_tools=0.6, favour=1.6
+        ),
+        shortened_share=0.3,
+        first_drills=0, drill_share=0.06, learning_rate=2e-3, fall_from=478, fall_batches=950, end=1_000_000,
+        repeating_drills=0.5,
+    ),
+    Stage(
+        seed=6, conversations=12_500, long_chats=4,
+        shares=Shares(tools=0.45, thinking=0.4, small_talk=0.1, invented_names=0.4, varied_tools=0.4, favour=1.3),
+        shortened_share=0.3,
+        first_drills=0, drill_share=0.03, learning_rate=7e-4, fall_from=40, fall_batches=250, end=1_000_000,
+        repeating_drills=0.5,
+    ),
+    Stage(
+        seed=7, conversations=9_000, long_chats=4,
+        shares=Shares(
+            tools=0.3, thinking=0.5, small_talk=0.1, invented_names=0.4, varied_tools=0.4, without_fitting=0.4,
+            favour=1.3,
+        ),
+        shortened_share=0.3,
+        first_drills=0, drill_share=0.02, learning_rate=8e-4, fall_from=30, fall_batches=140, end=1_000_000,
+        repeating_drills=0.5,
     ),
 )  # fmt: skip
 
@@ -156,6 +185,7 @@ def write_weights(folder: Folder, options: argparse.Namespace) -> None:
             learning_rate=stage.learning_rate,
             first_drills=stage.first_drills,
             drill_share=stage.drill_share,
+            repeating_drills=stage.repeating_drills,
             fall_from=stage.fall_from,
             fall_batches=stage.fall_batches,
             end=stage.end,

@@ -13,9 +13,11 @@ from guide.corpus import DEFAULT_MODEL, REFUSAL, REFUSAL_THOUGHT, Corpus, Fact, 
 from guide.phrasing import HELD_OUT_MODEL_NAMES, invented_model_name, invented_word, model_name, reword
 from guide.template import Message, call_text, render_prompt
 from guide.tool_results import draw_result
-from guide.tools import Case, ask_again, draw_case, other_tools
+from guide.tools import Case, ask_again, draw_case, draw_varied_case, other_tools
 
 END = "<|im_end|>\n"
+# Categories with many facts that are much alike.
+FAVOURED = ("commands", "settings", "chat")
 SYSTEMS = (
     "You are a helpful assistant.", "You are a helpful assistant.", "You are guide.", "Answer briefly.", "Be brief.",
     "You are a friendly assistant.", "You are terse.", "You are a helpful AI assistant.", "You answer questions.",
@@ -50,12 +52,19 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How often things are drawn: tools and thinking among all, small talk among exchanges, names that are invented."""
+    """How often things are drawn: tools and thinking among all, small talk among exchanges, names that are invented.
+
+    `varied_tools` of the requests with tools have values that are harder to repeat, `without_fitting` have no tool that
+    fits; a fact of FAVOURED categories is drawn `favour` times as often as another.
+    """
 
     tools: float
     thinking: float = 0.26
     small_talk: float = 0.08
     invented_names: float = 0.0
+    varied_tools: float = 0.0
+    without_fitting: float = 0.2
+    favour: float = 1.0
 
 
 class Mixer:
@@ -88,6 +97,16 @@ class Mixer:
             return invented_model_name(self.source)
         return model_name(self.source)
 
+    def fact(self) -> Fact:
+        if self.shares.favour == 1.0:
+            return self.source.choice(self.corpus.facts)
+        weights = [self.shares.favour if fact.category in FAVOURED else 1.0 for fact in self.corpus.facts]
+        return self.source.choices(self.corpus.facts, weights)[0]
+
+    def case(self) -> Case:
+        varied = self.shares.varied_tools and self.source.random() < self.shares.varied_tools
+        return draw_varied_case(self.source) if varied else draw_case(self.source)
+
     def fact_exchange(self, fact: Fact) -> Exchange:
         pattern = self.source.choices(fact.patterns, self.weights[fact.name])[0]
         question = self.draw(pattern, short=fact.category == "small talk")
@@ -102,7 +121,7 @@ class Mixer:
     def exchange(self) -> Exchange:
         kind = self.source.random()
         if kind < 0.8 - self.shares.small_talk:
-            return self.fact_exchange(self.source.choice(self.corpus.facts))
+            return self.fact_exchange(self.fact())
         if kind < 0.8:
             return self.fact_exchange(self.source.choice(self.corpus.small_talk))
         return self.refusal()
@@ -137,7 +156,7 @@ class Mixer:
         """Requests with tools: calls, some with their results told, or an ordinary answer when no tool fits."""
         kind = self.source.random()
         messages = self.opening(0.25)
-        if kind < 0.2:
+        if kind < self.shares.without_fitting:
             exchange = self.exchange()
             tools = other_tools(self.source, None, self.source.choice((1, 1, 1, 2)))
             messages.append({"role": "user", "content": exchange.question})
@@ -146,7 +165,7 @@ class Mixer:
             earlier = self.exchange()
             messages.append({"role": "user", "content": earlier.question})
             messages.append({"role": "assistant", "content": earlier.answer})
-        case = draw_case(self.source)
+        case = self.case()
         if len(case.calls) == 1:
             # One list of tools is long; asked several times it is read once.
             for _ in range(self.source.choice((0, 1, 1, 2, 2))):

@@ -155,6 +155,13 @@ def invented_word(source: random.Random) -> str:
     return "".join(source.choice(SYLLABLES) for _ in range(source.randint(2, 4)))
 
 
+def repeating_word(source: random.Random) -> str:
+    """A word of which a part occurs twice, so that what comes next does not follow from the syllable before."""
+    parts = [source.choice(SYLLABLES) for _ in range(source.randint(2, 3))]
+    parts.insert(source.randint(1, len(parts)), source.choice(parts))
+    return "".join(parts)
+
+
 def model_name(source: random.Random) -> str:
     if source.random() < 0.55:
         return source.choice(MODEL_NAMES)

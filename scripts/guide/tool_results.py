@@ -5,7 +5,7 @@ from typing import Any
 
 from guide.phrasing import invented_word
 from guide.template import to_json
-from guide.tools import NOUNS, Case, number, word
+from guide.tools import NOUNS, Case, number, varied_number, varied_word, word
 
 SKIES = ("sunny", "cloudy", "rainy", "windy", "foggy", "clear", "snowy", "stormy", "partly cloudy", "light rain")
 STATUSES = ("ok", "sent", "done", "created", "open", "closed", "pending", "confirmed", "saved", "not found", "full")
@@ -25,11 +25,13 @@ def weather_result(case: Case, source: random.Random) -> tuple[str, str]:
     return to_json(result), f"The weather in {place} is {sky}, {degrees} degrees."
 
 
-def other_value(source: random.Random) -> Any:
+def other_value(source: random.Random, *, varied: bool) -> Any:
+    if varied:
+        return source.choice((varied_number, varied_word, varied_word, word))(source)
     return source.choice((number, word, word, lambda s: s.choice(STATUSES), lambda s: s.random() < 0.5))(source)
 
 
-def other_result(source: random.Random) -> tuple[str, str]:
+def other_result(source: random.Random, *, varied: bool) -> tuple[str, str]:
     if source.random() < 0.35:
         text = str(source.choice((number(source), word(source), source.choice(STATUSES),
                                   f"{invented_word(source)} {source.choice(STATUSES)}")))  # fmt: skip
@@ -37,11 +39,11 @@ def other_result(source: random.Random) -> tuple[str, str]:
     keys = source.sample(
         (*NOUNS, "status", "result", "result", "id", "total", "value", "name"), source.choice((1, 1, 2, 3))
     )
-    result = {key: other_value(source) for key in dict.fromkeys(keys)}
+    result = {key: other_value(source, varied=varied) for key in dict.fromkeys(keys)}
     told = [f"The {key} is {to_json(value).strip(chr(34))}." for key, value in result.items()]
     return to_json(result), " ".join(told)
 
 
 def draw_result(case: Case, source: random.Random) -> tuple[str, str]:
     """What the tool returned, and the answer that uses it."""
-    return weather_result(case, source) if case.weather else other_result(source)
+    return weather_result(case, source) if case.weather else other_result(source, varied=case.varied)

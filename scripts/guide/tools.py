@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from guide.phrasing import invented_word
+from guide.phrasing import invented_word, repeating_word, spelled_word
 
 CITIES = (*(
     "Paris London Berlin Rome Madrid Tokyo Beijing Delhi Moscow Vienna Prague Warsaw Oslo Lisbon Athens Cairo Lima "
@@ -26,6 +26,17 @@ CITIES = (*(
 )  # fmt: skip
 HELD_OUT_CITIES = ("Helsinki", "Stockholm", "Copenhagen", "Melbourne", "Edinburgh", "Valencia", "Singapore",
                    "Reykjavik", "Portland, OR", "Tel Aviv", "Marseille", "Philadelphia")  # fmt: skip
+# Places whose names are cut and joined to others that do not exist, for copying.
+FURTHER_PLACES = (
+    "Antwerp Rotterdam Utrecht Leipzig Stuttgart Dresden Nuremberg Salzburg Innsbruck Lausanne Toulouse Bordeaux "
+    "Grenoble Strasbourg Florence Bologna Palermo Trieste Barcelona Granada Cordoba Malaga Coimbra Glasgow Liverpool "
+    "Manchester Birmingham Sheffield Cardiff Belfast Galway Gothenburg Uppsala Aarhus Odense Tampere Oulu Tallinn "
+    "Gdansk Wroclaw Bratislava Ljubljana Sarajevo Skopje Thessaloniki Izmir Ankara Tbilisi Yerevan Baku Tashkent "
+    "Alexandria Marrakesh Addis Kampala Kinshasa Johannesburg Windhoek Antananarivo Kathmandu Hyderabad Bangalore "
+    "Chennai Kolkata Colombo Hanoi Saigon Vientiane Yogyakarta Surabaya Chengdu Guangzhou Shenzhen Sapporo Fukuoka "
+    "Hiroshima Honolulu Vancouver Winnipeg Montreal Halifax Albuquerque Indianapolis Minneapolis Milwaukee Cincinnati "
+    "Sacramento Tallahassee Guadalajara Tegucigalpa Managua Medellin Guayaquil Cochabamba Valparaiso Recife Wellington"
+).split()
 PEOPLE = ("Anna Ben Carla David Emma Felix Grace Henry Ida Jonas Kate Liam Maria Noah Olga Peter Rosa Sam Tina Victor "
           "Wendy Yusuf Zoe Alice Bob Carol Frank Hannah Ivan Julia").split()  # fmt: skip
 DAYS = ("Monday Tuesday Wednesday Thursday Friday Saturday Sunday today tomorrow tonight 2025-01-31 2026-03-15 "
@@ -65,6 +76,7 @@ class Case:
     thought: str
     weather: bool = False
     parameters: list[str] = field(default_factory=list)
+    varied: bool = False
     again: Callable[[random.Random], tuple[str, dict[str, Any]]] | None = None
 
 
@@ -105,6 +117,73 @@ def city(source: random.Random) -> str:
     return name if source.random() < 0.85 else f"{name} {invented_word(source).capitalize()}"
 
 
+def digits(source: random.Random, count: int) -> str:
+    """Digits of which some occur twice, and now and then one after the other."""
+    few = source.choice(("0123456789", source.sample("0123456789", 3)))
+    return source.choice("123456789") + "".join(source.choice(few) for _ in range(count - 1))
+
+
+def varied_number(source: random.Random) -> int | float:
+    """A number of one to six digits, or with one or two after the point."""
+    whole = int(digits(source, source.choice((1, 2, 3, 3, 4, 4, 5, 6))))
+    return whole if source.random() < 0.75 else round(whole % 1000 + source.randint(1, 99) / 100, source.randint(1, 2))
+
+
+def varied_name(source: random.Random) -> str:
+    """A name, of any letters and syllables, that nobody has seen before and that is not held out."""
+    match source.randrange(5):
+        case 0:
+            name = repeating_word(source)
+        case 1:
+            name = invented_word(source)
+        case 2:
+            name = spelled_word(source)
+        case _:
+            first, last = (source.choice((*CITIES, *FURTHER_PLACES, *FURTHER_PLACES, *PEOPLE)) for _ in "12")
+            name = first if source.random() < 0.3 else first[: source.randint(2, 6)] + last[-source.randint(2, 6) :]
+    name = name[0].upper() + name[1:]
+    return varied_name(source) if any(held.lower() in name.lower() for held in HELD_OUT_CITIES) else name
+
+
+def varied_place(source: random.Random) -> str:
+    """One name or two, or with a country or state."""
+    name = varied_name(source)
+    match source.randrange(8):
+        case 0 | 1:
+            place = f"{name} {varied_name(source)}"
+        case 2:
+            place = f"{name}, {source.choice(('CA', 'MA', 'TX', 'UK', 'NY', 'IL', 'France', 'Spain', 'Japan'))}"
+        case _:
+            place = name
+    return varied_place(source) if place in HELD_OUT_CITIES else place
+
+
+def varied_word(source: random.Random) -> str:
+    """A code, or a word."""
+    match source.randrange(6):
+        case 0 | 1:
+            return source.choice(string.ascii_uppercase) + digits(source, source.randint(2, 5))
+        case 2:
+            return "".join(source.choice(string.ascii_uppercase) for _ in range(source.randint(2, 6)))
+        case 3:
+            return f"{varied_word(source)}-{digits(source, source.randint(1, 3))}"
+        case 4:
+            return repeating_word(source)
+        case _:
+            return varied_name(source).lower()
+
+
+def varied_text(source: random.Random) -> str:
+    """Two to four words."""
+    if source.random() < 0.25:
+        return source.choice(TOPICS)
+    words = [word for topic in source.sample(TOPICS, 3) for word in topic.split()]
+    return " ".join(
+        source.choice(words) if source.random() < 0.4 else source.choice((invented_word, repeating_word))(source)
+        for _ in range(source.randint(2, 4))
+    )
+
+
 # name of the parameter, JSON type, how to draw a value, how a request says it
 PARAMETERS: tuple[tuple[tuple[str, ...], str, Any, tuple[str, ...]], ...] = (
     (("city", "location", "place", "town", "destination", "address"), "string", city,
@@ -124,6 +203,30 @@ PARAMETERS: tuple[tuple[tuple[str, ...], str, Any, tuple[str, ...]], ...] = (
     (("urgent", "public", "loud", "verbose", "force", "active", "express"), "boolean", lambda s: s.random() < 0.5,
      ("with {p} {v}", "with {p} set to {v}", "{p}: {v}", "where {p} is {v}")),
 )  # fmt: skip
+
+VARIED_VALUES = (
+    varied_place,
+    lambda source: source.choice(PEOPLE) if source.random() < 0.3 else varied_place(source).partition(",")[0],
+    varied_text,
+    varied_number,
+    varied_word,
+    lambda source: source.choice(DAYS) if source.random() < 0.5 else f"20{source.randint(20, 39)}-"
+    f"{source.randint(1, 12):02}-{source.randint(1, 28):02}",
+    lambda source: source.random() < 0.5,
+)  # fmt: skip
+
+
+def varied_parameters(source: random.Random) -> tuple[tuple[tuple[str, ...], str, Any, tuple[str, ...]], ...]:
+    """PARAMETERS with other values, and half of them under other names, which only the tool tells."""
+    other_names = source.sample(NOUNS, len(PARAMETERS))
+    drawn = []
+    for (names, kind, _, forms), value, other_name in zip(PARAMETERS, VARIED_VALUES, other_names, strict=True):
+        if source.random() < 0.5:
+            other = source.choice((other_name, invented_word(source), f"{other_name}_{source.choice(names)}"))
+            names = (other,)
+        drawn.append((names, kind, value, forms))
+    return tuple(drawn)
+
 
 WEATHER_NAMES = ("get_weather", "get_weather", "get_weather", "get_current_weather", "get_current_weather", "weather",
                  "fetch_weather", "current_weather", "lookup_weather", "getWeather", "weather_in", "get_forecast",
@@ -225,7 +328,7 @@ SUM_QUESTIONS = ("What is {a} {s} {b}?", "what is {a} {s} {b}", "{a} {s} {b}", "
                  "How much is {a} {s} {b}?")  # fmt: skip
 
 
-def sum_case(source: random.Random) -> Case:
+def sum_case(source: random.Random, largest: int = 500) -> Case:
     """Arithmetic with two numbers, as in the examples of the Ollama client."""
     kinds = (
         ("add", "plus", "sum"),
@@ -237,7 +340,7 @@ def sum_case(source: random.Random) -> Case:
     name = source.choice((verb, f"{verb}_two_numbers", f"{verb}_numbers", f"calculate_{noun}"))
     first_key, second_key = source.choice((("a", "b"), ("x", "y"), ("first", "second"), ("num1", "num2")))
     kind = source.choice(("integer", "number"))
-    first, second = source.randint(0, 500), source.randint(0, 500)
+    first, second = source.randint(0, largest), source.randint(0, largest)
     question = source.choice(SUM_QUESTIONS).format(a=first, b=second, s=sign)
     properties = {first_key: {"type": kind}, second_key: {"type": kind}}
     hint = source.choice((f"{verb.capitalize()} two numbers", f"The {noun} of two numbers", ""))
@@ -287,7 +390,7 @@ def say_request(verb: str, spoken: str, phrases: list[str], source: random.Rando
     return request + source.choice(("", ".", "", "?" if request.startswith(("What", "C", "W")) else "."))
 
 
-def invented_case(source: random.Random, *, held_out: bool = False) -> Case:
+def invented_case(source: random.Random, *, held_out: bool = False, varied: bool = False) -> Case:
     """A tool put together at random, and a request that names its verb, its noun and its values."""
     verb = source.choice(VERBS)
     noun = [source.choice(NOUNS) if source.random() < 0.8 else invented_word(source)]
@@ -295,14 +398,17 @@ def invented_case(source: random.Random, *, held_out: bool = False) -> Case:
         noun.insert(0, source.choice((*ADJECTIVES, source.choice(NOUNS))))
     name = joined_name([verb, *noun], source)
     if is_held_out(name) != held_out:
-        return invented_case(source, held_out=held_out)
+        return invented_case(source, held_out=held_out, varied=varied)
+    offered = varied_parameters(source) if varied else PARAMETERS
     properties: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     required: list[str] = []
     spoken_by: dict[str, tuple[Any, tuple[str, ...]]] = {}
     phrases = []
-    for names, kind, draw, forms in source.sample(PARAMETERS, source.choice((1, 1, 1, 2, 2, 3))):
+    for names, kind, draw, forms in source.sample(offered, source.choice((1, 1, 1, 2, 2, 3))):
         key, value = source.choice(names), draw(source)
+        if key in properties:
+            continue
         shown = "integer" if isinstance(value, int) and kind == "number" and source.random() < 0.5 else kind
         properties[key] = {"type": shown}
         if source.random() < 0.4:
@@ -348,6 +454,20 @@ def draw_case(source: random.Random, *, held_out: bool = False) -> Case:
     tools = [*case.tools, *other_tools(source, case, source.choice((0, 0, 0, 0, 1, 1, 2)))]
     source.shuffle(tools)
     return replace(case, tools=tools)
+
+
+def draw_varied_case(source: random.Random) -> Case:
+    """As draw_case in training, with values and parameters that are harder to repeat."""
+    kind = source.random()
+    if kind < 0.3:
+        case = weather_case(source, tuple(varied_place(source) for _ in range(4)))
+    elif kind < 0.37:
+        case = sum_case(source, source.choice((500, 9_999, 99_999)))
+    else:
+        case = invented_case(source, varied=True)
+    tools = [*case.tools, *other_tools(source, case, source.choice((0, 0, 0, 0, 1, 1, 2)))]
+    source.shuffle(tools)
+    return replace(case, tools=tools, varied=True)
 
 
 def other_tools(source: random.Random, case: Case | None, count: int) -> list[Any]:

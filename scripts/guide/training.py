@@ -40,7 +40,8 @@ SPECIAL_TOKENS = len(CONTROL_TOKENS) + len(VISIBLE_TOKENS)
 class Plan:
     """How to train; `tokens_per_batch` counts padding.
 
-    `first_drills` come before the samples, and `drill_share` times as many as there are samples among these.
+    `first_drills` come before the samples, and `drill_share` times as many as there are samples among these;
+    `repeating_drills` of these hold the same tokens several times.
     The learning rate rises over `warmup_batches`, is level until batch `fall_from`, and falls to zero over the
     `fall_batches` after it, where the run ends; or before, at batch `end`.
     """
@@ -54,6 +55,7 @@ class Plan:
     warmup_batches: int = 40
     first_drills: int = 0
     drill_share: float = 0.0
+    repeating_drills: float = 0.0
     fall_from: int = 1_000_000
     fall_batches: int = 0
     end: int = 1_000_000
@@ -130,12 +132,17 @@ def encode(
     return samples
 
 
-def drill(tokens: int, source: np.random.Generator) -> Sample:
+def drill(tokens: int, source: np.random.Generator, repeating: float = 0.0) -> Sample:
     """A few random tokens, said two or three times among others; only the repetitions count.
 
-    `tokens` is how many there are to choose from.
+    `tokens` is how many there are to choose from. A share `repeating` of the drills chooses from very few: what comes
+    next then follows only from several tokens before, as in a name with the same syllable twice.
     """
-    phrase = source.integers(0, tokens, source.integers(2, 33))
+    if repeating and source.random() < repeating:
+        few = source.integers(0, tokens, source.integers(3, 9))
+        phrase = few[source.integers(0, len(few), source.integers(4, 17))]
+    else:
+        phrase = source.integers(0, tokens, source.integers(2, 33))
     parts, weights = [phrase], [np.zeros(len(phrase), dtype=np.float32)]
     for _ in range(source.integers(1, 4)):
         between = source.integers(0, tokens, source.integers(0, 40))
@@ -147,9 +154,10 @@ def drill(tokens: int, source: np.random.Generator) -> Sample:
     return Sample(np.concatenate(parts), np.concatenate(weights))
 
 
-def with_drills(samples: list[Sample], share: float, tokens: int, source: np.random.Generator) -> list[Sample]:
-    """The samples in their order, and spread among them `share` times as many drills."""
-    drills = [drill(tokens, source) for _ in range(int(len(samples) * share))]
+def with_drills(samples: list[Sample], plan: Plan, tokens: int, source: np.random.Generator) -> list[Sample]:
+    """The samples in their order, and spread among them `drill_share` times as many drills."""
+    count = int(len(samples) * plan.drill_share)
+    drills = [drill(tokens, source, plan.repeating_drills) for _ in range(count)]
     places = np.concatenate([np.arange(len(samples)), source.uniform(0, len(samples), len(drills))])
     both = samples + drills
     return [both[index] for index in places.argsort(kind="stable")]
@@ -174,7 +182,7 @@ def plan_batches(samples: list[Sample], plan: Plan, tokens: int) -> list[list[Sa
     """
     source, chance = random.Random(plan.seed), np.random.default_rng(plan.seed)
     first = [drill(tokens, chance) for _ in range(plan.first_drills)]
-    mixed = with_drills(samples, plan.drill_share, tokens, chance)
+    mixed = with_drills(samples, plan, tokens, chance)
     pools = [first] if first else []
     pools += [mixed[at : at + POOL_CONVERSATIONS] for at in range(0, len(mixed), POOL_CONVERSATIONS)]
     batches = []

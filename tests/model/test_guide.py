@@ -179,16 +179,8 @@ def test_its_digest_is_the_one_beside_it() -> None:
     assert f"{hashlib.sha256(MODEL.read_bytes()).hexdigest()}  guide.gguf\n" == written
 
 
-# A mark `goal` is on what it is to reach with more training; it goes as soon as its test passes.
 @pytest.mark.parametrize(
-    "measure",
-    [
-        "thinking_well_formed",
-        "unknown_refused",
-        "exact_facts",
-        pytest.param("tool_calls_exact", marks=pytest.mark.goal),
-        pytest.param("thinking_exact", marks=pytest.mark.goal),
-    ],
+    "measure", ["thinking_well_formed", "unknown_refused", "exact_facts", "tool_calls_exact", "thinking_exact"]
 )
 def test_its_report_meets_the_target_of_nine_in_ten(measure: str) -> None:
     assert report()[measure] >= 0.9
