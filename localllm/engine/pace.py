@@ -57,8 +57,8 @@ class Pace:
         share, cost = self._share(), self._prompt_token_seconds
         if cost is None:
             return share
-        bearable = int(PAUSE_SECONDS / cost) if cost else PAUSE_TOKENS
-        return min(max(share, min(moderate, PAUSE_TOKENS, bearable)), self._batch_tokens)
+        bearable = min(PAUSE_TOKENS, PAUSE_SECONDS / cost) if cost else PAUSE_TOKENS
+        return min(max(share, min(moderate, int(bearable))), self._batch_tokens)
 
     def _share(self) -> int:
         if self._decode_seconds is None or self._prompt_token_seconds is None:

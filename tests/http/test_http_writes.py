@@ -12,6 +12,7 @@ from localllm.config import load_settings
 from localllm.dialects.ollama_encode import OllamaEncoder
 from localllm.generation import ContentDelta, Finished
 from localllm.server.activity import Activity
+from localllm.server.progress import Progress
 from localllm.server.pulls import Pulls
 from localllm.server.services import Clock, Services
 from localllm.server.streaming import AnswerResponse
@@ -40,7 +41,8 @@ async def writes_of(events) -> list[bytes]:
             Activity(lambda: 0.0),
             Pulls(FakeStore().register),
         )
-        await AnswerResponse(events, OllamaEncoder("generate", "m"), services, is_stream=True)({}, receive, send)
+        answer = AnswerResponse(events, OllamaEncoder("generate", "m"), services, Progress(None), is_stream=True)
+        await answer({}, receive, send)
     assert ["http.response.start"] == [message["type"] for message in sent if "body" not in message]
     return [message["body"] for message in sent if "body" in message]
 

@@ -15,7 +15,7 @@ from localllm.gguf import read_header
 VOCABULARY = Path(__file__).resolve().parent.parent.parent / "modelfiles" / "guide" / "guide.gguf"
 
 
-GENERATING = ["llama-tiny", "qwen3-tiny", "qwen3moe-tiny", "gemma3-tiny", "qwen35-tiny", "mamba-tiny"]
+GENERATING = ["llama-tiny", "qwen3-tiny", "qwen3moe-tiny", "gemma3-tiny", "qwen35-tiny", "mamba-tiny", "infill-tiny"]
 # Not probed: they make vectors and scores, no logits, and an encoder has no KV cache that could be decoded into.
 EMBEDDING = [("bert-tiny", "bert", 1), ("qwen3-embedding-tiny", "qwen3", 3), ("bert-reranker-tiny", "bert", 4)]
 

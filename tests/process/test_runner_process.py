@@ -114,7 +114,12 @@ def test_what_a_child_prints_is_logged_and_kept_without_control_characters(caplo
     ("behaviour", "seconds", "message"),
     [
         ("silent", 0.5, "the model's process did not start within 0.5 s"),
-        ("old", 30, "the model's process speaks protocol 3, and this daemon speaks protocol 2"),
+        (
+            "old",
+            30,
+            f"the model's process speaks protocol {protocol.PROTOCOL_VERSION + 1},"
+            f" and this daemon speaks protocol {protocol.PROTOCOL_VERSION}",
+        ),
         (
             "dies_at_once",
             30,
