@@ -143,15 +143,16 @@ class Source:
 
 def _whole_strings(window: bytes, most: int) -> tuple[list[bytes], int]:
     """The strings that lie in `window` from its start on, and where the next one begins."""
-    read_length = _U64.unpack_from
+    read_length, size = _U64.unpack_from, len(window)
     found: list[bytes] = []
     at = 0
     try:
         for _ in range(most):
-            end = at + 8 + read_length(window, at)[0]
-            if end > len(window):
+            start = at + 8
+            end = start + read_length(window, at)[0]
+            if end > size:
                 break
-            found.append(window[at + 8 : end])
+            found.append(window[start:end])
             at = end
     except struct.error:  # the next length is cut off by the window's end
         pass

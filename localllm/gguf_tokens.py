@@ -7,7 +7,6 @@ is decided on 64-bit hashes, 8 bytes a token, and only hashes that meet are look
 from __future__ import annotations
 
 import itertools
-import operator
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,9 +46,8 @@ def read_vocabulary(source: Source, length: int, what: str) -> Vocabulary:
     for tokens in _tokens(source, length, what):
         hashes.extend(map(hash, tokens))
         present.update(_BYTE_TOKENS.intersection(tokens))
-    ordered = sorted(hashes)
-    if any(map(operator.eq, ordered, itertools.islice(ordered, 1, None))):
-        meeting = {one for one, other in itertools.pairwise(ordered) if one == other}
+    if len(set(hashes)) < len(hashes):
+        meeting = {one for one, other in itertools.pairwise(sorted(hashes)) if one == other}
         source.rewind(start)
         _refuse_twins(source, length, what, meeting)
     spelled, escaped = (frozenset(table[token] for token in present & table.keys()) for table in (_IN_HEX, _ESCAPED))
