@@ -45,6 +45,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     traits = MemoryTraits()
     can_change_layout = False
+    seen: set[str] = set()  # layouts, of all runs
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,6 +119,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def accounts_agree(self) -> None:
+        self.seen.add(self.backend.facts.memory.layout)
         assert self.backend.used_cells == self.engine.stats().used_cells
 
     def teardown(self) -> None:
@@ -138,4 +140,7 @@ def test_random_work_is_never_lost_or_mixed_up(memory: str, monkeypatch: pytest.
     monkeypatch.setattr(roster, "GROWTH_TOKENS", 0)
     options = {"traits": MEMORIES[memory], "can_change_layout": memory == "a layout that changes"}
     machine = type("Machine", (EngineMachine,), options)
+    layouts: set[str] = set()
+    monkeypatch.setattr(machine, "seen", layouts, raising=False)
     run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
+    assert layouts == ({"streams", "unified"} if options["can_change_layout"] else {MEMORIES[memory].layout})
