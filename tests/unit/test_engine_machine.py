@@ -5,6 +5,7 @@ in the text; and it counts its cells itself, so a leak shows after every step.
 """
 
 import itertools
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
@@ -45,7 +46,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     traits = MemoryTraits()
     can_change_layout = False
-    seen: set[str] = set()  # layouts, of all runs
+    seen: ClassVar[set[str]] = set()  # layouts, of all runs
 
     def __init__(self) -> None:
         super().__init__()
