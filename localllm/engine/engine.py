@@ -184,7 +184,7 @@ class Engine:
         new_tokens = sequence.request.max_new_tokens
         most = self._facts.sequence_tokens
         wanted = most if new_tokens is None else new_tokens - sequence.generated
-        room = min(sequence.limit_tokens - len(sequence.tokens), most - len(sequence.tokens), wanted) - 1
+        room = min(min(sequence.limit_tokens, most) - len(sequence.tokens), wanted) - 1
         most = min(room, self._pool.cells.free - 1, self._chunk_most - 1)
         return [Work(sequence, 1, lookup.propose(sequence.tokens.view(), most))]
 

@@ -30,9 +30,8 @@ WHOLE_WINDOW_TOKENS = 16_384  # a pool that affords so many cells in all layers 
 # A stream must hold so much, or the model's whole context.
 STREAM_TOKENS_ON_GPU = 8192
 STREAM_TOKENS_ON_CPU = 1024
-SHARED_CELL_GAIN = (
-    3.0  # what a shared cell saves a row in one pool, in cells that it looks past; from the figures above
-)
+# What a shared cell saves a row in one pool, in cells that it looks past; from the figures above.
+SHARED_CELL_GAIN = 3.0
 CLEARLY = 1.5  # times better, or nothing changes
 LEAST_CELLS = 4096  # looked past or shared by all rows of a step: for fewer a change would not pay
 

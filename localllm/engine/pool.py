@@ -95,6 +95,8 @@ class Pool:
     def _unshelve(self, shelved: Shelved, keep: Resident | None) -> bool:
         """Put a shelved prefix into a slot again; False when there is no room for it now."""
         length = len(shelved.tokens)
+        if length > self._backend.facts.sequence_tokens:  # one pool held it, a stream does not
+            return False
         if self.available(keep) < length or not self.make_room(length, keep):
             return False
         self.shelf.take(shelved)

@@ -22,6 +22,7 @@ from localllm.generation import CacheMiss
 
 COPY_BYTES_PER_SECOND = 1e9  # of a state to host memory or back; measured 1.4e9 on a virtual machine
 SAVED_TOKENS_LEAST = 64  # below that computing again is the simpler way
+COMPARED_SEQUENCES = 16  # each with each, to find what they share
 GROWTH_TOKENS = 256  # that a sequence of streams should have room for
 
 
@@ -65,7 +66,8 @@ class Roster:
         if present == "unified" and self.outgrown(stream_tokens - GROWTH_TOKENS):
             return present
         everyone = (*self.active, *self.waiting.in_order(self._clock()))
-        return better_layout(present, [one.tokens.view() for one in everyone[: facts.parallel]])
+        looked_at = everyone[: min(facts.parallel, COMPARED_SEQUENCES)]
+        return better_layout(present, [one.tokens.view() for one in looked_at])
 
     def outgrown(self, most: int) -> list[Sequence]:
         """Who has more tokens than `most`."""

@@ -145,6 +145,18 @@ def test_what_was_cached_is_there_after_a_change():
     assert 2999 == finishes[6].stats.cached_tokens
 
 
+def test_what_no_stream_holds_stays_in_host_memory_until_there_is_one_pool_again():
+    engine, backend = new_engine(pool_tokens=4 * 4096)
+    run(engine, request(1, "f" * 5000, 5))
+    assert "unified" == layout_of(backend)
+    run(engine, *(request(number, str(number) * 3000, 5) for number in range(2, 6)))
+    assert "streams" == layout_of(backend)
+    run(engine, request(6, "f" * 3000 + "g", 5))
+    finishes = run(engine, request(7, "f" * 5000, 5))[1]
+    assert "unified" == layout_of(backend)
+    assert 4999 == finishes[7].stats.cached_tokens
+
+
 def test_the_layout_does_not_change_again_before_the_last_change_has_paid():
     engine, backend = new_engine(pool_tokens=4 * 4096)
     backend.change_seconds = 1.0
