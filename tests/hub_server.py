@@ -13,15 +13,16 @@ import hashlib
 import json
 import socket
 import struct
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from loopback_servers import serving
 
 _PIECE_BYTES = 64 * 1024
 
@@ -100,19 +101,8 @@ def hub_server(repositories: dict[str, HubRepo]) -> Iterator[HubServer]:
     """Serve until the block ends."""
     hub = HubServer(repositories)
     kinds = [type(kind.__name__, (kind,), {"hub": hub}) for kind in (_ApiHandler, _CdnHandler)]
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), kind) for kind in kinds]
-    hub.url, hub.cdn_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in servers)
-    threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}) for server in servers]
-    for server, thread in zip(servers, threads, strict=True):
-        server.daemon_threads = True
-        thread.start()
-    try:
+    with serving(*kinds) as (hub.url, hub.cdn_url):
         yield hub
-    finally:
-        for server, thread in zip(servers, threads, strict=True):
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
 
 class Handler(BaseHTTPRequestHandler):

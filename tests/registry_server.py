@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from hub_server import Fault, Handler, Pace, send_file
+from loopback_servers import serving
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 PREFIX = "application/vnd.ollama.image."
@@ -99,19 +98,8 @@ def registry_server(models: dict[str, RegistryModel], *, needs_token: bool = Fal
     """Serve until the block ends."""
     registry = RegistryServer(models, needs_token)
     kinds = [type(kind.__name__, (kind,), {"registry": registry}) for kind in (_RegistryHandler, _CdnHandler)]
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), kind) for kind in kinds]
-    registry.url, registry.cdn_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in servers)
-    threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}) for server in servers]
-    for server, thread in zip(servers, threads, strict=True):
-        server.daemon_threads = True
-        thread.start()
-    try:
+    with serving(*kinds) as (registry.url, registry.cdn_url):
         yield registry
-    finally:
-        for server, thread in zip(servers, threads, strict=True):
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
 
 class _RegistryHandler(Handler):
