@@ -35,6 +35,9 @@ LAYERS = (
     ("dialects", "store", "placement"),
     ("creating",),
     ("footprint", "modelfile", "pulling"),
+    ("placement.estimate",),
+    ("placement.cache", "placement.compute", "placement.weights"),
+    ("placement.shape",),
     ("gguf_rules",),
     ("gguf",),
     ("gguf_tokens", "gguf_architectures"),
@@ -125,9 +128,9 @@ def read_modules(folder: Path) -> dict[str, Module]:
 
 
 def group_of(name: str) -> str | None:
-    """The group of LAYERS that a module, or a name in it, belongs to."""
+    """The group of LAYERS that a module, or a name in it, belongs to; a module may stand apart from its package."""
     parts = name.split(".")
-    return next((group for group in (parts[0], ".".join(parts[:2])) if group in RANKS), None)
+    return next((group for group in (".".join(parts[:2]), parts[0]) if group in RANKS), None)
 
 
 def layers(module: Module) -> Iterator[str]:

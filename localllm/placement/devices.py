@@ -1,7 +1,8 @@
-"""What this machine has for a model: physical cores and memory, within what the process may use.
+"""What a machine has for a model: its devices as data, and this host's cores and memory within what may be used.
 
-The only place that asks the operating system. A container's quota and a process's affinity count, not the machine's
-size: llama.cpp with more threads than cores it may use spends its time waiting at barriers.
+The only place that asks the operating system about the host. A container's quota and a process's affinity count, not
+the machine's size: llama.cpp with more threads than cores it may use spends its time waiting at barriers. Which GPUs
+there are is asked by runner/inventory, of a child; a plan needs only the data here.
 """
 
 from __future__ import annotations
@@ -11,8 +12,44 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
+
+DeviceKind = Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProcess:
+    """A process that holds memory of a device; `name` is empty when it may not be seen."""
+
+    pid: int
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One place for weights and caches. `name` is llama.cpp's ("CPU", "CUDA0"), `id` a GPU's PCI address.
+
+    Speeds are measured or stated, None while nobody knows; `flops` is of a large matrix product, `link_...` of copies
+    between host memory and the device. An integrated GPU shares the host's memory.
+    """
+
+    kind: DeviceKind
+    name: str
+    description: str = ""
+    id: str = ""
+    total_bytes: int = 0
+    free_bytes: int = 0
+    bandwidth_bytes_per_second: float | None = None
+    flops: float | None = None
+    link_bytes_per_second: float | None = None
+    backend: str = "CPU"
+    is_integrated: bool = False
+    driver: str = ""
+    power_limit_watts: float | None = None
+    processes: tuple[DeviceProcess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +59,25 @@ class Host:
     physical_cores: int
     total_bytes: int
     available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The devices in llama.cpp's order, GPUs first and the CPU last, and the host. `is_replaced`: they were read from
+    a file, and are not those of this machine."""
+
+    devices: tuple[Device, ...]
+    host: Host
+    is_replaced: bool = False
+
+    @property
+    def gpus(self) -> tuple[Device, ...]:
+        return tuple(device for device in self.devices if device.kind == "gpu")
+
+    @property
+    def cpu(self) -> Device:
+        """The host's own device; its free bytes are those that the host has available."""
+        return next(device for device in self.devices if device.kind == "cpu")
 
 
 def host(root: Path = Path("/")) -> Host:

@@ -1,0 +1,129 @@
+"""A model's weights, layer by layer and by what they do: sorted from the tensor table, nothing is read of the data.
+
+What is sorted is what llama.cpp places: a layer's tensors go to the layer's device, the embedding always stays in host
+memory, output norm and output matrix go where the last layer is. A tied output matrix is the embedding again: one copy
+in host memory, a second one on a device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
+
+from localllm.errors import ModelFileError
+from localllm.gguf import Header, TensorInfo
+from localllm.gguf_rules import MAX_LAYERS
+
+TensorClass = Literal["attention", "recurrent", "dense_ffn", "experts", "shared_experts", "other"]
+
+_LAYER = re.compile(r"(?:(?:enc|dec)\.)?blk\.(\d+)\.(.+)")
+_EXPERTS = re.compile(r"ffn_(gate|up|down|gate_up)_(ch)?exps\b.*|ffn_(gate|up|down)\.\d+\b.*")
+_SHARED = re.compile(r"ffn_(gate|up|down)_shexp\b.*")
+_NORMS = re.compile(r".*norm.*|.*_scale\b.*|.*res_score.*")
+_ATTENTION = re.compile(r"(cross_)?attn_.*|vis_attn_.*|indexer.*")
+_RECURRENT = re.compile(r"ssm_.*|shortconv.*|time_mix_.*|channel_mix_.*|kda_.*|ple_.*")
+_DENSE = re.compile(r"ffn_.*|vis_(gate|up|down)\b.*")
+_INPUT = re.compile(r"(token_embd|position_embd|token_types|per_layer_token_embd)\.\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBytes:
+    """Bytes of one layer's weights by class. `active_parameters` are multiplied for every token, whichever experts
+    are chosen; `expert_parameters` are those of all experts, of which a token uses a share."""
+
+    attention: int = 0
+    recurrent: int = 0
+    dense_ffn: int = 0
+    experts: int = 0
+    shared_experts: int = 0
+    other: int = 0
+    active_parameters: int = 0
+    expert_parameters: int = 0
+    largest_expert_tensor: int = 0
+    is_mtp: bool = False
+
+    @property
+    def total(self) -> int:
+        return self.without_experts + self.experts
+
+    @property
+    def without_experts(self) -> int:
+        """What stays on the layer's device when its experts are kept in host memory."""
+        return self.attention + self.recurrent + self.dense_ffn + self.shared_experts + self.other
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All weights of a model. `tied_output_bytes` is the part of `output_bytes` that a model of one device shares with
+    its embedding."""
+
+    layers: tuple[LayerBytes, ...]
+    embedding_bytes: int
+    output_bytes: int
+    tied_output_bytes: int
+    output_parameters: int
+
+
+def class_of(name: str) -> TensorClass:
+    """What a tensor of a layer is for; `name` is without "blk.N."."""
+    if _EXPERTS.fullmatch(name):
+        return "experts"
+    if _SHARED.fullmatch(name):
+        return "shared_experts"
+    if _NORMS.fullmatch(name):
+        return "other"
+    if _ATTENTION.fullmatch(name):
+        return "attention"
+    if _RECURRENT.fullmatch(name):
+        return "recurrent"
+    return "dense_ffn" if _DENSE.fullmatch(name) else "other"
+
+
+def weights_of(header: Header) -> Weights:
+    """Sort the tensors of `header`. Raises ModelFileError for a number of layers that llama.cpp cannot have."""
+    layer_count = header.block_count
+    if not 0 < layer_count <= MAX_LAYERS:
+        raise ModelFileError(
+            f"{header.architecture or 'a model'} with {layer_count} layers; 1 to {MAX_LAYERS} are possible",
+            hint="the file is damaged or is no language model",
+        )
+    by_layer: dict[int, list[TensorInfo]] = defaultdict(list)
+    by_name: dict[str, TensorInfo] = {}
+    for tensor in header.tensors:
+        if found := _LAYER.fullmatch(tensor.name):
+            by_layer[int(found[1])].append(tensor)
+        else:
+            by_name[tensor.name] = tensor
+    trunk = layer_count - min(header.architecture_integer("nextn_predict_layers"), layer_count)
+    embedding = sum(tensor.size_bytes for name, tensor in by_name.items() if _INPUT.fullmatch(name))
+    outputs = [tensor for name, tensor in by_name.items() if not _INPUT.fullmatch(name)]
+    tied = [] if "output.weight" in by_name else [by_name[name] for name in ("token_embd.weight",) if name in by_name]
+    return Weights(
+        layers=tuple(_layer(by_layer.get(index, []), is_mtp=index >= trunk) for index in range(layer_count)),
+        embedding_bytes=embedding,
+        output_bytes=sum(tensor.size_bytes for tensor in (*outputs, *tied)),
+        tied_output_bytes=sum(tensor.size_bytes for tensor in tied),
+        output_parameters=sum(tensor.elements for tensor in (*outputs, *tied)),
+    )
+
+
+def _layer(tensors: list[TensorInfo], *, is_mtp: bool) -> LayerBytes:
+    sizes: dict[TensorClass, int] = defaultdict(int)
+    parameters: dict[bool, int] = defaultdict(int)
+    largest = 0
+    for tensor in tensors:
+        found = _LAYER.fullmatch(tensor.name)
+        kind = class_of(found[2] if found else tensor.name)
+        sizes[kind] += tensor.size_bytes
+        parameters[kind == "experts"] += tensor.elements
+        if kind == "experts":
+            largest = max(largest, tensor.size_bytes)
+    return LayerBytes(
+        **sizes,
+        active_parameters=parameters[False],
+        expert_parameters=parameters[True],
+        largest_expert_tensor=largest,
+        is_mtp=is_mtp,
+    )
