@@ -70,20 +70,26 @@ def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """Decode `body`. Raises InvalidFieldError, naming the field when one is at fault."""
     if not body.strip():
         raise InvalidFieldError("missing request body")
+    return read_inside(body, decoder)
+
+
+def read_inside(text: bytes, decoder: msgspec.json.Decoder[T], field: str = "") -> T:
+    """Decode the JSON that stands at `field` of the body. Raises InvalidFieldError."""
+    where = field or "the body"
     try:
-        return decoder.decode(body)
+        return decoder.decode(text)
     except msgspec.ValidationError as error:
-        raise _wrong_type(str(error)) from None
+        raise _wrong_type(str(error), inside=field) from None
     except msgspec.DecodeError as error:
         # Editors cut text in the middle of an emoji and send half a surrogate pair, which other servers accept.
-        mended = _ESCAPE.sub(_without_lone_surrogate, body)
-        if mended != body:
-            return read(mended, decoder)
-        raise InvalidFieldError(f"the body is not valid JSON: {error}") from None
+        mended = _ESCAPE.sub(_without_lone_surrogate, text)
+        if mended != text:
+            return read_inside(mended, decoder, field)
+        raise InvalidFieldError(f"{where} is not valid JSON: {error}", field=field or None) from None
     except UnicodeDecodeError:
-        raise InvalidFieldError("the body is not valid JSON: it is not UTF-8") from None
+        raise InvalidFieldError(f"{where} is not valid JSON: it is not UTF-8", field=field or None) from None
     except RecursionError:
-        raise InvalidFieldError("the body is nested too deeply") from None
+        raise InvalidFieldError(f"{where} is nested too deeply", field=field or None) from None
 
 
 def read_text(text: str | bytes, field: str) -> Any:
