@@ -4,8 +4,10 @@
     TaggedSyntax    the name between markers, then
                     a JSON object of arguments:              [TOOL_CALLS]name[ARGS]{…}
                     or each argument between markers:        <function=name><parameter=key>value</parameter></function>
+    ElementSyntax   each argument an XML element, nested:    <invoke name="name"><key>value</key></invoke>
     PythonSyntax    calls as Python writes them:             [name(key='value'), other()]
     GemmaSyntax     Gemma 4's own notation:                  call:name{key:<|"|>value<|"|>}
+    Channels        not a syntax of calls but of answers:    a header says whether thinking, text or a call follows
 
 Between the words of a marker any blanks may stand, or none. WILD in a marker is a short text that may be anything, such
 as the number or the id of a call.
@@ -19,7 +21,11 @@ from dataclasses import dataclass
 WILD = "\0"
 MISMATCH, MORE = -1, -2
 _MOST_WILD, _MOST_BLANKS = 128, 64
-_PIECE = re.compile(r"<[^<>\s]*>?|\[[^\[\]\s]*\]?|[^<\[\s]+")
+# Kimi K3's tags are three tokens each, <|open|>name attribute="value"<|sep|>, and one word all the same.
+_XTML = r"<\|(?:open|close)\|>[^<\[]*(?:<\|sep\|>)?"
+TAG = rf"(?:{_XTML.removesuffix('?')}|<[^<>\s]+>|\[[^\[\]\s]+\])"
+_PIECE = re.compile(rf"{_XTML}|<[^<>\s]*>?|\[[^\[\]\s]*\]?|[^<\[\s]+")
+_TOKENS = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
 def common_length(one: str, other: str) -> int:
@@ -47,9 +53,21 @@ class Marker:
         return at
 
 
-def marker(text: str) -> Marker:
-    """The marker that is written as `text`."""
-    return Marker(tuple(_PIECE.findall(text)))
+def marker(text: str, prefix: str = "") -> Marker:
+    """The marker that is written as `text`; a `prefix` belongs to the tag that it stands before."""
+    if not prefix:
+        return Marker(tuple(_PIECE.findall(text)))
+    first, *rest = text.split(prefix)
+    words = list(_PIECE.findall(first))
+    for part in rest:
+        tag, *others = _PIECE.findall(part) or [""]
+        words += [prefix + tag, *others]
+    return Marker(tuple(words))
+
+
+def tokens_of(text: str) -> tuple[str, ...]:
+    """The tags in a text, each of which may be a token of its own; the text itself when it has none."""
+    return tuple(_TOKENS.findall(text)) or (text,)
 
 
 def _skip_blanks(text: str, at: int) -> int:
@@ -103,7 +121,8 @@ class CallSyntax:
     @property
     def markers(self) -> tuple[str, ...]:
         """The texts that must come out of the vocabulary as they are."""
-        return (*self.starts, self.end)
+        starts = [tag for start in self.starts[-1:] for tag in tokens_of(start)]
+        return (*self.starts[:-1], *starts, self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +170,38 @@ class TaggedSyntax:
         """The texts that must come out of the vocabulary as they are."""
         own = (self.section, self.lead, self.after_name, self.call_end, self.section_end)
         inner = (self.arguments.start, self.arguments.middle, self.arguments.end) if self.arguments else ()
-        return tuple(word for marker in (*own, *inner) for word in marker.words if word[0] in "<[" and WILD not in word)
+        words = [word for marker in (*own, *inner) for word in marker.words if word[0] in "<["]
+        return tuple(tag for word in words for tag in tokens_of(word) if WILD not in tag)
+
+
+@dataclass(frozen=True, slots=True)
+class ElementSyntax:
+    """`section (lead name after_name element* call_end)+ section_end`, where an element is an argument.
+
+    That is `prefix<key>value prefix</key>`, and a value that is no text is made of elements itself: those of an object
+    have the names of its keys, those of a list are all called `item`. Each tag stands behind `prefix`.
+    """
+
+    section: Marker
+    lead: Marker
+    after_name: Marker
+    call_end: Marker
+    section_end: Marker
+    prefix: str = ""
+    item: str = "item"
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The tags that begin a call."""
+        words = (*self.section.words, *self.lead.words)
+        return tuple(dict.fromkeys(word for word in words if word.startswith(f"{self.prefix}<")))
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts that must come out of the vocabulary as they are."""
+        own = (self.section, self.lead, self.after_name, self.call_end, self.section_end)
+        tags = [word.removeprefix(self.prefix) for marker in own for word in marker.words]
+        return (self.prefix, *(tag for tag in tags if tag[0] == "<"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,4 +237,29 @@ class GemmaSyntax:
         return (self.start, self.end, self.quote)
 
 
-Syntax = CallSyntax | TaggedSyntax | PythonSyntax | GemmaSyntax
+Syntax = CallSyntax | TaggedSyntax | ElementSyntax | PythonSyntax | GemmaSyntax
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """An answer as messages of its own: `(start header header_end body end)*`, the first start being the prompt's.
+
+    A header with `recipient` and a name is that of a call, whose body is a JSON object, or in the syntax `calls`. With
+    the word `thinking` it is that of thinking, with `text` or anything else that of text. `recipient` may be empty: then
+    a header is a name as it stands. `ends` may be empty, and the last one missing.
+    """
+
+    start: str
+    header_end: str
+    ends: tuple[str, ...]
+    text: str
+    thinking: str | None = None
+    recipient: str | None = None
+    calls: Syntax | None = None
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts that must come out of the vocabulary as they are."""
+        own = [tag for text in (self.start, self.header_end, *self.ends) for tag in tokens_of(text)]
+        return (*own, *(self.calls.markers if self.calls else ()))
+
