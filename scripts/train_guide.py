@@ -50,19 +50,25 @@ from guide.corpus import read_corpus
 from guide.evaluation import evaluate, logit_difference, tokenizer_differences, tokenizer_samples
 from guide.export import load_state, quantise, write_checksum, write_gguf
 from guide.network import Shape
+from guide.reload import read_state, read_tokenizer
 from guide.training import Plan, encode, train
 from guide.vocabulary import load_vocabulary, train_vocabulary
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("data", "tokenizer", "train", "export", "evaluate")
 VOCABULARY_CONVERSATIONS = 8_000
 CONTEXT_TOKENS = 2048
 PACKAGES = ("torch", "numpy", "gguf", "tokenizers", "jinja2")
+State = dict[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
-    """One part of the training: what is drawn, and how the learning rate goes. See Plan and draw_training_texts."""
+    """One part of the training: what is drawn, and how the learning rate goes. See Plan and draw_training_texts.
+
+    It goes on from the weights of the stage before, or, `from_quantised`, from what quantising left of them.
+    """
 
     seed: int
     conversations: int
@@ -76,6 +82,7 @@ class Stage:
     fall_batches: int
     end: int
     repeating_drills: float = 0.0
+    from_quantised: bool = False
 
 
 DRAWN = ("conversations", "long_chats", "shares", "shortened_share")
@@ -166,11 +173,29 @@ def write_data(folder: Folder, options: argparse.Namespace) -> None:
 
 
 def write_tokenizer(folder: Folder, options: argparse.Namespace) -> None:
-    texts = folder.read("conversations-1.json")[:VOCABULARY_CONVERSATIONS]
-    # Words that only tools need get no token with a space, so that a name looks the same wherever it is copied to.
-    sentences = [text for text in texts if '"parameters"' not in text]
-    tokenizer = train_vocabulary(texts, sentences, folder.file("tokenizer.json"))
+    if options.start_from:
+        tokenizer = read_tokenizer(options.start_from, folder.file("tokenizer.json"))
+    else:
+        texts = folder.read("conversations-1.json")[:VOCABULARY_CONVERSATIONS]
+        # Words that only tools need get no token with a space, so that a name looks the same wherever it is copied to.
+        sentences = [text for text in texts if '"parameters"' not in text]
+        tokenizer = train_vocabulary(texts, sentences, folder.file("tokenizer.json"))
     print(f"tokenizer: {tokenizer.get_vocab_size()} tokens")
+
+
+def start_of(number: int, stage: Stage, folder: Folder, shape: Shape, options: argparse.Namespace) -> State | None:
+    """The weights that a stage goes on from; None for new ones."""
+    if options.start_from and number == min(options.stages):
+        return read_state(options.start_from, shape)
+    if number == 1:
+        return None
+    before = load_state(folder.file(f"weights-{number - 1}.pt"))
+    if not stage.from_quantised:
+        return before
+    full, quantised = folder.file(f"stage-{number - 1}-f32.gguf"), folder.file(f"stage-{number - 1}.gguf")
+    write_gguf(full, before, shape, load_vocabulary(folder.file("tokenizer.json")), CONTEXT_TOKENS)
+    quantise(full, quantised, options.engine_python)
+    return read_state(quantised, shape)
 
 
 def write_weights(folder: Folder, options: argparse.Namespace) -> None:
@@ -190,8 +215,8 @@ def write_weights(folder: Folder, options: argparse.Namespace) -> None:
             fall_batches=stage.fall_batches,
             end=stage.end,
         )
-        start = load_state(folder.file(f"weights-{number - 1}.pt")) if number > 1 else None
         shape, checkpoint = Shape(tokenizer.get_vocab_size()), folder.file(f"weights-{number}.pt")
+        start = start_of(number, stage, folder, shape, options)
         _, plan, report = train(shape, samples, plan, checkpoint, start)
         longest = max(len(sample.ids) for sample in samples)
         drawn = {name: value for name, value in dataclasses.asdict(stage).items() if name in DRAWN}
@@ -209,7 +234,8 @@ def write_models(folder: Folder, options: argparse.Namespace) -> None:
 
 def check_export(folder: Folder, options: argparse.Namespace) -> dict[str, Any]:
     """llama.cpp must cut text and compute logits as the training did; a difference ends the run."""
-    tokenizer, texts = load_vocabulary(folder.file("tokenizer.json")), folder.read("conversations-1.json")
+    tokenizer = load_vocabulary(folder.file("tokenizer.json"))
+    texts = folder.read(f"conversations-{len(STAGES)}.json")
     samples = tokenizer_samples(read_corpus(), texts, STAGES[0].seed)
     differences = tokenizer_differences(folder.file("guide.gguf"), tokenizer, samples, options.engine_python)
     if differences:
@@ -229,10 +255,18 @@ def write_evaluation(folder: Folder, options: argparse.Namespace) -> None:
     print(json.dumps({name: value for name, value in quantised.items() if name != "misses"}, indent=1))
 
 
-def report(folder: Folder) -> dict[str, Any]:
+def report_of(number: int, folder: Folder, options: argparse.Namespace) -> Any:
+    """How a stage went; of those before the file that this run started from, what is written beside that file."""
+    if options.start_from and number < min(options.stages):
+        beside = Folder(options.start_from.parent).read("training.json")
+        return beside["training"]["stages"][number - 1]
+    return folder.read(f"training-{number}.json")
+
+
+def report(folder: Folder, options: argparse.Namespace) -> dict[str, Any]:
     """What stands beside the model: how it was made and what it gets right."""
     quantised, full = folder.read("evaluation.json"), folder.read("evaluation-f32.json")
-    stages = [folder.read(f"training-{number}.json") for number in range(1, len(STAGES) + 1)]
+    stages = [report_of(number, folder, options) for number in range(1, len(STAGES) + 1)]
     corpus, state = read_corpus(), load_state(folder.weights())
     return {
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -255,12 +289,14 @@ def report(folder: Folder) -> dict[str, Any]:
     }
 
 
-def install(folder: Folder, target: Path) -> None:
+def install(folder: Folder, options: argparse.Namespace) -> None:
     """Put model, digest and report where the program looks for them."""
+    target = options.install
     target.mkdir(parents=True, exist_ok=True)
+    made = report(folder, options)  # before the model it may have started from is replaced
     shutil.copyfile(folder.file("guide.gguf"), target / "guide.gguf")
     digest = write_checksum(target / "guide.gguf", target / "guide.sha256")
-    Folder(target).write("training.json", report(folder))
+    Folder(target).write("training.json", made)
     print(f"installed {target / 'guide.gguf'} {digest}")
 
 
@@ -271,6 +307,8 @@ def read_options() -> argparse.Namespace:
     numbers = range(1, len(STAGES) + 1)
     parser.add_argument("--stages", nargs="+", type=int, choices=numbers, default=list(numbers), metavar="STAGE",
                         help="the parts of the training that the phases data and train are to do")  # fmt: skip
+    parser.add_argument("--start-from", type=Path, metavar="GGUF",
+                        help="an installed model that the first of --stages goes on from")  # fmt: skip
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--engine-python", default=str(ROOT / ".venv/bin/python"), help="has llama-cpp-python")
     parser.add_argument("--install", type=Path, default=ROOT / "modelfiles/guide", help="where the model goes")
@@ -292,7 +330,7 @@ def main() -> None:
         if phase in options.phases:
             work[phase](folder, options)
     if "evaluate" in options.phases:
-        install(folder, options.install)
+        install(folder, options)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,11 @@ def train_vocabulary(texts: list[str], sentences: list[str], path: Path) -> Toke
     for piece in spaced:
         vocabulary[SPACE + piece] = len(vocabulary)
         merges.append((SPACE, piece))
+    return build_tokenizer(vocabulary, merges, path)
+
+
+def build_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]], path: Path) -> Tokenizer:
+    """The tokenizer of these tokens and merges, with the special tokens behind them; writes and returns it."""
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
