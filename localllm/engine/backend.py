@@ -20,10 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.generation import Options, ResponseFormat, Sampling
+from localllm.placement.cell_layout import CellLayout, MemoryKind
 
 DecodeStatus = Literal["done", "no_room", "interrupted"]
-MemoryKind = Literal["attention", "window", "recurrent"]
-Layout = Literal["unified", "streams"]
 State = bytes | memoryview  # saved memory of a sequence; only the backend that made it can read it
 NO_BOUND = 2**31 - 1
 Constraint = object  # opaque between a backend's new_constraint and its new_sampler
@@ -47,7 +46,7 @@ class MemoryTraits:
     """
 
     kind: MemoryKind = "attention"
-    layout: Layout = "unified"
+    layout: CellLayout = "unified"
     window_tokens: int = 0
     keeps_whole_window: bool = False
     can_shift: bool = True

@@ -31,7 +31,7 @@ from localllm.engine.backend import (
     State,
 )
 from localllm.engine.grammar import ConstrainedSampler, new_matcher
-from localllm.engine.layout import LayoutChoice, WantedLayout, changed, choose_layout
+from localllm.engine.layout import changed
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
 from localllm.engine.llama_model import LlamaModel
 from localllm.engine.llama_rows import Rows
@@ -39,6 +39,7 @@ from localllm.engine.llama_samplers import Samplers
 from localllm.engine.memory import needs_checkpoints
 from localllm.errors import InvalidOptionError
 from localllm.generation import Options, ResponseFormat, Sampling, merge_options, parse_options
+from localllm.placement.cell_layout import LayoutChoice, WantedLayout, choose_layout
 
 logger = logging.getLogger(__name__)
 

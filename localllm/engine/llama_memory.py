@@ -13,7 +13,8 @@ import sys
 import llama_cpp.llama_cpp as native
 import numpy as np
 
-from localllm.engine.backend import EngineError, MemoryKind, MemoryTraits, State
+from localllm.engine.backend import EngineError, MemoryTraits, State
+from localllm.placement.cell_layout import MemoryKind
 
 _HEAD = 12  # bytes before the first stream's number of cells
 _ROOM = 4 * 256  # the numbers of cells of as many streams as llama.cpp allows (LLAMA_MAX_SEQ)

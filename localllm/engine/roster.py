@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from localllm.engine.backend import Backend, BackendFacts, Layout
+from localllm.engine.backend import Backend, BackendFacts
 from localllm.engine.batch import SECONDS_PER_CLASS, Load, may_admit, newest_of_lowest_class
 from localllm.engine.layout import better_layout
 from localllm.engine.memory import CHECKPOINT_DISTANCE_TOKENS, checkpoint_lengths, needs_checkpoints
@@ -19,6 +19,7 @@ from localllm.engine.prefix_cache import Source
 from localllm.engine.queue import WaitingRoom
 from localllm.engine.sequence import Sequence
 from localllm.generation import CacheMiss
+from localllm.placement.cell_layout import CellLayout
 
 COPY_BYTES_PER_SECOND = 1e9  # of a state to host memory or back; measured 1.4e9 on a virtual machine
 SAVED_TOKENS_LEAST = 64  # below that computing again is the simpler way
@@ -47,7 +48,7 @@ class Roster:
     def _facts(self) -> BackendFacts:
         return self._backend.facts
 
-    def wanted_layout(self, *, may_change: bool) -> Layout:
+    def wanted_layout(self, *, may_change: bool) -> CellLayout:
         """The layout that suits those who run or come next: the present one, unless another is clearly better.
 
         Unless it `may_change`, only for somebody who needs more than a stream holds.

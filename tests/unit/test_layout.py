@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-from localllm.engine.layout import (
+from localllm.engine.layout import better_layout, changed
+from localllm.placement.cell_layout import (
     IDLE_SLOTS,
     IDLE_STATES,
     MOST_SLOTS,
     STREAM_TOKENS_ON_CPU,
     STREAM_TOKENS_ON_GPU,
     WHOLE_WINDOW_TOKENS,
-    better_layout,
-    changed,
     choose_layout,
 )
 
