@@ -26,7 +26,8 @@ from collections.abc import Callable, Sequence
 
 from localllm.chat import tools as json_calls
 from localllm.chat.formats import OutputFormat
-from localllm.chat.readers import Reader, open_reader
+from localllm.chat.reader import Reader
+from localllm.chat.readers import open_reader
 from localllm.chat.syntax import CallSyntax, PythonSyntax
 from localllm.chat.values import schemas_of
 from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool, ToolCallDelta

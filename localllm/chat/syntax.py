@@ -245,8 +245,8 @@ class Channels:
     """An answer as messages of its own: `(start header header_end body end)*`, the first start being the prompt's.
 
     A header with `recipient` and a name is that of a call, whose body is a JSON object, or in the syntax `calls`. With
-    the word `thinking` it is that of thinking, with `text` or anything else that of text. `recipient` may be empty: then
-    a header is a name as it stands. `ends` may be empty, and the last one missing.
+    the word `thinking` it is that of thinking, with `text` or anything else that of text. An empty `recipient` makes
+    a header a name as it stands. `ends` may be empty, and the last one missing.
     """
 
     start: str
@@ -262,4 +262,3 @@ class Channels:
         """The texts that must come out of the vocabulary as they are."""
         own = [tag for text in (self.start, self.header_end, *self.ends) for tag in tokens_of(text)]
         return (*own, *(self.calls.markers if self.calls else ()))
-

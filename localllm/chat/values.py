@@ -20,23 +20,56 @@ _NAMES: dict[str, object] = {"true": True, "false": False, "null": None}
 _MOST_LITERAL_CHARACTERS = 65_536  # Python's parser needs much memory for long and deep texts
 
 
+_MOST_REFERENCES = 16  # of one schema to another, before it is taken for a circle
+
+
 @dataclass(frozen=True, slots=True)
-class Schemas:
-    """The parameters of each tool a request offers: name to the JSON Schema of each argument."""
+class Schema:
+    """One place in a JSON Schema; `root` is what its references lead through. Says nothing where it is no schema."""
 
-    properties: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    node: object = None
+    root: object = None
 
-    def is_text(self, tool: str, argument: str) -> bool | None:
-        """Whether an argument is a text; None when the schema leaves that open."""
-        types = _types(self.properties.get(tool, {}).get(argument))
+    @property
+    def types(self) -> set[str]:
+        """The types it names, also those of its alternatives."""
+        return _types(self.node, self.root, _MOST_REFERENCES)
+
+    @property
+    def is_text(self) -> bool | None:
+        """Whether the value is a text; None when the schema leaves that open."""
+        types = self.types
         if not types:
             return None
         return types == {"string"} if "string" in types else False
 
+    def member(self, key: str) -> Schema:
+        """What it says of a member of an object."""
+        node = _resolved(self.node, self.root)
+        members = node.get("properties")
+        found = members.get(key) if isinstance(members, dict) else None
+        return Schema(node.get("additionalProperties") if found is None else found, self.root)
+
+    def item(self) -> Schema:
+        """What it says of the items of a list."""
+        return Schema(_resolved(self.node, self.root).get("items"), self.root)
+
+
+@dataclass(frozen=True, slots=True)
+class Schemas:
+    """The parameters of each tool a request offers: name to the JSON Schema of its arguments."""
+
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def argument(self, tool: str, name: str) -> Schema:
+        """What a tool's schema says of one argument."""
+        root = self.parameters.get(tool)
+        return Schema(root, root).member(name)
+
 
 def schemas_of(tools: Sequence[Tool]) -> Schemas:
     """The schemas in the tools' definitions; what is no schema is left out."""
-    return Schemas({tool.name: _properties(tool.definition) for tool in tools})
+    return Schemas({tool.name: _parameters(tool.definition) for tool in tools})
 
 
 def argument_value(text: str, is_text: bool | None) -> str:
@@ -98,29 +131,41 @@ def _literal(node: ast.expr) -> object:
     return value
 
 
-def _types(schema: object) -> set[str]:
-    """The types a schema names, also those of its alternatives."""
-    if not isinstance(schema, dict):
-        return set()
+def _resolved(node: object, root: object) -> Mapping[str, Any]:
+    """The schema that a chain of local references leads to; an empty one for anything else."""
+    for _ in range(_MOST_REFERENCES):
+        if not isinstance(node, dict):
+            return {}
+        path = node.get("$ref")
+        if not (isinstance(path, str) and path.startswith("#/")):
+            return node
+        node = root
+        for step in path[2:].split("/"):
+            node = node.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(node, dict) else None
+    return {}
+
+
+def _types(node: object, root: object, depth: int) -> set[str]:
+    schema = _resolved(node, root)
     named = schema.get("type")
     names = [named] if isinstance(named, str) else named if isinstance(named, list) else []
     types = {one for one in names if isinstance(one, str)}
-    for key in ("anyOf", "oneOf"):
+    for key in ("anyOf", "oneOf") if depth else ():
         alternatives = schema.get(key)
         for alternative in alternatives if isinstance(alternatives, list) else ():
-            types |= _types(alternative)
+            types |= _types(alternative, root, depth - 1)
     enum = schema.get("enum")
     if not types and isinstance(enum, list) and enum and all(isinstance(one, str) for one in enum):
         types = {"string"}
     return types
 
 
-def _properties(definition: str) -> Mapping[str, Any]:
+def _parameters(definition: str) -> Mapping[str, Any]:
     try:
         value = json.loads(definition)
     except (ValueError, RecursionError):
         return {}
-    for key in ("function", "parameters", "properties"):
+    for key in ("function", "parameters"):
         inner = value.get(key) if isinstance(value, dict) else None
         if key == "function" and not isinstance(inner, dict):
             continue  # some clients send the function itself
