@@ -6,6 +6,7 @@
     │   ├── InvalidNameError    400  not a model name
     │   ├── InvalidOptionError  400  an option has the wrong type or an impossible value
     │   ├── InvalidFieldError   400  a field of the request has the wrong type or an impossible value
+    │   │   └── PreviousResponseError 400  no such response to go on from
     │   ├── PromptTooLongError  400  the prompt does not fit the context
     │   ├── InputTooLongError   400  a text to embed does not fit the context
     │   ├── UnsupportedError    400  the model (or this version) cannot do that
@@ -14,6 +15,9 @@
     ├── UnauthorizedError       401  an API key is needed
     ├── AccessDeniedError       403  a foreign Host or Origin
     ├── ModelNotFoundError      404  no model of that name
+    ├── ResponseNotFoundError   404  no response of that id, or it is another key's
+    ├── ResponseCancelledError  409  somebody cancelled the response
+    ├── SlowBodyError           408  the request's body did not come in time
     ├── PayloadTooLargeError    413  the body is over the limit
     ├── QueueFullError          503  too many requests wait for that model
     ├── ShuttingDownError       503  the daemon is stopping
@@ -88,6 +92,15 @@ class InvalidFieldError(BadRequestError):
         self.field = field
 
 
+class PreviousResponseError(InvalidFieldError):
+    """The response to go on from is not there, or not over."""
+
+    code = "previous_response_not_found"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, field="previous_response_id", hint=hint)
+
+
 class PromptTooLongError(BadRequestError):
     """The prompt does not fit the context."""
 
@@ -158,6 +171,33 @@ class ModelNotFoundError(LocalllmError):
     def __init__(self, name: str) -> None:
         super().__init__(f"model '{name}' not found", hint="`localllm list` shows the models there are")
         self.name = name
+
+
+class SlowBodyError(LocalllmError):
+    """The request's body did not come in time."""
+
+    code = "slow_body"
+    status = 408
+
+
+class ResponseNotFoundError(LocalllmError):
+    """No response of that id is kept for whoever asks."""
+
+    code = "response_not_found"
+    status = 404
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(
+            f"Response with id '{response_id}' not found.",
+            hint="responses are kept in memory and for a time only, and not at all with `store`: false",
+        )
+
+
+class ResponseCancelledError(LocalllmError):
+    """Somebody cancelled the response before it was complete."""
+
+    code = "cancelled"
+    status = 409
 
 
 class PayloadTooLargeError(LocalllmError):

@@ -46,7 +46,7 @@ _ERROR_TYPES = {
     413: "invalid_request_error",
 }
 # The codes that OpenAI's clients look for.
-_ERROR_CODES = {"prompt_too_long": "context_length_exceeded", "unauthorized": "invalid_api_key"}
+ERROR_CODES = {"prompt_too_long": "context_length_exceeded", "unauthorized": "invalid_api_key"}
 
 
 class _Choice:
@@ -156,7 +156,7 @@ def error_body(failed: Failed, param: str | None = None) -> bytes:
         "message": failed.message,
         "type": _ERROR_TYPES.get(failed.status, "api_error"),
         "param": param,
-        "code": _ERROR_CODES.get(failed.code, failed.code),
+        "code": ERROR_CODES.get(failed.code, failed.code),
     }
     if failed.hint:
         error["hint"] = failed.hint

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.errors import LocalllmError
 from localllm.logs import request_id
-from localllm.server import anthropic, create, embed, generate, llamacpp, manage, pull
+from localllm.server import anthropic, create, embed, generate, llamacpp, manage, pull, responses
 from localllm.server.access import OPEN_PATHS, Access, AccessRules
 from localllm.server.replies import INTERNAL, error_response, failed_response, text_response
 from localllm.server.services import Services
@@ -64,6 +64,12 @@ ROUTES: tuple[Entry, ...] = (
     Entry("GET", "/v1/models/{id:path}", manage.openai_model, "One model, as OpenAI describes it"),
     Entry("POST", "/v1/chat/completions", generate.openai_chat, "Answer a conversation, as OpenAI does"),
     Entry("POST", "/v1/completions", generate.openai_completion, "Go on with texts or token ids, or fill a gap in one"),
+    Entry("POST", "/v1/responses", responses.create, "Answer a conversation and keep it, as OpenAI's Responses do"),
+    Entry("POST", "/v1/responses/input_tokens", responses.count_tokens, "How many tokens such a conversation would be"),
+    Entry("GET", "/v1/responses/{id}", responses.retrieve, "A response that was kept"),
+    Entry("DELETE", "/v1/responses/{id}", responses.delete, "Forget a response"),
+    Entry("POST", "/v1/responses/{id}/cancel", responses.cancel, "End a response that is still in progress"),
+    Entry("GET", "/v1/responses/{id}/input_items", responses.input_items, "What the model was given for a response"),
     Entry("POST", "/v1/messages", anthropic.messages, "Answer a conversation, as Anthropic does"),
     Entry("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "How many tokens a conversation would be"),
     Entry("POST", "/v1/embeddings", embed.openai_embeddings, "Turn texts or token ids into vectors, as OpenAI does"),
@@ -154,7 +160,9 @@ class Gate:
             finally:
                 seconds = services.clock.monotonic() - started
                 level = logging.DEBUG if scope["method"] in ("GET", "HEAD") else logging.INFO
-                logger.log(level, "%s %s %d in %.3f s", scope["method"], scope["path"], status, seconds)
+                # As it was sent: decoded, it could hold line breaks and look like other lines of the log.
+                path = scope["raw_path"].decode("ascii", "replace")
+                logger.log(level, "%s %s %d in %.3f s", scope["method"], path, status, seconds)
                 services.metrics.request_ended(route_of(scope["path"]), status, seconds)
 
     def _admitted(self, scope: Scope) -> ASGIApp:

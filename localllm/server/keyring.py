@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +19,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who brought a right key: `name` is the key's, "" of the shared LOCALLLM_API_KEY, which may do everything."""
+    """Who brought a right key: `name` and `id` are its own, or "" of LOCALLLM_API_KEY, which may do everything."""
 
     name: str
     scopes: tuple[Scope, ...]
+    id: str = ""
 
 
 class Keyring:
     """`shared` is LOCALLLM_API_KEY, "" for none; `path` is the file that `localllm key` writes."""
 
     def __init__(self, shared: str, path: Path) -> None:
-        self._shared = shared
+        self._mark_key = secrets.token_bytes(32)
+        self._shared = self._mark(shared.encode()) if shared else b""
         self._path = path
         self._seen: tuple[int, int, int] | None = None
         self._keys: tuple[Key, ...] = ()
@@ -37,10 +41,14 @@ class Keyring:
         sent = sent_key(headers)
         # Header text is Latin-1 by ASGI's rules: this gives the bytes back as they were sent.
         raw = sent.encode("latin-1")
-        if self._shared and hmac.compare_digest(raw, self._shared.encode()):
+        if self._shared and hmac.compare_digest(self._mark(raw), self._shared):
             return Holder("", SCOPES)
         key = find_key(sent, self._current())
-        return Holder(key.name, key.scopes) if key is not None else None
+        return Holder(key.name, key.scopes, key.id) if key is not None else None
+
+    def _mark(self, text: bytes) -> bytes:
+        """A digest of one length: comparing the texts would tell how long the right one is."""
+        return hashlib.blake2b(text, key=self._mark_key, digest_size=32).digest()
 
     def _current(self) -> tuple[Key, ...]:
         """The file's keys, read anew when it has changed; none while it cannot be read."""

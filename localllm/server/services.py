@@ -27,6 +27,7 @@ from localllm.scheduler.state import Counts, QueuePlace, Requester
 from localllm.server.activity import Activity
 from localllm.server.metrics import Metrics
 from localllm.server.pulls import Pulls
+from localllm.server.responses_store import ResponseStore
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
 
@@ -144,6 +145,7 @@ class Services:
     activity: Activity
     pulls: Pulls
     metrics: Metrics = field(default_factory=Metrics)
+    responses: ResponseStore = field(default_factory=ResponseStore)
     early_headers_seconds: float = 10.0
     ping_seconds: float = 10.0
     look_at_host: Callable[[], Host] = host

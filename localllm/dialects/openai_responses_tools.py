@@ -1,0 +1,181 @@
+"""The tools of OpenAI's Responses, as the functions that chat templates know, and back again from the calls of these.
+
+    function   {"type", "name", "description", "parameters"}           as it is
+    custom     {"type", "name", "description", "format"}               a function with one text, `input`
+    namespace  {"type", "name", "tools": [functions and customs]}      each under NAMESPACE__NAME
+
+Agents send kinds that OpenAI's own servers run (web_search, image_generation …) with every request: they are skipped,
+and told. A grammar that a custom tool's input is to follow is shown to the model, and not enforced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from localllm.dialects.body import read_inside, read_text
+from localllm.dialects.framing import to_json
+from localllm.errors import InvalidFieldError, UnsupportedError
+from localllm.generation import Tool
+
+Kind = Literal["function", "custom"]
+INPUT = "input"  # the one argument of a custom tool's function
+_NO_PARAMETERS = b'{"type":"object","properties":{}}'
+
+
+@dataclass(frozen=True, slots=True)
+class CalledTool:
+    """What a function's name in the template stands for."""
+
+    kind: Kind
+    name: str
+    namespace: str | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    description: str | None = None
+    parameters: msgspec.Raw = msgspec.Raw()
+
+
+class _Format(msgspec.Struct):
+    type: str | None = None
+    syntax: str | None = None
+    definition: str | None = None
+
+
+class _Tool(_Function):
+    type: str | None = None
+    format: _Format | None = None
+    function: _Function | None = None  # as chat completions have it, which some clients send here, too
+    tools: list[msgspec.Raw] | None = None
+
+
+class _Choice(msgspec.Struct):
+    type: str | None = None
+    name: str | None = None
+    mode: str | None = None
+    tools: list[_Tool] | None = None
+
+
+_tool_decoder = msgspec.json.Decoder(_Tool)
+_choice_decoder = msgspec.json.Decoder(str | _Choice | None)
+
+
+def template_name(name: str, namespace: str | None) -> str:
+    """The name under which a template shows a tool."""
+    if not namespace:
+        return name
+    return namespace + name if namespace.endswith("__") else f"{namespace}__{name}"
+
+
+def read_tools(tools: Sequence[msgspec.Raw] | None, told: list[str]) -> tuple[tuple[Tool, ...], dict[str, CalledTool]]:
+    """The functions, and what each stands for; skipped ones are added to `told`. Raises InvalidFieldError."""
+    found: dict[str, Tool] = {}
+    called: dict[str, CalledTool] = {}
+    for index, raw in enumerate(tools or ()):
+        _read_tool(bytes(raw), f"tools[{index}]", None, (found, called, told))
+    return tuple(found.values()), called
+
+
+def _read_tool(
+    raw: bytes, field: str, namespace: str | None, into: tuple[dict[str, Tool], dict[str, CalledTool], list[str]]
+) -> None:
+    found, called, told = into
+    item = read_inside(raw, _tool_decoder, field)
+    if item.type == "namespace" and namespace is None:
+        if not item.name:
+            raise InvalidFieldError(f"{field}.name is missing", field=f"{field}.name")
+        for index, inner in enumerate(item.tools or ()):
+            _read_tool(bytes(inner), f"{field}.tools[{index}]", item.name, into)
+        return
+    kind: Kind = "custom" if item.type == "custom" else "function"
+    if item.type not in (None, "", kind):
+        told.append(field)
+        return
+    function = item.function or item
+    if not function.name:
+        raise InvalidFieldError(f"{field}.name is missing", field=f"{field}.name")
+    name = template_name(function.name, namespace)
+    found[name] = Tool(name, _custom(name, item) if kind == "custom" else _function(name, function, field))
+    called[name] = CalledTool(kind, function.name, namespace)
+    if kind == "custom" and item.format is not None and item.format.type == "grammar":
+        told.append(f"{field}.format")
+
+
+def _function(name: str, item: _Function, field: str) -> str:
+    schema = bytes(item.parameters)
+    if schema in (b"", b"null"):
+        schema = _NO_PARAMETERS
+    if not isinstance(read_text(schema, f"{field}.parameters"), dict):
+        raise InvalidFieldError(f"{field}.parameters must be an object", field=f"{field}.parameters")
+    return _definition(name, item.description, schema)
+
+
+def _custom(name: str, item: _Tool) -> str:
+    about: dict[str, Any] = {"type": "string", "description": "The whole input of the tool, as plain text."}
+    if item.format is not None and item.format.type == "grammar" and item.format.definition:
+        syntax = item.format.syntax or "lark"
+        about["description"] += f" It must follow this {syntax} grammar:\n{item.format.definition}"
+    schema = {"type": "object", "properties": {INPUT: about}, "required": [INPUT]}
+    return _definition(name, item.description, to_json(schema))
+
+
+def _definition(name: str, description: str | None, schema: bytes) -> str:
+    function: dict[str, Any] = {"name": name}
+    if description:
+        function["description"] = description
+    function["parameters"] = msgspec.Raw(schema)
+    return to_json({"type": "function", "function": function}).decode()
+
+
+def chosen(choice: bytes, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    """The tools that `tool_choice` leaves. Raises InvalidFieldError, UnsupportedError where a call is to be forced."""
+    wanted = read_inside(choice, _choice_decoder, "tool_choice") if choice else None
+    if wanted in (None, "", "auto"):
+        return tools
+    if wanted == "none":
+        return ()
+    if isinstance(wanted, _Choice) and wanted.type == "allowed_tools":
+        if wanted.mode not in (None, "auto"):
+            raise _forced()
+        return _allowed(wanted.tools or [], tools)
+    raise _forced()
+
+
+def _allowed(wanted: list[_Tool], tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    names = {one.name for one in wanted if one.type in ("function", "custom")}
+    missing = sorted(str(name) for name in names - {tool.name for tool in tools})
+    if missing:
+        raise InvalidFieldError(f"tool_choice allows {', '.join(missing)}, but tools does not have it",
+                                field="tool_choice.tools")  # fmt: skip
+    return tuple(tool for tool in tools if tool.name in names)
+
+
+def _forced() -> UnsupportedError:
+    return UnsupportedError(
+        'tool_choice other than "auto", "none" and "allowed_tools" with the mode "auto" is not supported yet'
+    )
+
+
+def custom_input(arguments: str) -> str:
+    """The input of a custom tool in the arguments of its function; what a model wrote otherwise stays as it is."""
+    try:
+        value = msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
+    if isinstance(value, Mapping):
+        text = value.get(INPUT)
+        if not isinstance(text, str) and len(value) == 1:  # models invent names for the only argument
+            text = next(iter(value.values()))
+        if isinstance(text, str):
+            return text
+    return arguments
+
+
+def custom_arguments(text: str) -> str:
+    """The arguments of the function that a custom tool is."""
+    return to_json({INPUT: text}).decode()
