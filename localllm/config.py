@@ -27,17 +27,21 @@ import platformdirs
 
 from localllm.durations import parse_keep_alive
 from localllm.errors import ConfigError
+from localllm.sizes import Reserve, parse_reserve
 
 DEFAULT_PORT = 11434
 KvLayout = Literal["auto", "unified", "streams"]
+CacheType = Literal["f16", "q8_0", "bf16", "f32", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"]
+FlashAttention = Literal["auto", "on", "off"]
 LogFormat = Literal["human", "json"]
 
 
 class Address(NamedTuple):
-    """Where the daemon listens, or the CLI looks for it. `host` is without brackets."""
+    """Where the daemon listens, or the CLI looks for it. `host` is without brackets; `is_tls`: by https."""
 
     host: str
     port: int
+    is_tls: bool = False
 
     @property
     def is_loopback(self) -> bool:
@@ -47,7 +51,8 @@ class Address(NamedTuple):
     def url(self) -> str:
         """The base URL a client uses; a wildcard bind is reached over loopback."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        scheme = "https" if self.is_tls else "http"
+        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +73,21 @@ class Settings:
     context_length: int
     num_threads: int
     kv_layout: KvLayout
+    kv_cache_type: CacheType | Literal["auto"]
+    flash_attention: FlashAttention
+    reserve: Reserve
     stream_slowdown: float
     origins: tuple[str, ...]
     registry: str
     api_key: str
     require_key: bool
+    tls_cert: Path | None
+    tls_key: Path | None
+    tls_ca: Path | None
+    max_connections: int
+    head_timeout_seconds: float
+    body_timeout_seconds: float
+    idle_connection_seconds: float
     max_body_bytes: int
     log_level: str
     log_format: LogFormat
@@ -86,9 +101,9 @@ class Settings:
 
 
 def parse_address(text: str) -> Address:
-    """Read HOST, HOST:PORT, :PORT, [v6]:PORT or an http URL of these, as OLLAMA_HOST may be written."""
+    """Read HOST, HOST:PORT, :PORT, [v6]:PORT or an http or https URL of these, as OLLAMA_HOST may be written."""
     body = text.strip().strip("\"'")
-    default_port = DEFAULT_PORT
+    default_port, is_tls = DEFAULT_PORT, body.startswith("https://")
     for scheme, port in (("http://", 80), ("https://", 443)):
         if body.startswith(scheme):
             body, default_port = body[len(scheme) :].split("/", 1)[0], port
@@ -103,7 +118,7 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"{port_text!r} is not a port")
     if any(character in host for character in " /@?#"):
         raise ValueError(f"{host!r} is not a host")
-    return Address(host or "127.0.0.1", int(port_text) if port_text else default_port)
+    return Address(host or "127.0.0.1", int(port_text) if port_text else default_port, is_tls)
 
 
 def _count(text: str) -> int:
@@ -124,6 +139,13 @@ def _seconds(text: str) -> float:
     body = text.strip()
     seconds = parse_keep_alive(float(body) if _is_number(body) else body)
     return math.inf if seconds < 0 else seconds
+
+
+def _time_limit(text: str) -> float:
+    seconds = _seconds(text)
+    if seconds == 0:
+        raise ValueError("must not be 0")
+    return seconds
 
 
 def _is_number(text: str) -> bool:
@@ -154,11 +176,28 @@ def _layout(text: str) -> str:
     return text.lower()
 
 
+def _cache_type(text: str) -> str:
+    if text.lower() not in ("auto", *get_args(CacheType)):
+        raise ValueError("not a type of cache")
+    return text.lower()
+
+
+def _flash_attention(text: str) -> str:
+    word = {"1": "on", "true": "on", "0": "off", "false": "off"}.get(text.lower(), text.lower())
+    if word not in get_args(FlashAttention):
+        raise ValueError("not a choice")
+    return word
+
+
 def _factor(text: str) -> float:
     value = float(text)
     if not 1.0 < value < math.inf:
         raise ValueError("out of range")
     return value
+
+
+def _file(text: str) -> Path | None:
+    return Path(text).expanduser().absolute() if text else None
 
 
 def _url(text: str) -> str:
@@ -212,6 +251,12 @@ SETTINGS: tuple[Setting, ...] = (
             "CPU threads of each model"),
     Setting("kv_layout", "kv_layout", _layout, "auto", "auto, unified or streams",
             "Whether the requests of a model share one pool of cells or have a stream each"),
+    Setting("kv_cache_type", "kv_cache_type", _cache_type, "f16", f"auto, {', '.join(get_args(CacheType))}",
+            "How keys and values are kept; auto is f16, or q8_0 where that keeps a layer on a GPU", "OLLAMA_KV_CACHE_TYPE"),
+    Setting("flash_attention", "flash_attention", _flash_attention, "auto", "auto, on or off",
+            "Whether attention is computed in one pass; auto does where the device can", "OLLAMA_FLASH_ATTENTION"),
+    Setting("reserve", "reserve", parse_reserve, "5%+300MiB", "a share, an amount or both such as 5%+300MiB",
+            "What is left free of each device's memory", "OLLAMA_GPU_OVERHEAD"),
     Setting("stream_slowdown", "stream_slowdown", _factor, "2", "a factor above 1",
             "How much slower an answer may stream while another's long prompt is computed"),
     Setting("origins", "origins", _list, "", "a comma-separated list such as https://chat.example",
@@ -222,6 +267,19 @@ SETTINGS: tuple[Setting, ...] = (
             "A key for clients that may do everything; with it every request needs a key (see Keys)"),
     Setting("require_key", "require_key", _flag, "0", "0 or 1",
             "Whether every request needs a key; for a bind that is not loopback it always does"),
+    Setting("tls_cert", "tls_cert", _file, "", "a PEM file",
+            "The certificate, and those above it, that the daemon serves https with"),
+    Setting("tls_key", "tls_key", _file, "", "a PEM file", "Its key, when the certificate's file does not hold it"),
+    Setting("tls_ca", "tls_ca", _file, "", "a PEM file",
+            "Whose certificates the commands trust; on the daemon's machine they trust its own anyway"),
+    Setting("max_connections", "max_connections", _positive, "4096", "a count of at least 1",
+            "How many connections may be open; beyond it the longest idle one is closed"),
+    Setting("head_timeout", "head_timeout_seconds", _time_limit, "20s", "seconds or a duration; -1 for ever",
+            "How long the first line and the headers of a request may take"),
+    Setting("body_timeout", "body_timeout_seconds", _time_limit, "60s", "seconds or a duration; -1 for ever",
+            "How long nothing of a request's body may come, or 1 kB a second from then on"),
+    Setting("idle_connection", "idle_connection_seconds", _time_limit, "75s", "seconds or a duration; -1 for ever",
+            "How long a connection stays open without a request"),
     Setting("max_body_bytes", "max_body_bytes", _positive, str(64 * 2**20), "a count of bytes",
             "The largest request body"),
     Setting("log_level", "log_level", _level, "INFO", "DEBUG, INFO, WARNING or ERROR", "How much the daemon logs"),
@@ -245,6 +303,10 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         raise ConfigError(f"LOCALLLM_NUM_PARALLEL must be at most 256, not {values['num_parallel']}")
     values["num_parallel"] = values["num_parallel"] or 8
     values["max_loaded_models"] = values["max_loaded_models"] or 3
+    if values["tls_key"] and not values["tls_cert"]:
+        raise ConfigError("LOCALLLM_TLS_KEY is set, but LOCALLLM_TLS_CERT is not", hint="the two belong together")
+    if values["tls_cert"]:
+        values["address"] = values["address"]._replace(is_tls=True)
     data_dir = home or platformdirs.user_data_path("localllm")
     models_text = _text(MODELS, environment, file_values)
     return Settings(

@@ -11,6 +11,7 @@
     │   ├── InputTooLongError   400  a text to embed does not fit the context
     │   ├── UnsupportedError    400  the model (or this version) cannot do that
     │   ├── TemplateError       400  the chat template refused the conversation
+    │   ├── ImpossibleWishError 400  the model cannot be laid out as it was asked for
     │   └── ModelFileError      400  not a GGUF, or one that lies about itself
     ├── UnauthorizedError       401  an API key is needed
     ├── AccessDeniedError       403  a foreign Host or Origin
@@ -23,6 +24,7 @@
     ├── ShuttingDownError       503  the daemon is stopping
     ├── RunnerError             500  the model's process failed
     │   ├── LoadError           500  the model could not be loaded
+    │   │   └── DoesNotFitError 500  nothing here holds the model
     │   ├── RunnerCrashedError  500  the process died while requests ran
     │   ├── RunnerTimeoutError  500  the process did not answer in time and was replaced
     │   └── EngineMismatchError 500  the engine was built for another CPU
@@ -140,6 +142,12 @@ class TemplateError(BadRequestError):
     """The model's chat template refused the conversation."""
 
     code = "template_error"
+
+
+class ImpossibleWishError(BadRequestError):
+    """How the model shall lie cannot be on this machine, or contradicts itself; the message says what can."""
+
+    code = "impossible_wish"
 
 
 class ModelFileError(BadRequestError):
@@ -262,6 +270,16 @@ class LoadError(RunnerError):
     """The model could not be loaded."""
 
     code = "load_failed"
+
+
+class DoesNotFitError(LoadError):
+    """No arrangement of the model fits the memory that is there; `missing_bytes` is by how much the nearest fails."""
+
+    code = "does_not_fit"
+
+    def __init__(self, message: str, missing_bytes: int = 0, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.missing_bytes = missing_bytes
 
 
 class RunnerCrashedError(RunnerError):

@@ -5,7 +5,7 @@
     PARAMETER temperature 0.7              `stop` may come more than once, of the others the last counts
     SYSTEM """You are                      a value ends with its line, unless it starts with a quote:
     friendly."""                           then it ends with the first line that ends with that quote
-    PARAMETER num_parallel 4               ours, as are kv_layout and stream_slowdown: see load_options.py
+    PARAMETER num_parallel 4               how it is loaded, as tensor_split or cpu_moe: see load_options.py
     TEMPLATE, ADAPTER, DRAFT, RENDERER, PARSER, LICENSE (may come more than once), REQUIRES VERSION,
     MESSAGE user|assistant|system TEXT     the first messages of every conversation
 
@@ -29,7 +29,7 @@ from typing import Any
 
 from localllm.errors import BadRequestError, InvalidOptionError
 from localllm.generation import Message, Options, Role, parse_options
-from localllm.load_options import NOT_YET, LoadOptions, parse_load_option
+from localllm.load_options import ALSO_CALLED, NOT_YET, LoadOptions, load_option_text, parse_load_option
 
 _BLANKS = " \t"  # not str.strip()'s set, which holds the no-break space
 _STATEMENT = re.compile(r"([A-Za-z]+)(?:[ \t]+|$)(.*)", re.DOTALL)
@@ -53,7 +53,6 @@ _WITHOUT_EFFECT = dict.fromkeys(
     "is deprecated and has no effect",
 ) | {
     "draft_num_predict": "has no effect: no draft model is used",
-    "main_gpu": "has no effect yet: the engine chooses among several GPUs",
 }
 
 
@@ -201,8 +200,9 @@ class _Builder:
     def _parameter(self, line: int, name: str, value: str) -> None:
         if name in _WITHOUT_EFFECT:
             self.warnings.append(f"(line {line + 1}): parameter {name} {_WITHOUT_EFFECT[name]}")
-        if name in LoadOptions.__struct_fields__:
-            self.load[name] = _load_option(line, name, value)
+        if name in LoadOptions.__struct_fields__ or name in ALSO_CALLED:
+            for one in ALSO_CALLED.get(name, (name,)):
+                self.load[one] = _load_option(line, one, value)
         elif name == "stop":
             if not value:
                 raise _error(line, "a stop text must not be empty")
@@ -265,7 +265,7 @@ def _load_option(line: int, name: str, value: str) -> Any:
 def _unknown_parameter(line: int, name: str) -> ModelfileError:
     if name in NOT_YET:
         return _error(line, f"parameter '{name}' ({NOT_YET[name]}) is not supported yet", hint="leave the line out")
-    there = (*PARAMETER_TYPES, *LoadOptions.__struct_fields__)
+    there = (*PARAMETER_TYPES, *LoadOptions.__struct_fields__, *ALSO_CALLED)
     near = difflib.get_close_matches(name, there, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}"
     return _error(line, f"unknown parameter '{name}'", hint=hint)
@@ -328,7 +328,7 @@ def parameters(options: Options) -> tuple[tuple[str, str], ...]:
 def load_parameters(load: LoadOptions) -> tuple[tuple[str, str], ...]:
     """(name, text) of every load option that is said."""
     values = {name: getattr(load, name) for name in LoadOptions.__struct_fields__}
-    return tuple((name, str(value)) for name, value in values.items() if value is not None)
+    return tuple((name, load_option_text(value)) for name, value in values.items() if value is not None)
 
 
 def _optional(keyword: str, value: str | None) -> list[str]:

@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 _UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 _PREFIXES = ("", "K", "M", "G", "T")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?(?:/S)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Memory of a device that is left free: a share of all of it, and so many bytes."""
+
+    share: float = 0.05
+    bytes: int = 300 * 2**20
+
+    def of(self, total_bytes: int) -> int:
+        """How much of a device of this size."""
+        return int(total_bytes * self.share) + self.bytes
+
+
+def parse_reserve(text: str) -> Reserve:
+    """A reserve of "5%+300MiB", "10%" or "1GiB". Raises ValueError."""
+    share, size = 0.0, 0
+    for part in text.split("+"):
+        if part.strip().endswith("%"):
+            share += float(part.strip()[:-1]) / 100
+        else:
+            size += parse_size(part)
+    if not 0 <= share < 1 or size >= 2**62:
+        raise ValueError(f'"{text}" leaves nothing of a device')
+    return Reserve(share, size)
 
 
 def size_text(size_bytes: int) -> str:

@@ -15,7 +15,7 @@ from localllm.creating import Creation
 from localllm.dialects.body import read, read_role
 from localllm.errors import InvalidFieldError, InvalidNameError, UnsupportedError
 from localllm.generation import Message, Options, parse_options
-from localllm.load_options import NOT_YET, LoadOptions, parse_load_option
+from localllm.load_options import ALSO_CALLED, NOT_YET, LoadOptions, parse_load_option
 from localllm.modelfile import IGNORED, PARAMETER_TYPES, VERSION, Modelfile
 
 _NOT_GGUF = (".safetensors", ".bin", ".pth", ".pt", ".json")
@@ -160,10 +160,11 @@ def _parameters(values: dict[str, Any]) -> tuple[Options, LoadOptions]:
     for name in values:
         if name in NOT_YET:
             raise UnsupportedError(f"parameter '{name}' ({NOT_YET[name]}) is not supported yet", hint="leave it out")
-        if name not in PARAMETER_TYPES and name not in LoadOptions.__struct_fields__:
-            there = ", ".join((*PARAMETER_TYPES, *LoadOptions.__struct_fields__))
+        if name not in PARAMETER_TYPES and name not in LoadOptions.__struct_fields__ and name not in ALSO_CALLED:
+            there = ", ".join((*PARAMETER_TYPES, *LoadOptions.__struct_fields__, *ALSO_CALLED))
             raise InvalidFieldError(f"unknown parameter '{name}'", field="parameters", hint=f"there are {there}")
-    load = {name: values[name] for name in LoadOptions.__struct_fields__ if values.get(name) is not None}
+    names = {name: (name,) for name in LoadOptions.__struct_fields__} | ALSO_CALLED
+    load = {one: values[name] for name, ours in names.items() if values.get(name) is not None for one in ours}
     options, _ = parse_options({name: value for name, value in values.items() if name in PARAMETER_TYPES})
     return options, LoadOptions(**{name: parse_load_option(name, value) for name, value in load.items()})
 

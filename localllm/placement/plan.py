@@ -1,66 +1,254 @@
-"""How a model is laid out when it loads: `plan(settings, options, host, …) -> Plan`, pure.
+"""How a model is laid out when it loads: devices × model × wishes → Plan. Pure, so every machine can be planned for.
 
-The first version knows one host and leaves two things to the runner, which alone sees the engine: how many layers go to
-a GPU when nobody said (-1: all that the build can take), and how many cells fit in the pool's bytes. `num_ctx` is a
-limit of one request and never shapes the pool.
+    1. a context in which one request has what it should have; its layers where they are fastest  (choose.py)
+    2. if nothing holds that, the same with fewer cells, down to 4,096
+    3. if nothing holds that either, DoesNotFitError says by how much, and what would fit          (refusal.py)
+    4. what is left over goes to the pool, half of it if other models are to have room too
+
+What was said holds: layers, shares, experts, types of keys and values, the context. `num_ctx` of a single request is a
+limit of that request and never comes here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from localllm.config import KvLayout, Settings
-from localllm.generation import Options
-from localllm.load_options import LoadOptions
+from localllm.config import KvLayout
+from localllm.placement import reasons
+from localllm.placement.arrange import CPU, Arrangement, Costs, DeviceShare, costs_of, shares_of
+from localllm.placement.choose import Found, Room, best
 from localllm.placement.devices import Host
+from localllm.placement.estimate import Estimate
+from localllm.placement.layout import EXPERT_PATTERN, Layout, TensorOverride
+from localllm.placement.pool import (
+    HOST_POOL_BYTES_MOST,
+    HOST_POOL_SHARE,
+    PoolBounds,
+    bounds_of,
+    host_cells,
+    largest,
+    pool_shape,
+    shape_for,
+)
+from localllm.placement.refusal import does_not_fit, refuse_impossible
+from localllm.placement.shape import ContextShape
+from localllm.placement.speed import Speed, predicted_speed
+from localllm.placement.wishes import Wishes
 
-BATCH_TOKENS = 512
-ALL_LAYERS = -1
-# Of the memory that is free now: the rest is for the weights, for the next model, and for what else the machine runs.
-POOL_SHARE = 0.25
-# llama.cpp writes the whole pool at load: 5.5 GB took 14 to 19 s on a virtual machine of two cores. Sequences that need
-# more than the pool wait for each other, so a smaller one costs time only then.
-POOL_BYTES_MOST = 2 * 2**30
+Tier = Literal["gpu", "experts", "layers", "cpu"]
 # Of a file this small a step takes less time than the meetings of its threads: `guide` is three times as fast on one.
 ONE_THREAD_BYTES = 48 * 2**20
 MOST_THREADS = 512  # GGML_MAX_N_THREADS; llama.cpp aborts above it
+SHARED_POOL_PART = 0.5  # of what a device has left, where other models are to have room
+CLEARLY_FASTER = 0.95  # of the seconds: for less, keys and values are not kept in fewer bits
+CACHE_OF_FEWER_BITS = "q8_0"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The shape of a loaded model; names and units are those of protocol.Load. `pool_tokens` 0 is automatic."""
+    """One model's layout and what it takes. `shares` are GPUs first, the host last; `layers` counts the output too.
 
+    `tier`: everything on GPUs, or some experts, some layers, or all of it in host memory. `fallback` says why something
+    is in host memory that was meant for a GPU; empty when nothing is, or when it was asked for. `pool_bytes_limit`
+    bounds the pool of a model whose header nobody read: then `shape.cells` is 0.
+    """
+
+    layout: Layout
+    shape: ContextShape
     parallel: int
-    pool_tokens: int
-    pool_bytes_limit: int
-    batch_tokens: int
     threads: int
-    gpu_layers: int
-    use_mmap: bool
     kv_layout: KvLayout = "auto"
     stream_slowdown: float = 2.0
+    shares: tuple[DeviceShare, ...] = ()
+    layers: int = 0
+    tier: Tier = "cpu"
+    speed: Speed | None = None
+    reason: str = ""
+    fallback: str = ""
+    notes: tuple[str, ...] = ()
+    pool_bytes_limit: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(share.total for share in self.shares)
+
+    @property
+    def gpu_bytes(self) -> int:
+        return sum(share.total for share in self.shares if share.device != CPU)
+
+    def bytes_by_device(self) -> dict[str, int]:
+        """What it takes of each device."""
+        return {share.device: share.total for share in self.shares if share.total}
 
 
-_AS_USUAL = LoadOptions()
+def plan(estimate: Estimate, room: Room, wishes: Wishes) -> Plan:
+    """Lay out a model. Raises DoesNotFitError when nothing holds it, and ImpossibleWishError for a wish that no
+    arrangement can fulfil."""
+    refuse_impossible(estimate, room, wishes)
+    made = try_plan(estimate, room, wishes)
+    if made is None:
+        raise does_not_fit(estimate, room, wishes, lambda other, changed: try_plan(other, room, changed) is not None)
+    return made
 
 
-def plan(settings: Settings, options: Options, host: Host, file_bytes: int, load: LoadOptions = _AS_USUAL) -> Plan:
-    """Lay out a model of `file_bytes`; what its Modelfile says (`options`, `load`) goes before the settings, these
-    before what the host has."""
-    parallel = load.num_parallel or settings.num_parallel
+def try_plan(estimate: Estimate, room: Room, wishes: Wishes) -> Plan | None:
+    """The plan for wishes that are possible; None when nothing holds the model."""
+    chosen = _chosen(estimate, room, wishes)
+    if chosen is None:
+        return None
+    found, costs, chosen_wishes = chosen
+    return _grown(found, costs, room, chosen_wishes)
+
+
+def plan_unseen(host: Host, wishes: Wishes, file_bytes: int) -> Plan:
+    """The plan for a model whose header cannot be read here: the runner counts the cells within the limit."""
     return Plan(
-        parallel=parallel,
-        pool_tokens=0,
-        pool_bytes_limit=min(int(host.available_bytes * POOL_SHARE), POOL_BYTES_MOST),
-        # A step must have room for one row of every sequence.
-        batch_tokens=max(options.num_batch or BATCH_TOKENS, parallel),
-        threads=min(options.num_thread or settings.num_threads or _threads(host, file_bytes), MOST_THREADS),
-        gpu_layers=ALL_LAYERS if options.num_gpu is None else options.num_gpu,
-        use_mmap=options.use_mmap is not False,
-        kv_layout=load.kv_layout or settings.kv_layout,
-        stream_slowdown=load.stream_slowdown or settings.stream_slowdown,
+        layout=Layout(
+            gpu_layers=-1 if wishes.gpu_layers is None else wishes.gpu_layers,
+            use_mmap=wishes.use_mmap is not False,
+            use_extra_buffers=wishes.use_extra_buffers,
+        ),
+        shape=ContextShape(0, wishes.parallel, wishes.batch_tokens, k_type=wishes.k_type, v_type=wishes.v_type),
+        parallel=wishes.parallel,
+        threads=_threads(host, wishes, file_bytes),
+        kv_layout=wishes.kv_layout,
+        stream_slowdown=wishes.stream_slowdown,
+        pool_bytes_limit=host_pool_bytes(host.available_bytes),
     )
 
 
-def _threads(host: Host, file_bytes: int) -> int:
-    return 1 if file_bytes < ONE_THREAD_BYTES else host.physical_cores
+def host_pool_bytes(free_bytes: int) -> int:
+    """What a pool in host memory may take."""
+    return min(int(free_bytes * HOST_POOL_SHARE), HOST_POOL_BYTES_MOST)
+
+
+Chosen = tuple[Found, Costs, Wishes]
+
+
+def _chosen(estimate: Estimate, room: Room, wishes: Wishes) -> Chosen | None:
+    bounds = bounds_of(estimate, wishes)
+    for cells in dict.fromkeys((bounds.usual, bounds.least)):
+        chosen = _best_cache(estimate, room, wishes, cells, bounds)
+        if chosen is not None:
+            return chosen
+    return None
+
+
+def _best_cache(estimate: Estimate, room: Room, wishes: Wishes, cells: int, bounds: PoolBounds) -> Chosen | None:
+    """The best placement with the cache as it was said; with one of fewer bits if that may be and is clearly faster."""
+    usual = _best_place(estimate, room, wishes, cells, bounds)
+    if not wishes.may_quantize_cache or (usual and _tier(usual[0].arrangement, usual[1]) == "gpu"):
+        return usual
+    small = replace(wishes, k_type=CACHE_OF_FEWER_BITS, v_type=CACHE_OF_FEWER_BITS)
+    other = _best_place(estimate, room, small, cells, bounds)
+    if usual is None or (other and other[0].seconds < usual[0].seconds * CLEARLY_FASTER):
+        return other
+    return usual
+
+
+def _best_place(estimate: Estimate, room: Room, wishes: Wishes, cells: int, bounds: PoolBounds) -> Chosen | None:
+    """With GPUs if a layer of it can be there, else on the host, whose pool begins with the fewest cells."""
+    if room.machine.gpus and wishes.gpu_layers != 0:
+        costs = costs_of(estimate, shape_for(estimate, wishes, cells, is_on_gpu=True))
+        found = best(costs, room, wishes)
+        if found is not None and found.arrangement.gpu_layers:
+            return found, costs, wishes
+        if wishes.gpu_layers is not None:
+            return None
+    costs = costs_of(estimate, shape_for(estimate, wishes, bounds.least, is_on_gpu=False))
+    found = best(costs, room, wishes, may_use_gpus=False)
+    return None if found is None else (found, costs, wishes)
+
+
+def _grown(found: Found, costs: Costs, room: Room, wishes: Wishes) -> Plan:
+    """The plan, its pool as large as what is left over allows."""
+    arrangement = found.arrangement
+    shape = costs.shape if wishes.embeds else _grown_shape(found, costs, room, wishes)
+    grown = costs_of(costs.estimate, shape)
+    shares = shares_of(arrangement, grown, room.overheads, room.budgets)
+    plan_ = _plan_of(arrangement, grown, shares, room, wishes)
+    return replace(
+        plan_,
+        reason=reasons.reason(plan_.tier, arrangement, grown, room, wishes),
+        fallback=reasons.fallback(plan_.tier, arrangement, grown, room, wishes),
+        notes=reasons.notes(shape, bounds_of(costs.estimate, wishes), room, wishes),
+    )
+
+
+def _grown_shape(found: Found, costs: Costs, room: Room, wishes: Wishes) -> ContextShape:
+    estimate, is_on_gpu = costs.estimate, found.arrangement.gpu_layers > 0
+    bounds = bounds_of(estimate, wishes)
+    # The pool of a model that lies in host memory alone is bounded by host_cells.
+    caps = {share.device: _cap(share, room, wishes) for share in found.shares} if is_on_gpu else room.budgets
+
+    def fits(cells: int) -> bool:
+        shape = pool_shape(estimate, wishes, cells, is_on_gpu=is_on_gpu)
+        shares = shares_of(found.arrangement, costs_of(estimate, shape), room.overheads, caps)
+        return replace(room, budgets=caps).holds(shares)
+
+    most = bounds.most
+    if not is_on_gpu:
+        most = min(most, max(bounds.least, host_cells(estimate, wishes, room.budgets.get(CPU, 0))))
+    if most <= costs.shape.cells:
+        return costs.shape
+    cells = largest(costs.shape.cells, most, fits)
+    return costs.shape if cells == costs.shape.cells else pool_shape(estimate, wishes, cells, is_on_gpu=is_on_gpu)
+
+
+def _cap(share: DeviceShare, room: Room, wishes: Wishes) -> int:
+    """What a device may hold of the model once its pool has grown."""
+    left = max(0, share.budget - share.total)
+    if share.device == CPU:
+        return share.total + min(left, max(0, host_pool_bytes(share.budget) - share.context))
+    return share.total + int(left * (SHARED_POOL_PART if wishes.shares_machine else 1.0))
+
+
+def _plan_of(arrangement: Arrangement, costs: Costs, shares: Sequence[DeviceShare], room: Room, wishes: Wishes) -> Plan:
+    estimate = costs.estimate
+    tier = _tier(arrangement, costs)
+    return Plan(
+        layout=_layout(arrangement, tier, wishes),
+        shape=costs.shape,
+        parallel=wishes.parallel,
+        threads=_threads(room.machine.host, wishes, estimate.weight_bytes if tier == "cpu" else ONE_THREAD_BYTES),
+        kv_layout=wishes.kv_layout,
+        stream_slowdown=wishes.stream_slowdown,
+        shares=tuple(shares),
+        layers=costs.count,
+        tier=tier,
+        speed=predicted_speed(arrangement, costs, room.machine.cpu),
+    )
+
+
+def _layout(arrangement: Arrangement, tier: Tier, wishes: Wishes) -> Layout:
+    experts = arrangement.cpu_experts if tier in ("experts", "layers") else 0
+    return Layout(
+        gpu_layers=arrangement.gpu_layers,
+        devices=tuple(device.name for device in arrangement.gpus),
+        tensor_split=tuple(float(block) for block in arrangement.blocks) if len(arrangement.gpus) > 1 else (),
+        overrides=(*wishes.overrides, *_expert_overrides(experts)),
+        use_mmap=wishes.use_mmap is not False,
+        # Matrices in layouts of the CPU's own cannot be copied to a GPU, which reads prompts faster.
+        use_extra_buffers=wishes.use_extra_buffers and tier in ("cpu", "gpu"),
+    )
+
+
+def _expert_overrides(layers: int) -> tuple[TensorOverride, ...]:
+    if not layers:
+        return ()
+    return tuple(TensorOverride(EXPERT_PATTERN.format(index), CPU) for index in range(layers))
+
+
+def _tier(arrangement: Arrangement, costs: Costs) -> Tier:
+    if arrangement.gpu_layers == 0:
+        return "cpu"
+    if arrangement.gpu_layers < costs.count:
+        return "layers"
+    return "experts" if any(costs.experts[: arrangement.cpu_experts]) else "gpu"
+
+
+def _threads(host: Host, wishes: Wishes, weight_bytes: int) -> int:
+    usual = 1 if weight_bytes < ONE_THREAD_BYTES else host.physical_cores
+    return min(wishes.threads or usual, MOST_THREADS)

@@ -6,12 +6,13 @@ Decides nothing about which model is loaded (policy) and remembers no runner (lo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 from localllm.config import Settings
 from localllm.placement.devices import Host
-from localllm.placement.plan import plan
+from localllm.placement.plan import plan_unseen
+from localllm.placement.wishes import wishes_from
 from localllm.runner.handle import Deadlines, RunnerHandle
 from localllm.runner.process import start_process, worker_command
 from localllm.runner.protocol import Load, Loaded
@@ -79,11 +80,21 @@ class RunnerFleet:
         await self._engine_check.close()
 
     def _load_message(self, model: Model, use_extra_buffers: bool) -> Load:
+        wishes = wishes_from(self._settings, model.options, model.load)
+        planned = plan_unseen(self._look_at_host(), wishes, model.size_bytes)
         return Load(
             model_path=str(model.file),
             template=model.template,
             use_extra_buffers=use_extra_buffers,
             backend=self._backend,
             purpose="embed" if "embedding" in model.capabilities else "generate",
-            **asdict(plan(self._settings, model.options, self._look_at_host(), model.size_bytes, model.load)),
+            parallel=planned.parallel,
+            pool_tokens=planned.shape.cells,
+            pool_bytes_limit=planned.pool_bytes_limit,
+            batch_tokens=planned.shape.batch_tokens,
+            threads=planned.threads,
+            gpu_layers=planned.layout.gpu_layers,
+            use_mmap=planned.layout.use_mmap,
+            kv_layout=planned.kv_layout,
+            stream_slowdown=planned.stream_slowdown,
         )

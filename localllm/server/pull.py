@@ -21,7 +21,8 @@ from localllm.dialects.ollama_pull import Progress, decode_pull, encode_event
 from localllm.errors import LocalllmError
 from localllm.generation import Failed, Options, failed_from
 from localllm.placement.devices import Host
-from localllm.placement.plan import plan
+from localllm.placement.plan import host_pool_bytes
+from localllm.placement.wishes import wishes_from
 from localllm.pulling import AUTO_QUANT, Memory, PullEvent, PullRequest
 from localllm.server.activity import Activity
 from localllm.server.pulls import SUCCESS, is_last
@@ -45,10 +46,9 @@ async def ollama_pull(services: Services, request: Request) -> ASGIApp:
 
 def memory_for(settings: Settings, host: Host) -> Memory:
     """What a model to be chosen may take, under the plan it would be loaded under."""
-    planned = plan(settings, Options(), host, file_bytes=0)
-    return Memory(
-        host.available_bytes, host.total_bytes, planned.pool_bytes_limit, planned.parallel, planned.batch_tokens
-    )
+    wishes = wishes_from(settings, Options())
+    pool_bytes = host_pool_bytes(host.available_bytes)
+    return Memory(host.available_bytes, host.total_bytes, pool_bytes, wishes.parallel, wishes.batch_tokens)
 
 
 async def _events(services: Services, name: str, wanted: PullRequest | None) -> AsyncGenerator[PullEvent, None]:

@@ -118,8 +118,8 @@ def test_a_model_is_made_of_another_and_everything_can_be_shown(server):
             'option "top_k" must be of type integer',
         ),
         (
-            {"model": "x", "from": "base", "parameters": {"cache_type_k": "q8_0"}},
-            "parameter 'cache_type_k' (the type of the cached keys) is not supported yet",
+            {"model": "x", "from": "base", "parameters": {"lora_scale": 0.5}},
+            "parameter 'lora_scale' (the strength of an adapter) is not supported yet",
         ),
         (
             {"model": "hf.co/a/b", "from": "base"},

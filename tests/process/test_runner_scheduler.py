@@ -13,13 +13,10 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from stand_in_fleet import stand_in_model, stand_in_runner_fleet, stand_in_scheduler
+from stand_in_fleet import stand_in_model, stand_in_scheduler
 
 from localllm.errors import LoadError, ModelFileError, QueueFullError, ShuttingDownError
-from localllm.generation import ContentDelta, Failed, Finished, GenerationRequest, Options, Usage
-from localllm.load_options import LoadOptions
-from localllm.placement.devices import Host
-from localllm.placement.plan import Plan, plan
+from localllm.generation import ContentDelta, Failed, Finished, GenerationRequest, Usage
 from localllm.scheduler.loop import Scheduler
 from localllm.scheduler.state import Limits
 
@@ -323,20 +320,3 @@ def test_a_fault_in_starting_a_runner_is_an_error_for_who_waits_and_not_a_hang(t
         await scheduler.shutdown(0)
 
     run(talk())
-
-
-def test_a_model_file_says_more_than_the_settings_and_these_more_than_the_host(tmp_path):
-    settings = stand_in_runner_fleet(tmp_path)._settings
-    host = Host(physical_cores=6, total_bytes=16 * 2**30, available_bytes=8 * 2**30)
-    assert Plan(2, 0, 2 * 2**30, 512, 6, -1, True) == plan(settings, Options(), host, 4 * 10**9)
-    options = Options(num_thread=3, num_batch=64, num_gpu=0, use_mmap=False, num_ctx=1024)
-    assert Plan(2, 0, 2 * 2**30, 64, 3, 0, False) == plan(settings, options, host, 4 * 10**9)
-    load = LoadOptions(num_parallel=5, kv_layout="streams", stream_slowdown=3.0)
-    assert Plan(5, 0, 2 * 2**30, 512, 6, -1, True, "streams", 3.0) == plan(settings, Options(), host, 4 * 10**9, load)
-
-
-def test_a_very_small_model_gets_one_thread_unless_somebody_asks_for_more(tmp_path):
-    settings = stand_in_runner_fleet(tmp_path)._settings
-    host = Host(physical_cores=6, total_bytes=16 * 2**30, available_bytes=8 * 2**30)
-    assert 1 == plan(settings, Options(), host, 3 * 10**6).threads
-    assert 4 == plan(settings, Options(num_thread=4), host, 3 * 10**6).threads

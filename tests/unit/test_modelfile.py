@@ -140,8 +140,8 @@ def test_values_end_where_their_line_or_their_quote_ends(written, value):
             "(line 2): option \"stream_slowdown\" must be a number above 1, not '1'",
         ),
         (
-            "FROM x\nPARAMETER cache_type_k q8_0",
-            "(line 2): parameter 'cache_type_k' (the type of the cached keys) is not supported yet",
+            "FROM x\nPARAMETER lora_scale 0.5",
+            "(line 2): parameter 'lora_scale' (the strength of an adapter) is not supported yet",
         ),
         ("FROM x\nREQUIRES soon", "(line 2): requires must be a valid semver (e.g. 0.14.0)"),
         ("FROM x\nMESSAGE robot hi", '(line 2): message role must be one of "system", "user", or "assistant"'),
@@ -177,8 +177,40 @@ def test_what_has_no_effect_is_a_warning():
         "(line 3): RENDERER has no effect: the chat template is used",
         "(line 4): DRAFT has no effect: no draft model is used",
         "(line 5): PARSER has no effect: the answer is parsed by what the chat template shows",
-        "(line 6): parameter main_gpu has no effect yet: the engine chooses among several GPUs",
     ) == said.warnings
+
+
+def test_llama_cpps_launch_options_are_read_and_written_back():
+    said = parse(
+        "FROM x\nPARAMETER kv_cache_type Q8_0\nPARAMETER cache_type_k f16\nPARAMETER flash_attn true\n"
+        "PARAMETER n_cpu_moe 3\nPARAMETER cpu_moe false\nPARAMETER tensor_split 3,1\nPARAMETER split_mode none\n"
+        "PARAMETER override_tensor blk\\.1\\.ffn_up=CPU,output=CUDA1\n"
+    )
+    wanted = LoadOptions(
+        cache_type_k="f16", cache_type_v="q8_0", flash_attn="on", cpu_moe=False, n_cpu_moe=3, tensor_split=(3.0, 1.0),
+        split_mode="none", override_tensor=(r"blk\.1\.ffn_up=CPU", "output=CUDA1"),
+    )  # fmt: skip
+    assert wanted == said.load
+    assert said == parse(write(said))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("split_mode row", "is not supported: several GPUs share a model by layers"),
+        ("cache_type_k q3_k", "must be f16, q8_0, bf16, f32, q4_0, q4_1, q5_0, q5_1, iq4_nl"),
+        ("tensor_split 0,0", "must be at most 16 shares of the GPUs such as 3,1"),
+        ("tensor_split 1,x", "must be at most 16 shares of the GPUs such as 3,1"),
+        ("override_tensor (=CPU", "PATTERN=DEVICE such as ffn_up_exps=CPU"),
+        ("override_tensor output", "PATTERN=DEVICE such as ffn_up_exps=CPU"),
+        ("n_cpu_moe -1", "must be an integer between 0 and"),
+        ("cpu_moe maybe", "must be true or false"),
+    ],
+)
+def test_a_launch_option_that_cannot_be_says_what_it_takes(line, says):
+    with pytest.raises(ModelfileError) as caught:
+        parse(f"FROM x\nPARAMETER {line}\n")
+    assert says in caught.value.message
 
 
 def test_every_option_of_a_request_is_a_parameter():
