@@ -19,6 +19,7 @@ from localllm.placement.estimate import Estimate
 from localllm.placement.shape import ContextShape
 
 CPU = "CPU"
+TYPICAL_TOKENS = 2048  # that a sequence has when its speed is told
 # A matrix in host memory that a GPU multiplies a prompt with is copied there first, into its compute buffer. A layer
 # has about three of its size.
 _MATRICES_PER_LAYER = 3
@@ -59,8 +60,8 @@ class Arrangement:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What each layer takes in a context of one shape: on its device, and what its experts are of that. The last entry
-    is the output. `embedding` is what host memory always holds."""
+    """What each layer takes in a context of one shape: on its device, and what its experts are of that; the last entry
+    is the output. `embedding` is always in host memory; `remembered` is what a sequence of a typical length keeps."""
 
     estimate: Estimate
     shape: ContextShape
@@ -68,6 +69,7 @@ class Costs:
     experts: tuple[int, ...]
     context: tuple[int, ...]
     embedding: int
+    remembered: tuple[int, ...]
 
     @property
     def count(self) -> int:
@@ -77,6 +79,7 @@ class Costs:
 def costs_of(estimate: Estimate, shape: ContextShape) -> Costs:
     """The costs of a model in a context of `shape`. Layers that guess tokens ahead are not loaded."""
     layers = estimate.layers
+    typical = ContextShape(min(TYPICAL_TOKENS, max(estimate.context_length, 1)), 1)
     return Costs(
         estimate,
         shape,
@@ -87,6 +90,7 @@ def costs_of(estimate: Estimate, shape: ContextShape) -> Costs:
             0,
         ),
         embedding=estimate.embedding_bytes,
+        remembered=(*(0 if layer.is_mtp else estimate.kv_bytes(typical, at) for at, layer in enumerate(layers)), 0),
     )
 
 

@@ -43,9 +43,15 @@ def choose_layout(
     trained_context_tokens: int,
     *,
     is_on_gpu: bool,
+    keeps_whole_window: bool | None = None,
 ) -> LayoutChoice:
-    """Choose for one model. `pool_tokens` are the cells of the pool, counted in all layers."""
-    whole = kind == "window" and pool_tokens >= min(WHOLE_WINDOW_TOKENS, trained_context_tokens * parallel)
+    """Choose for one model. `pool_tokens` are the cells of the pool, counted in all layers; whether windowed layers keep
+    them all is the caller's choice, or follows from how many they are."""
+    whole = kind == "window" and (
+        pool_tokens >= min(WHOLE_WINDOW_TOKENS, trained_context_tokens * parallel)
+        if keeps_whole_window is None
+        else keeps_whole_window
+    )
     if kind == "window" and not whole:
         # A cell of a window that two sequences share is never given up: a shared pool would fill.
         return LayoutChoice("streams", parallel, False, "windowed layers keep only their window, which is not shared")

@@ -18,6 +18,7 @@ from typing import Literal
 from localllm.config import KvLayout
 from localllm.placement import reasons
 from localllm.placement.arrange import CPU, Arrangement, Costs, DeviceShare, costs_of, shares_of
+from localllm.placement.cell_layout import LayoutChoice
 from localllm.placement.choose import Found, Room, best
 from localllm.placement.devices import Host
 from localllm.placement.estimate import Estimate
@@ -29,6 +30,8 @@ from localllm.placement.pool import (
     bounds_of,
     host_cells,
     largest,
+    layout_for,
+    memory_kind,
     pool_shape,
     shape_for,
 )
@@ -50,15 +53,17 @@ CACHE_OF_FEWER_BITS = "q8_0"
 class Plan:
     """One model's layout and what it takes. `shares` are GPUs first, the host last; `layers` counts the output too.
 
-    `tier`: everything on GPUs, or some experts, some layers, or all of it in host memory. `fallback` says why something
-    is in host memory that was meant for a GPU; empty when nothing is, or when it was asked for. `pool_bytes_limit`
-    bounds the pool of a model whose header nobody read: then `shape.cells` is 0.
+    `cells` is how the pool is laid out; None leaves it to the runner. `tier`: everything on GPUs, or some experts, some
+    layers, or all of it in host memory. `fallback` says why something is in host memory that was meant for a GPU; empty
+    when nothing is, or when it was asked for. `pool_bytes_limit` bounds the pool of a model whose header nobody read:
+    then `shape.cells` is 0.
     """
 
     layout: Layout
     shape: ContextShape
     parallel: int
     threads: int
+    cells: LayoutChoice | None = None
     kv_layout: KvLayout = "auto"
     stream_slowdown: float = 2.0
     shares: tuple[DeviceShare, ...] = ()
@@ -173,7 +178,9 @@ def _grown(found: Found, costs: Costs, room: Room, wishes: Wishes) -> Plan:
         plan_,
         reason=reasons.reason(plan_.tier, arrangement, grown, room, wishes),
         fallback=reasons.fallback(plan_.tier, arrangement, grown, room, wishes),
-        notes=reasons.notes(shape, bounds_of(costs.estimate, wishes), room, wishes),
+        notes=reasons.notes(
+            shape, bounds_of(costs.estimate, wishes), room, wishes, is_on_gpu=arrangement.gpu_layers > 0
+        ),
     )
 
 
@@ -183,18 +190,23 @@ def _grown_shape(found: Found, costs: Costs, room: Room, wishes: Wishes) -> Cont
     # The pool of a model that lies in host memory alone is bounded by host_cells.
     caps = {share.device: _cap(share, room, wishes) for share in found.shares} if is_on_gpu else room.budgets
 
-    def fits(cells: int) -> bool:
-        shape = pool_shape(estimate, wishes, cells, is_on_gpu=is_on_gpu)
-        shares = shares_of(found.arrangement, costs_of(estimate, shape), room.overheads, caps)
+    def shape_of(cells: int, whole: bool | None) -> ContextShape:
+        return pool_shape(estimate, wishes, cells, is_on_gpu=is_on_gpu, keeps_whole_window=whole)
+
+    def fits(cells: int, whole: bool | None) -> bool:
+        shares = shares_of(found.arrangement, costs_of(estimate, shape_of(cells, whole)), room.overheads, caps)
         return replace(room, budgets=caps).holds(shares)
 
-    most = bounds.most
+    most, least = bounds.most, costs.shape.cells
     if not is_on_gpu:
         most = min(most, max(bounds.least, host_cells(estimate, wishes, room.budgets.get(CPU, 0))))
-    if most <= costs.shape.cells:
-        return costs.shape
-    cells = largest(costs.shape.cells, most, fits)
-    return costs.shape if cells == costs.shape.cells else pool_shape(estimate, wishes, cells, is_on_gpu=is_on_gpu)
+    whole = None
+    if is_on_gpu and memory_kind(estimate) == "window":
+        whole = costs.shape.keeps_whole_window or fits(least, True)
+    if most <= least:
+        return shape_of(least, whole) if fits(least, whole) else costs.shape
+    cells = largest(least, most, lambda cells: fits(cells, whole))
+    return costs.shape if cells == least else shape_of(cells, whole)
 
 
 def _cap(share: DeviceShare, room: Room, wishes: Wishes) -> int:
@@ -213,12 +225,21 @@ def _plan_of(arrangement: Arrangement, costs: Costs, shares: Sequence[DeviceShar
         shape=costs.shape,
         parallel=wishes.parallel,
         threads=_threads(room.machine.host, wishes, estimate.weight_bytes if tier == "cpu" else ONE_THREAD_BYTES),
+        cells=None if wishes.embeds else _cells(arrangement, costs, wishes),
         kv_layout=wishes.kv_layout,
         stream_slowdown=wishes.stream_slowdown,
         shares=tuple(shares),
         layers=costs.count,
         tier=tier,
         speed=predicted_speed(arrangement, costs, room.machine.cpu),
+    )
+
+
+def _cells(arrangement: Arrangement, costs: Costs, wishes: Wishes) -> LayoutChoice:
+    shape = costs.shape
+    is_on_gpu = arrangement.gpu_layers > 0
+    return layout_for(
+        costs.estimate, wishes, shape.cells, is_on_gpu=is_on_gpu, keeps_whole_window=shape.keeps_whole_window
     )
 
 

@@ -53,8 +53,10 @@ def memory_kind(estimate: Estimate) -> MemoryKind:
     return "window" if has_window else "attention"
 
 
-def layout_for(estimate: Estimate, wishes: Wishes, cells: int, *, is_on_gpu: bool) -> LayoutChoice:
-    """How the runner will lay out a pool of so many cells."""
+def layout_for(
+    estimate: Estimate, wishes: Wishes, cells: int, *, is_on_gpu: bool, keeps_whole_window: bool | None = None
+) -> LayoutChoice:
+    """How a pool of so many cells is laid out."""
     return choose_layout(
         wishes.kv_layout,
         memory_kind(estimate),
@@ -62,25 +64,38 @@ def layout_for(estimate: Estimate, wishes: Wishes, cells: int, *, is_on_gpu: boo
         cells,
         estimate.context_length or LEAST_CELLS,
         is_on_gpu=is_on_gpu,
+        keeps_whole_window=keeps_whole_window,
     )
 
 
 def shape_for(estimate: Estimate, wishes: Wishes, request_cells: int, *, is_on_gpu: bool) -> ContextShape:
-    """A context in which one request can have so many cells."""
+    """The smallest context in which one request can have so many cells."""
     if wishes.embeds:
         return _embedding_shape(estimate, wishes)
-    shape = pool_shape(estimate, wishes, request_cells, is_on_gpu=is_on_gpu)
-    choice = layout_for(estimate, wishes, shape.cells, is_on_gpu=is_on_gpu)
-    if choice.layout == "streams" and not choice.can_change:
-        # Streams that stay: no request can have more than its own.
-        return pool_shape(estimate, wishes, request_cells * wishes.parallel, is_on_gpu=is_on_gpu)
-    return shape
+    # A windowed layer that keeps every cell can share them: one pool of few cells may be less than many short streams.
+    ways = (True, False) if is_on_gpu and memory_kind(estimate) == "window" else (None,)
+    shapes = [_shape_with(estimate, wishes, request_cells, is_on_gpu, whole) for whole in ways]
+    return min(shapes, key=estimate.kv_bytes)
 
 
-def pool_shape(estimate: Estimate, wishes: Wishes, cells: int, *, is_on_gpu: bool) -> ContextShape:
+def _shape_with(
+    estimate: Estimate, wishes: Wishes, request_cells: int, is_on_gpu: bool, whole: bool | None
+) -> ContextShape:
+    shape = pool_shape(estimate, wishes, request_cells, is_on_gpu=is_on_gpu, keeps_whole_window=whole)
+    choice = layout_for(estimate, wishes, shape.cells, is_on_gpu=is_on_gpu, keeps_whole_window=whole)
+    if choice.layout == "unified" or choice.can_change:
+        return shape
+    # Streams that stay: no request can have more than its own.
+    cells = request_cells * wishes.parallel
+    return pool_shape(estimate, wishes, cells, is_on_gpu=is_on_gpu, keeps_whole_window=whole)
+
+
+def pool_shape(
+    estimate: Estimate, wishes: Wishes, cells: int, *, is_on_gpu: bool, keeps_whole_window: bool | None = None
+) -> ContextShape:
     """A context with so many cells in all."""
     cells = _rounded(cells)
-    choice = layout_for(estimate, wishes, cells, is_on_gpu=is_on_gpu)
+    choice = layout_for(estimate, wishes, cells, is_on_gpu=is_on_gpu, keeps_whole_window=keeps_whole_window)
     return ContextShape(
         cells=cells,
         sequences=choice.slots,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from localllm.placement.arrange import Arrangement, Costs, shares_of
 from localllm.placement.choose import Room
 from localllm.placement.layout import ALL_LAYERS
-from localllm.placement.pool import PoolBounds
+from localllm.placement.pool import HOST_POOL_BYTES_MOST, PoolBounds
 from localllm.placement.shape import ContextShape
 from localllm.placement.wishes import Wishes
 from localllm.sizes import size_text
@@ -43,7 +43,7 @@ def fallback(tier: str, arrangement: Arrangement, costs: Costs, room: Room, wish
     return _lacking(arrangement, costs, room)
 
 
-def notes(shape: ContextShape, bounds: PoolBounds, room: Room, wishes: Wishes) -> tuple[str, ...]:
+def notes(shape: ContextShape, bounds: PoolBounds, room: Room, wishes: Wishes, *, is_on_gpu: bool) -> tuple[str, ...]:
     """What else one should know."""
     said = []
     if not room.machine.gpus:
@@ -53,7 +53,8 @@ def notes(shape: ContextShape, bounds: PoolBounds, room: Room, wishes: Wishes) -
         if wishes.tensor_split or wishes.cpu_experts:
             said.append("tensor_split and cpu_moe have no effect: no GPU is used here")
     if not wishes.embeds and shape.cells < bounds.usual:
-        said.append(f"a pool of {shape.cells:,} cells: more does not fit")
+        why = "more does not fit" if is_on_gpu else f"in host memory it takes {size_text(HOST_POOL_BYTES_MOST)} at most"
+        said.append(f"a pool of {shape.cells:,} cells: {why}")
     if wishes.may_quantize_cache is False and wishes.k_type != "f16":
         said.append(f"keys as {wishes.k_type} and values as {wishes.v_type}, as asked for")
     elif wishes.may_quantize_cache and wishes.k_type != "f16":

@@ -16,8 +16,8 @@ from localllm.placement.devices import Device
 _READ_SHARE = 0.75
 _COMPUTE_SHARE = 0.5
 _HANDOVER_SECONDS = 60e-6  # from one device to the next, for each token
-_LAYER_SECONDS = {"gpu": 8e-6, "cpu": 15e-6}  # of starting what a layer computes
-TYPICAL_TOKENS = 2048  # that a sequence has when its speed is told
+_LAYER_SECONDS = {"gpu": 40e-6, "cpu": 15e-6}  # of starting what a layer computes
+_EXPERT_SHARE = 0.4  # of the rate that a dense matrix reaches, when a batch is spread over many small ones
 # What a device of its kind has about, where nobody measured or said it.
 _ASSUMED = {
     "gpu": (400e9, 40e12, 12e9),
@@ -85,8 +85,7 @@ def decode_seconds(arrangement: Arrangement, costs: Costs, host: Device) -> floa
 
 
 def _layer_seconds(costs: Costs, index: int, rates: Rates, kind: str, weights: float) -> float:
-    remembered = costs.context[index] * min(TYPICAL_TOKENS, costs.shape.cells) / max(costs.shape.cells, 1)
-    return (weights + remembered) / (rates.bandwidth * _READ_SHARE) + _LAYER_SECONDS[kind]
+    return (weights + costs.remembered[index]) / (rates.bandwidth * _READ_SHARE) + _LAYER_SECONDS[kind]
 
 
 def _active(costs: Costs, index: int) -> float:
@@ -128,7 +127,9 @@ def _batch_seconds(arrangement: Arrangement, costs: Costs, host: Device) -> floa
             if index < arrangement.cpu_experts:
                 seconds += on_host(experts, costs.experts[index])
                 experts = 0.0
-            seconds += 2 * (own + experts) * tokens / (rates_of(device).flops * _COMPUTE_SHARE)
-            seconds += _LAYER_SECONDS["gpu"]
+            rates, kept = rates_of(device), costs.experts[index] if experts else 0
+            dense = 2 * own * tokens / (rates.flops * _COMPUTE_SHARE)
+            mixed = 2 * experts * tokens / (rates.flops * _COMPUTE_SHARE * _EXPERT_SHARE)
+            seconds += dense + max(mixed, kept / (rates.bandwidth * _READ_SHARE)) + _LAYER_SECONDS["gpu"]
         at += block
     return seconds
