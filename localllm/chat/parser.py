@@ -1,54 +1,27 @@
 """The model's text, piece by piece, into events: content, thinking, tool calls.
 
-      prompt opens thinking
-               │
-               ▼        end marker
-           THINKING ─────────────────▶ ANSWER ◀──────────── anything else ───────────┐
-               ▲   start marker, while    │ start of a call                          │
-               └──── nothing is said ─────┤                                          │
-                                          ▼         {           complete             │
-                                     CALL_START ───────▶ CALL ────────────────▶ CALL_END
-                                          │               │ ▲                        │
-                             ANSWER ◀─────┴── no call ────┘ └────── next object ─────┘
-
-Blanks around markers are eaten. Text that only looks like a marker, or like a call, is content, every character of it:
-so a call is held back until its object is complete, then given out as its name and its arguments, and any way of
-cutting the text into pieces gives the same events once neighbours are joined. Thinking is never searched for calls.
-Every character is looked at a bounded number of times. Which markers a model uses is formats.py's business.
+Two kinds of answer, told apart by the format: text with markers in it (marked.py), and messages that each have a header
+(messages.py). What both keep to: text that only looks like a marker, or like a call, is content, every character of it;
+a call is held back until it is complete, then given out as its name and its arguments; any way of cutting the text into
+pieces gives the same events once neighbours are joined; thinking is never searched for calls; nothing raises.
+Which markers a model uses is formats.py's business.
 """
 
 from __future__ import annotations
 
-import enum
-import itertools
-import re
 from collections.abc import Callable, Sequence
 
-from localllm.chat import tools as json_calls
 from localllm.chat.formats import OutputFormat
-from localllm.chat.reader import Reader
-from localllm.chat.readers import open_reader
-from localllm.chat.syntax import CallSyntax, PythonSyntax
-from localllm.chat.values import schemas_of
-from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool, ToolCallDelta
-
-_BLANKS = re.compile(r"\s*")
-_NO_CALLS = CallSyntax(starts=())
-
-
-class _State(enum.Enum):
-    THINKING = enum.auto()
-    ANSWER = enum.auto()
-    CALL_START = enum.auto()
-    CALL = enum.auto()
-    CALL_END = enum.auto()
-    READER = enum.auto()
+from localllm.chat.marked import MarkedParser
+from localllm.chat.messages import MessagesParser
+from localllm.generation import Event, Tool
 
 
 class OutputParser:
     """Parses one answer. Calls are looked for only when the request has `tools`, thinking only when there are markers.
 
-    `new_call_id` makes the id of each call (tools.call_ids). Never raises, whatever the text.
+    `prompt` is the text that the answer follows; it may open thinking, the answer's text, or a message. Who has only a
+    part of that to say says `prompt_opens_thinking`. `new_call_id` makes the id of each call (tools.call_ids).
     """
 
     def __init__(
@@ -56,311 +29,36 @@ class OutputParser:
         output_format: OutputFormat,
         tools: Sequence[Tool],
         *,
+        prompt: str | None = None,
         prompt_opens_thinking: bool = False,
         new_call_id: Callable[[], str],
     ) -> None:
-        thinking = output_format.thinking
-        self.call_count = 0
-        self._thinking_start = thinking.start if thinking else ""
-        self._thinking_end = thinking.end if thinking else ""
-        self._syntax = output_format.calls if output_format.calls and tools else _NO_CALLS
-        # The steps below are for calls that are JSON objects; readers.py has those of all other syntaxes.
-        self._calls = self._syntax if isinstance(self._syntax, CallSyntax) else _NO_CALLS
-        self._schemas = schemas_of(tools)
-        self._reader: Reader | None = None
-        self._starts = self._syntax.starts
-        self._call_starts = re.compile("|".join(map(re.escape, self._starts))) if self._starts else None
-        self._tool_names = frozenset(tool.name for tool in tools)
-        self._new_call_id = new_call_id
-        self._state = _State.THINKING if thinking and prompt_opens_thinking else _State.ANSWER
-        self._steps = {
-            _State.THINKING: self._in_thinking,
-            _State.ANSWER: self._in_answer,
-            _State.CALL_START: self._in_call_start,
-            _State.CALL: self._in_call,
-            _State.CALL_END: self._in_call_end,
-            _State.READER: self._in_reader,
-        }
-        self._text = ""
-        self._at = 0
-        self._events: list[ContentDelta | ThinkingDelta | ToolCallDelta] = []
-        self._nothing_said = True
-        self._eat_blanks = self._state is _State.THINKING
-        self._blanks: list[str] = []  # read, but given out only if text follows
-        self._candidate: list[str] = []  # what may be a call, from its marker on
-        self._object: list[str] = []  # its object so far
-        self._scanner = json_calls.ObjectScanner()
-        self._is_marked = False
-        self._in_list = False
+        opens = prompt_opens_thinking or (prompt is not None and output_format.opens_thinking(prompt))
+        self._parser: MarkedParser | MessagesParser
+        if output_format.channels is not None:
+            self._parser = MessagesParser(output_format, tools, new_call_id, prompt=prompt, opens_thinking=opens)
+        else:
+            opens_text = prompt is not None and output_format.opens_text(prompt)
+            self._parser = MarkedParser(output_format, tools, new_call_id, opens_thinking=opens, opens_text=opens_text)
+
+    @property
+    def call_count(self) -> int:
+        """How many calls were read."""
+        return self._parser.call_count
+
+    @property
+    def has_unfinished_call(self) -> bool:
+        """Whether the answer ended within a call, which came back as content then."""
+        return self._parser.has_unfinished_call
 
     def feed(self, text: str) -> list[Event]:
         """The events that `text`, the next piece of the answer, completes."""
-        # What is left over is at most the beginning of a marker, so this stays short.
-        self._text, self._at = self._text[self._at :] + text, 0
-        while self._at < len(self._text) and self._steps[self._state]():
-            pass
-        return self._take_events()
+        return self._parser.feed(text)
 
-    def finish(self) -> list[Event]:
-        """The answer has ended: whatever was held back comes out."""
-        rest, self._text, self._at = self._text[self._at :], "", 0
-        if self._state is _State.THINKING:
-            self._say(ThinkingDelta, self._take_blanks() + rest)
-            return self._take_events()
-        if self._reader is not None:
-            self._reader.finish()
-            self._take_from_reader(self._reader)
-            # A reader that has ended may leave text, and that may begin another call.
-            events = self.feed("")
-            return [*events, *self.finish()]
-        if self._state is _State.CALL_END and not "".join(self._candidate).strip():
-            self._candidate.clear()
-        self._reject(rest)
-        self._say(ContentDelta, self._take_blanks())
-        return self._take_events()
+    def finish(self, *, stopped: bool = False) -> list[Event]:
+        """The answer has ended: whatever was held back comes out.
 
-    # Each step reads on from `_at` and returns False when it needs more text than there is.
-
-    def _in_thinking(self) -> bool:
-        if self._skip_blanks():
-            return True
-        end = self._text.find(self._thinking_end, self._at)
-        if end >= 0:
-            self._speak(ThinkingDelta, end)
-            self._take_blanks()
-            self._at += len(self._thinking_end)
-            self._state, self._eat_blanks = _State.ANSWER, True
-            return True
-        self._speak(ThinkingDelta, len(self._text) - self._partial_marker((self._thinking_end,)))
-        return False
-
-    def _in_answer(self) -> bool:
-        if self._skip_blanks():
-            return True
-        if self._nothing_said and self._begins_specially():
-            return True
-        found = self._call_starts.search(self._text, self._at) if self._call_starts else None
-        if found:
-            self._speak(ContentDelta, found.start())
-            self._at = found.end()
-            self._begin_calls(found.group())
-            return True
-        early = (self._thinking_start,) if self._nothing_said and self._starts_partially(self._thinking_start) else ()
-        held = self._partial_marker((*self._starts, *early))
-        self._speak(ContentDelta, len(self._text) - held)
-        return False
-
-    def _begins_specially(self) -> bool:
-        """Only before anything is said: blanks wait, thinking may start, and a brace may be a call."""
-        blanks = _BLANKS.match(self._text, self._at)
-        if blanks and blanks.end() > self._at:
-            self._blanks.append(blanks.group())
-            self._at = blanks.end()
-            return True
-        if self._thinking_start and self._text.startswith(self._thinking_start, self._at):
-            self._take_blanks()
-            self._at += len(self._thinking_start)
-            self._state, self._eat_blanks = _State.THINKING, True
-            return True
-        if self._calls.bare and self._text[self._at] == "{":
-            self._begin_candidate([], _State.CALL)
-            return True
-        if isinstance(self._syntax, PythonSyntax) and self._syntax.bare and self._text[self._at] == "[":
-            self._begin_calls("")
-            return True
-        return False
-
-    def _begin_calls(self, start: str) -> None:
-        if self._syntax is self._calls:
-            self._begin_candidate([start], _State.CALL_START)
-        else:
-            self._reader = open_reader(self._syntax, start, self._schemas)
-            self._is_marked = bool(start)
-            self._state = _State.READER
-
-    def _in_reader(self) -> bool:
-        reader = self._reader
-        assert reader is not None
-        reader.feed(self._take(len(self._text) - self._at))
-        self._take_from_reader(reader)
-        return True
-
-    def _take_from_reader(self, reader: Reader) -> None:
-        """Give out the calls a reader has read; when it has ended, go on with what it left."""
-        for call in reader.take_calls():
-            self._take_blanks()
-            self._give_out(call)
-        if reader.is_done:
-            self._reader, self._state = None, _State.ANSWER
-            self._eat_blanks = not reader.refused
-            self._speak_text(ContentDelta, reader.refused)
-            self._text, self._at = reader.rest + self._text[self._at :], 0
-
-    def _in_call_start(self) -> bool:
-        self._collect_blanks()
-        if self._at == len(self._text):
-            return True
-        if self._calls.opening and not self._in_list:
-            if self._text[self._at] != self._calls.opening:
-                return self._reject()
-            self._in_list = True
-            self._candidate.append(self._take(1))
-            return True
-        if self._text[self._at] != "{":
-            return self._reject()
-        self._begin_object()
-        return True
-
-    def _in_call(self) -> bool:
-        end = self._scanner.feed(self._text, self._at)
-        self._object.append(self._take(end - self._at))
-        if self._scanner.broken:
-            return self._reject()
-        if self._scanner.closed:
-            self._end_object()
-        return True
-
-    def _end_object(self) -> None:
-        syntax = self._calls
-        call = json_calls.read_call("".join(self._object), self._scanner.members, syntax.name_key, syntax.argument_keys)
-        if call is None or not (self._is_marked or call.name in self._tool_names):
-            self._reject()
-            return
-        self._take_blanks()
-        self._candidate.clear()
-        self._object.clear()
-        self._give_out(call)
-        self._state = _State.CALL_END
-
-    def _give_out(self, call: json_calls.Call) -> None:
-        self._events.append(ToolCallDelta(index=self.call_count, id=self._new_call_id(), name=call.name))
-        self._events.append(ToolCallDelta(index=self.call_count, arguments=call.arguments))
-        self.call_count += 1
-        self._nothing_said = False
-
-    def _in_call_end(self) -> bool:
-        self._collect_blanks()
-        if self._at == len(self._text):
-            return True
-        syntax, character = self._calls, self._text[self._at]
-        has_separator = bool("".join(self._candidate).strip())
-        if character == "{" and (self._in_list or not syntax.opening):
-            self._begin_object()
-        elif not has_separator and self._in_list and character == syntax.closing:
-            self._in_list = False
-            self._candidate.clear()
-            self._at += 1
-        elif not has_separator and syntax.end and self._text.startswith(syntax.end, self._at):
-            self._candidate.clear()
-            self._at += len(syntax.end)
-            self._leave_calls()
-        elif not has_separator and syntax.end and self._starts_partially(syntax.end):
-            return False
-        elif not has_separator and character == syntax.separator and (self._in_list or not syntax.opening):
-            self._candidate.append(self._take(1))
-        else:
-            self._leave_calls()
-        return True
-
-    def _leave_calls(self) -> None:
-        """Back to the answer; a separator that separated nothing was text."""
-        left_over = "".join(self._candidate)
-        self._candidate.clear()
-        self._state, self._in_list, self._eat_blanks = _State.ANSWER, False, True
-        if left_over.strip():
-            self._eat_blanks = False
-            self._speak_text(ContentDelta, left_over)
-
-    def _begin_candidate(self, read: list[str], state: _State) -> None:
-        self._candidate = read
-        self._is_marked = bool(read)
-        self._in_list = False
-        self._state = state
-        if state is _State.CALL:
-            self._begin_object()
-
-    def _begin_object(self) -> None:
-        self._scanner = json_calls.ObjectScanner(self._calls.first_keys)
-        self._object = []
-        self._state = _State.CALL
-
-    def _reject(self, rest: str = "") -> bool:
-        """What was held back as a call is content after all."""
-        text = "".join([*self._candidate, *self._object, rest])
-        self._candidate.clear()
-        self._object.clear()
-        self._state, self._in_list, self._eat_blanks = _State.ANSWER, False, False
-        self._speak_text(ContentDelta, text)
-        return True
-
-    def _take(self, length: int) -> str:
-        piece = self._text[self._at : self._at + length]
-        self._at += length
-        return piece
-
-    def _skip_blanks(self) -> bool:
-        """Eat blanks behind a marker; True when that used up the text."""
-        if self._eat_blanks:
-            self._take_leading_blanks()
-            self._eat_blanks = self._at == len(self._text)
-        return self._eat_blanks
-
-    def _collect_blanks(self) -> None:
-        blanks = self._take_leading_blanks()
-        if blanks:
-            self._candidate.append(blanks)
-
-    def _take_leading_blanks(self) -> str:
-        blanks = _BLANKS.match(self._text, self._at)
-        return self._take(blanks.end() - self._at) if blanks else ""
-
-    def _starts_partially(self, marker: str) -> bool:
-        """Whether all the text there is begins this marker."""
-        return len(self._text) - self._at < len(marker) and marker.startswith(self._text[self._at :])
-
-    def _partial_marker(self, markers: Sequence[str]) -> int:
-        """How many characters at the text's end may be the beginning of a marker."""
-        longest = max((len(marker) - 1 for marker in markers), default=0)
-        tail = self._text[max(self._at, len(self._text) - longest) :] if longest else ""
-        if not any(marker[0] in tail for marker in markers):
-            return 0
-        lengths = range(len(tail), 0, -1)
-        return next((n for n in lengths if any(marker.startswith(tail[-n:]) for marker in markers)), 0)
-
-    def _speak(self, kind: type[ContentDelta] | type[ThinkingDelta], end: int) -> None:
-        """Give out the text up to `end`."""
-        self._speak_text(kind, self._take(end - self._at))
-
-    def _speak_text(self, kind: type[ContentDelta] | type[ThinkingDelta], text: str) -> None:
-        """Give out a text, but keep blanks at its end for the case that a marker follows."""
-        if not text:
-            return  # all of it may be a marker yet, and then the blanks before it are eaten
-        spoken = text.rstrip()
-        if spoken:
-            self._say(kind, self._take_blanks() + spoken)
-        if len(spoken) < len(text):
-            self._blanks.append(text[len(spoken) :])
-        if not (self._starts or kind is ThinkingDelta):
-            self._say(kind, self._take_blanks())
-
-    def _say(self, kind: type[ContentDelta] | type[ThinkingDelta], text: str) -> None:
-        if text:
-            self._events.append(kind(text))
-            self._nothing_said = self._nothing_said and kind is ThinkingDelta
-
-    def _take_blanks(self) -> str:
-        blanks = "".join(self._blanks)
-        self._blanks.clear()
-        return blanks
-
-    def _take_events(self) -> list[Event]:
-        """The events so far, neighbours of one kind joined."""
-        events: list[Event] = []
-        for kind, group in itertools.groupby(self._events, type):
-            if kind is ToolCallDelta:
-                events += group
-            else:
-                text = "".join(event.text for event in group if not isinstance(event, ToolCallDelta))
-                events.append(ThinkingDelta(text) if kind is ThinkingDelta else ContentDelta(text))
-        self._events = []
-        return events
+        With `stopped` the model ended it itself, and a call that lacks nothing but its last brackets gets them; one
+        that was cut does not, for it may lack arguments too.
+        """
+        return self._parser.finish(stopped=stopped)

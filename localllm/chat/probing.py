@@ -16,6 +16,7 @@ from localllm.chat.readers import open_reader
 from localllm.chat.syntax import (
     WILD,
     ArgumentMarkers,
+    ElementSyntax,
     GemmaSyntax,
     Marker,
     PythonSyntax,
@@ -42,9 +43,8 @@ def find_syntax(written: Written) -> Syntax | None:
     one = written([texts])
     if one is None or FIRST_NAME not in one or _KEYS[0] not in one:
         return None
-    found = _own_notation(one) or _tagged(
-        one, written([numbers]), written([texts, _call(SECOND_NAME, _TEXT, "zmore", 1)])
-    )
+    two = written([texts, _call(SECOND_NAME, _TEXT, "zmore", 1)])
+    found = _own_notation(one) or _elements(one, two, written) or _tagged(one, written([numbers]), two)
     if found is None or not _reads(found, one, [texts]):
         return None
     return found
@@ -94,6 +94,35 @@ class _Parts:
     is_object: bool
 
 
+_ELEMENT = re.compile(r"<zargument>zvalue(.{0,64}?)</zargument>.*?<zfurther>zmore(.{0,64}?)</zfurther>", re.DOTALL)
+_ITEM = re.compile(r"<(\w+)>zitem")
+
+
+def _elements(one: str, two: str | None, written: Written) -> ElementSyntax | None:
+    """XML whose elements are named after the arguments."""
+    found = _ELEMENT.search(one)
+    if found is None or not found.group(1) == found.group(2) == one[: found.start()][-len(found.group(1)) :]:
+        return None
+    prefix = found.group(1)
+    before, _, after_name = one[: found.start() - len(prefix)].rpartition(FIRST_NAME)
+    section, lead, call_end, section_end = "", before, one[found.end() :], ""
+    second = _ELEMENT.search(two) if two else None
+    if two and second:
+        between = two[second.end() :].partition(SECOND_NAME)[0]
+        section, lead, call_end, section_end = _divided(before, between, call_end, prefix)
+    items = written([ToolCall(_IDS[0], FIRST_NAME, json.dumps({_KEYS[0]: ["zitem"]}))])
+    item = _ITEM.search(items or "")
+    return ElementSyntax(
+        section=marker(_without_ids(section), prefix),
+        lead=marker(_without_ids(lead), prefix),
+        after_name=marker(after_name, prefix),
+        call_end=marker(call_end, prefix),
+        section_end=Marker(marker(section_end, prefix).words[:1]),
+        prefix=prefix,
+        item=item.group(1) if item else "item",
+    )
+
+
 def _tagged(one: str, numbers: str | None, two: str | None) -> TaggedSyntax | None:
     first = _parts(one, 0, FIRST_NAME, "zmore")
     if first is None or not _is_opening(first.lead):
@@ -125,10 +154,11 @@ def _is_opening(lead: str) -> bool:
     return not has_other and lead.lstrip()[:1] in ("<", "[") and len(lead) <= _MOST_OPENING_CHARACTERS
 
 
-def _divided(lead: str, between: str, tail: str) -> tuple[str, str, str, str]:
+def _divided(lead: str, between: str, tail: str, prefix: str = "") -> tuple[str, str, str, str]:
     """Section, opening of a call, end of a call, end of the section: by what stands between two calls."""
     between, lead = _without_ids(between), _without_ids(lead)
-    call_end = _whole_tags(between[: common_length(between, tail)])
+    both = between[: common_length(between, tail)]
+    call_end = both[: both.rfind(prefix)] if prefix and not both.rstrip().endswith(">") else _whole_tags(both)
     opening = between[len(call_end) :]
     shared = opening[len(opening) - common_length(opening[::-1], lead[::-1]) :]
     return lead[: len(lead) - len(shared)], shared, call_end, tail[len(call_end) :]

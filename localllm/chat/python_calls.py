@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 
 from localllm.chat.tools import Call
 from localllm.chat.values import dump_literal, parse_python
+
+_TEXT = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 
 
 def read_list(text: str) -> list[Call] | None:
     """The calls of a list of them; None when `text` is anything else."""
     node = parse_python(text)
+    if node is None and "\n" in text:
+        # Models write line breaks into texts as they are.
+        node = parse_python(_TEXT.sub(lambda literal: literal.group().replace("\n", "\\n"), text))
     if not isinstance(node, ast.List) or not node.elts:
         return None
     calls = [_read(item) for item in node.elts]

@@ -1,4 +1,4 @@
-"""How a model writes tool calls, as data. What reads them is parser.py and readers.py; what finds them is probing.py.
+"""How a model writes its answers and tool calls, as data. What finds it is formats.py, what reads it parser.py.
 
     CallSyntax      JSON objects with name and arguments:    <tool_call>{"name": …, "arguments": …}</tool_call>
     TaggedSyntax    the name between markers, then
@@ -90,6 +90,34 @@ def _match_word(word: str, text: str, at: int) -> int:
             return MORE if len(text) - at < len(part) and part.startswith(text[at:]) else MISMATCH
         at += len(part)
     return at
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingMarkers:
+    """What stands before and behind thinking. With `ends_alone` an answer without thinking begins with the end."""
+
+    start: str
+    end: str
+    ends_alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMarkers:
+    """What stands around the text of an answer, where a template sets it apart. None of it belongs to the text.
+
+    `start` may be empty; `ends` are tags that may follow at the text's end, in this order or some of them. `again` is
+    what begins a turn anew behind thinking.
+    """
+
+    start: str
+    ends: tuple[str, ...]
+    again: str = ""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts that must come out of the vocabulary as they are: a control token alone may as well stay away."""
+        own = (self.start, self.again, *self.ends)
+        return tuple(tag for text in own if text not in tokens_of(text) for tag in tokens_of(text))
 
 
 @dataclass(frozen=True, slots=True)

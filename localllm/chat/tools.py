@@ -86,6 +86,11 @@ class ObjectScanner:
         self._length += position - start
         return position
 
+    @property
+    def closers(self) -> str | None:
+        """The brackets that are missing; None inside a string, where more is."""
+        return None if self._in_string or self.broken else "".join(reversed(self._closers))
+
     def _read_string(self, text: str, position: int, offset: int) -> int:
         """Go on inside a string; `offset` is where `position` lies in the object."""
         if self._escaped:

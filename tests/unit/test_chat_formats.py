@@ -80,7 +80,7 @@ def template(source: str) -> ChatTemplate:
         (NEAR, CallSyntax(starts=("<thinker>",), end="</thinker>")),
         (XML, tagged("<tool_call><function=", ">", "</function></tool_call>")),
         (UNWRAPPED, tagged("<tool_call>", "", "</tool_call>")),
-        (HERMES.replace(TOOLS, ""), None),
+        (HERMES.replace(TOOLS, ""), HERMES_CALLS),
         (turns("", "{{ m.content }}"), None),
         ("{{ messages[-1].content }}", None),
         ("{{ raise_exception('never') }}{# tools <tool_call> #}", HERMES_CALLS),
@@ -93,6 +93,12 @@ def template(source: str) -> ChatTemplate:
 )
 def test_the_syntax_of_calls_is_read_off_the_template(source, calls):
     assert calls == detect(template(source)).calls
+
+
+def test_a_template_that_does_not_tell_of_tools_has_calls_that_are_read_but_not_the_capability():
+    found = detect(template(HERMES.replace(TOOLS, "")))
+    assert (False, ("completion",)) == (found.shows_tools, found.capabilities)
+    assert ("completion", "tools") == detect(template(HERMES)).capabilities
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,397 @@
+"""An answer that is text with markers in it (OutputFormat without channels), piece by piece, into events.
+
+      prompt opens thinking
+               │
+               ▼        end marker
+           THINKING ─────────────────▶ ANSWER ◀──────────── anything else ───────────┐
+               ▲   start marker, while    │ start of a call                          │
+               └──── nothing is said ─────┤                                          │
+                                          ▼         {           complete             │
+                                     CALL_START ───────▶ CALL ────────────────▶ CALL_END
+                                          │               │ ▲                        │
+                             ANSWER ◀─────┴── no call ────┘ └────── next object ─────┘
+
+Blanks around markers are eaten. Text that only looks like a marker, or like a call, is content, every character of it:
+so a call is held back until its object is complete, then given out as its name and its arguments, and any way of
+cutting the text into pieces gives the same events once neighbours are joined. Thinking is never searched for calls.
+Marks around the answer's text (AnswerMarkers) are eaten too: its start before anything is said, and its ends when
+nothing but blanks, another of them or a call follows. Every character is looked at a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Sequence
+
+from localllm.chat import tools as json_calls
+from localllm.chat.formats import OutputFormat
+from localllm.chat.reader import Reader
+from localllm.chat.readers import open_reader
+from localllm.chat.said import Said, TextKind
+from localllm.chat.syntax import AnswerMarkers, CallSyntax, PythonSyntax
+from localllm.chat.values import schemas_of
+from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool
+
+_BLANKS = re.compile(r"\s*")
+_NO_CALLS = CallSyntax(starts=())
+_NO_MARKERS = AnswerMarkers("", ())
+
+
+class _State(enum.Enum):
+    THINKING = enum.auto()
+    ANSWER = enum.auto()
+    CALL_START = enum.auto()
+    CALL = enum.auto()
+    CALL_END = enum.auto()
+    READER = enum.auto()
+
+
+class MarkedParser:
+    """Parses one answer; `opens_thinking` and `opens_text` say what of it stands at the prompt's end already."""
+
+    def __init__(
+        self,
+        output_format: OutputFormat,
+        tools: Sequence[Tool],
+        new_call_id: Callable[[], str],
+        *,
+        opens_thinking: bool = False,
+        opens_text: bool = False,
+    ) -> None:
+        thinking = output_format.thinking
+        answer = output_format.answer or _NO_MARKERS
+        self.has_unfinished_call = False
+        self._said = Said(new_call_id)
+        self._thinking_start = thinking.start if thinking else ""
+        self._thinking_end = thinking.end if thinking else ""
+        self._syntax = output_format.calls if output_format.calls and tools else _NO_CALLS
+        # The steps below are for calls that are JSON objects; readers.py has those of all other syntaxes.
+        self._calls = self._syntax if isinstance(self._syntax, CallSyntax) else _NO_CALLS
+        self._schemas = schemas_of(tools)
+        self._reader: Reader | None = None
+        self._starts = self._syntax.starts
+        # Before anything is said each of these may stand once; the ends count behind the start only.
+        self._skippable = [mark for mark in (answer.again, "" if opens_text else answer.start) if mark]
+        if thinking and thinking.ends_alone and not opens_thinking:
+            self._skippable.append(thinking.end)
+        self._answer = answer
+        self._ends = answer.ends if opens_text or not answer.start else ()
+        self._find = _finder((*self._starts, *self._ends))
+        self._tool_names = frozenset(tool.name for tool in tools)
+        self._state = _State.THINKING if thinking and opens_thinking else _State.ANSWER
+        self._steps = {
+            _State.THINKING: self._in_thinking,
+            _State.ANSWER: self._in_answer,
+            _State.CALL_START: self._in_call_start,
+            _State.CALL: self._in_call,
+            _State.CALL_END: self._in_call_end,
+            _State.READER: self._in_reader,
+        }
+        self._text = ""
+        self._at = 0
+        self._eat_blanks = self._state is _State.THINKING
+        self._blanks: list[str] = []  # blanks and ends that were read, but are given out only if text follows
+        self._first_end: int | None = None  # where in them the first end stands
+        self._candidate: list[str] = []  # what may be a call, from its marker on
+        self._object: list[str] = []  # its object so far
+        self._scanner = json_calls.ObjectScanner()
+        self._is_marked = False
+        self._in_list = False
+
+    @property
+    def call_count(self) -> int:
+        """How many calls were read."""
+        return self._said.call_count
+
+    def feed(self, text: str) -> list[Event]:
+        """The events that `text`, the next piece of the answer, completes."""
+        # What is left over is at most the beginning of a marker, so this stays short.
+        self._text, self._at = self._text[self._at :] + text, 0
+        while self._at < len(self._text) and self._steps[self._state]():
+            pass
+        return self._said.take()
+
+    def finish(self, *, stopped: bool = False) -> list[Event]:
+        """The answer has ended: whatever was held back comes out.
+
+        With `stopped` the model ended it itself, and a call that lacks nothing but its last brackets gets them.
+        """
+        rest, self._text, self._at = self._text[self._at :], "", 0
+        if self._state is _State.THINKING:
+            self._said.say(ThinkingDelta, self._take_blanks() + rest)
+            return self._said.take()
+        if self._reader is not None:
+            self._reader.finish()
+            self.has_unfinished_call |= bool(self._reader.refused)
+            self._take_from_reader(self._reader)
+            # A reader that has ended may leave text, and that may begin another call.
+            events = self.feed("")
+            return [*events, *self.finish(stopped=stopped)]
+        if self._state is _State.CALL_END and not "".join(self._candidate).strip():
+            self._candidate.clear()
+        if self._state is _State.CALL and not (stopped and self._close_object()):
+            self.has_unfinished_call |= self._is_marked
+        self._reject(rest)
+        if self._first_end is not None:
+            del self._blanks[self._first_end :]
+        self._said.say(ContentDelta, self._take_blanks())
+        return self._said.take()
+
+    # Each step reads on from `_at` and returns False when it needs more text than there is.
+
+    def _in_thinking(self) -> bool:
+        if self._skip_blanks():
+            return True
+        end = self._text.find(self._thinking_end, self._at)
+        if end >= 0:
+            self._speak(ThinkingDelta, end)
+            self._take_blanks()
+            self._at += len(self._thinking_end)
+            self._state, self._eat_blanks = _State.ANSWER, True
+            return True
+        self._speak(ThinkingDelta, len(self._text) - self._partial_marker((self._thinking_end,)))
+        return False
+
+    def _in_answer(self) -> bool:
+        if self._skip_blanks():
+            return True
+        if self._said.nothing_said and self._begins_specially():
+            return True
+        found = self._find.search(self._text, self._at) if self._find else None
+        if found:
+            self._speak(ContentDelta, found.start())
+            self._at = found.end()
+            if found.group() in self._starts:
+                self._begin_calls(found.group())
+            else:
+                self._first_end = len(self._blanks) if self._first_end is None else self._first_end
+                self._blanks.append(found.group())
+            return True
+        firsts = (self._thinking_start, *self._skippable) if self._said.nothing_said else ()
+        early = [mark for mark in firsts if mark and self._starts_partially(mark)]
+        held = self._partial_marker((*self._starts, *self._ends, *early))
+        self._speak(ContentDelta, len(self._text) - held)
+        return False
+
+    def _begins_specially(self) -> bool:
+        """Only before anything is said: blanks wait, thinking or the text may start, and a brace may be a call."""
+        blanks = _BLANKS.match(self._text, self._at)
+        if blanks and blanks.end() > self._at:
+            self._blanks.append(blanks.group())
+            self._at = blanks.end()
+            return True
+        if self._thinking_start and self._text.startswith(self._thinking_start, self._at):
+            self._take_blanks()
+            self._at += len(self._thinking_start)
+            self._state, self._eat_blanks = _State.THINKING, True
+            return True
+        if mark := next((mark for mark in self._skippable if self._text.startswith(mark, self._at)), None):
+            self._skip(mark)
+            return True
+        if self._calls.bare and self._text[self._at] == "{":
+            self._begin_candidate([], _State.CALL)
+            return True
+        if isinstance(self._syntax, PythonSyntax) and self._syntax.bare and self._text[self._at] == "[":
+            self._begin_calls("")
+            return True
+        return False
+
+    def _skip(self, mark: str) -> None:
+        """Eat a mark that stands before the text."""
+        self._take_blanks()
+        self._at += len(mark)
+        self._skippable.remove(mark)
+        self._eat_blanks = True
+        if mark == self._answer.start:
+            self._ends = self._answer.ends
+            self._find = _finder((*self._starts, *self._ends))
+
+    def _begin_calls(self, start: str) -> None:
+        if self._syntax is self._calls:
+            self._begin_candidate([start], _State.CALL_START)
+        else:
+            self._reader = open_reader(self._syntax, start, self._schemas)
+            self._is_marked = bool(start)
+            self._state = _State.READER
+
+    def _in_reader(self) -> bool:
+        reader = self._reader
+        assert reader is not None
+        reader.feed(self._take(len(self._text) - self._at))
+        self._take_from_reader(reader)
+        return True
+
+    def _take_from_reader(self, reader: Reader) -> None:
+        """Give out the calls a reader has read; when it has ended, go on with what it left."""
+        for call in reader.take_calls():
+            self._take_blanks()
+            self._said.call(call)
+        if reader.is_done:
+            self._reader, self._state = None, _State.ANSWER
+            self._eat_blanks = not reader.refused
+            self._speak_text(ContentDelta, reader.refused)
+            self._text, self._at = reader.rest + self._text[self._at :], 0
+
+    def _in_call_start(self) -> bool:
+        self._collect_blanks()
+        if self._at == len(self._text):
+            return True
+        if self._calls.opening and not self._in_list:
+            if self._text[self._at] != self._calls.opening:
+                return self._reject()
+            self._in_list = True
+            self._candidate.append(self._take(1))
+            return True
+        if self._text[self._at] != "{":
+            return self._reject()
+        self._begin_object()
+        return True
+
+    def _in_call(self) -> bool:
+        end = self._scanner.feed(self._text, self._at)
+        self._object.append(self._take(end - self._at))
+        if self._scanner.broken:
+            return self._reject()
+        if self._scanner.closed:
+            self._end_object()
+        return True
+
+    def _end_object(self) -> None:
+        syntax = self._calls
+        call = json_calls.read_call("".join(self._object), self._scanner.members, syntax.name_key, syntax.argument_keys)
+        if call is None or not (self._is_marked or call.name in self._tool_names):
+            self._reject()
+            return
+        self._take_blanks()
+        self._candidate.clear()
+        self._object.clear()
+        self._said.call(call)
+        self._state = _State.CALL_END
+
+    def _close_object(self) -> bool:
+        """Take the call whose last brackets are missing; False when more than that is."""
+        missing = self._scanner.closers
+        if not self._is_marked or missing is None:
+            return False
+        self._scanner.feed(missing)
+        self._object.append(missing)
+        self._end_object()
+        return self._state is _State.CALL_END
+
+    def _in_call_end(self) -> bool:
+        self._collect_blanks()
+        if self._at == len(self._text):
+            return True
+        syntax, character = self._calls, self._text[self._at]
+        has_separator = bool("".join(self._candidate).strip())
+        if character == "{" and (self._in_list or not syntax.opening):
+            self._begin_object()
+        elif not has_separator and self._in_list and character == syntax.closing:
+            self._in_list = False
+            self._candidate.clear()
+            self._at += 1
+        elif not has_separator and syntax.end and self._text.startswith(syntax.end, self._at):
+            self._candidate.clear()
+            self._at += len(syntax.end)
+            self._leave_calls()
+        elif not has_separator and syntax.end and self._starts_partially(syntax.end):
+            return False
+        elif not has_separator and character == syntax.separator and (self._in_list or not syntax.opening):
+            self._candidate.append(self._take(1))
+        else:
+            self._leave_calls()
+        return True
+
+    def _leave_calls(self) -> None:
+        """Back to the answer; a separator that separated nothing was text."""
+        left_over = "".join(self._candidate)
+        self._candidate.clear()
+        self._state, self._in_list, self._eat_blanks = _State.ANSWER, False, True
+        if left_over.strip():
+            self._eat_blanks = False
+            self._speak_text(ContentDelta, left_over)
+
+    def _begin_candidate(self, read: list[str], state: _State) -> None:
+        self._candidate = read
+        self._is_marked = bool(read)
+        self._in_list = False
+        self._state = state
+        if state is _State.CALL:
+            self._begin_object()
+
+    def _begin_object(self) -> None:
+        self._scanner = json_calls.ObjectScanner(self._calls.first_keys)
+        self._object = []
+        self._state = _State.CALL
+
+    def _reject(self, rest: str = "") -> bool:
+        """What was held back as a call is content after all."""
+        text = "".join([*self._candidate, *self._object, rest])
+        self._candidate.clear()
+        self._object.clear()
+        self._state, self._in_list, self._eat_blanks = _State.ANSWER, False, False
+        self._speak_text(ContentDelta, text)
+        return True
+
+    def _take(self, length: int) -> str:
+        piece = self._text[self._at : self._at + length]
+        self._at += length
+        return piece
+
+    def _skip_blanks(self) -> bool:
+        """Eat blanks behind a marker; True when that used up the text."""
+        if self._eat_blanks:
+            self._take_leading_blanks()
+            self._eat_blanks = self._at == len(self._text)
+        return self._eat_blanks
+
+    def _collect_blanks(self) -> None:
+        blanks = self._take_leading_blanks()
+        if blanks:
+            self._candidate.append(blanks)
+
+    def _take_leading_blanks(self) -> str:
+        blanks = _BLANKS.match(self._text, self._at)
+        return self._take(blanks.end() - self._at) if blanks else ""
+
+    def _starts_partially(self, marker: str) -> bool:
+        """Whether all the text there is begins this marker."""
+        return len(self._text) - self._at < len(marker) and marker.startswith(self._text[self._at :])
+
+    def _partial_marker(self, markers: Sequence[str]) -> int:
+        """How many characters at the text's end may be the beginning of a marker."""
+        longest = max((len(marker) - 1 for marker in markers), default=0)
+        tail = self._text[max(self._at, len(self._text) - longest) :] if longest else ""
+        if not any(marker[0] in tail for marker in markers):
+            return 0
+        lengths = range(len(tail), 0, -1)
+        return next((n for n in lengths if any(marker.startswith(tail[-n:]) for marker in markers)), 0)
+
+    def _speak(self, kind: TextKind, end: int) -> None:
+        """Give out the text up to `end`."""
+        self._speak_text(kind, self._take(end - self._at))
+
+    def _speak_text(self, kind: TextKind, text: str) -> None:
+        """Give out a text, but keep blanks at its end for the case that a marker follows."""
+        if not text:
+            return  # all of it may be a marker yet, and then the blanks before it are eaten
+        spoken = text.rstrip()
+        if spoken:
+            self._said.say(kind, self._take_blanks() + spoken)
+        if len(spoken) < len(text):
+            self._blanks.append(text[len(spoken) :])
+        if not (self._starts or self._ends or kind is ThinkingDelta):
+            self._said.say(kind, self._take_blanks())
+
+    def _take_blanks(self) -> str:
+        blanks = "".join(self._blanks)
+        self._blanks.clear()
+        self._first_end = None
+        return blanks
+
+
+def _finder(markers: Sequence[str]) -> re.Pattern[str] | None:
+    # The longest first, for one may begin with another.
+    ordered = sorted(markers, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered))) if ordered else None

@@ -1,0 +1,58 @@
+"""The events of one answer as a parser makes them: text, thinking, calls with their ids; neighbours are joined."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from localllm.chat.tools import Call
+from localllm.generation import ContentDelta, Event, ThinkingDelta, ToolCallDelta
+
+TextKind = type[ContentDelta] | type[ThinkingDelta]
+
+
+class Said:
+    """What was said and not yet taken. `call_count` counts all calls; `nothing_said` holds while only thinking was."""
+
+    def __init__(self, new_call_id: Callable[[], str]) -> None:
+        self.call_count = 0
+        self.nothing_said = True
+        self._new_call_id = new_call_id
+        self._events: list[ContentDelta | ThinkingDelta | ToolCallDelta] = []
+
+    def say(self, kind: TextKind, text: str) -> None:
+        """More text of a kind, which may be empty."""
+        if text:
+            self._events.append(kind(text))
+            self.nothing_said = self.nothing_said and kind is ThinkingDelta
+
+    def call(self, call: Call) -> None:
+        """A complete call: its name first, then its arguments."""
+        self._events.append(ToolCallDelta(index=self.call_count, id=self._new_call_id(), name=call.name))
+        self._events.append(ToolCallDelta(index=self.call_count, arguments=call.arguments))
+        self.call_count += 1
+        self.nothing_said = False
+
+    def take_over(self, events: Sequence[Event]) -> None:
+        """The events of another parser, whose calls count on from here."""
+        for event in events:
+            if isinstance(event, ToolCallDelta):
+                self.call_count += event.name is not None
+                self._events.append(msgspec.structs.replace(event, index=self.call_count - 1))
+                self.nothing_said = False
+            elif isinstance(event, (ContentDelta, ThinkingDelta)):
+                self.say(type(event), event.text)
+
+    def take(self) -> list[Event]:
+        """The events since this was asked last."""
+        events: list[Event] = []
+        for kind, group in itertools.groupby(self._events, type):
+            if kind is ToolCallDelta:
+                events += group
+            else:
+                text = "".join(event.text for event in group if not isinstance(event, ToolCallDelta))
+                events.append(ThinkingDelta(text) if kind is ThinkingDelta else ContentDelta(text))
+        self._events = []
+        return events

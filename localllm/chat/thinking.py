@@ -1,0 +1,95 @@
+"""The markers of thinking and of the answer's text, read off a template; a short table for what none shows."""
+
+from __future__ import annotations
+
+import re
+
+from localllm.chat.probes import CALL, THOUGHT, THOUGHTFUL_ANSWER, THOUGHTFUL_CALL, TOOLS, Probe
+from localllm.chat.syntax import TAG, AnswerMarkers, ThinkingMarkers
+
+THINK_TAGS = ThinkingMarkers("<think>", "</think>")
+# Many templates leave earlier thinking out; they name the end to cut at it, and not always the start. The text on the
+# left is what shows that a template is of such a model.
+_KNOWN = (
+    ("</think>", THINK_TAGS),
+    ("[/THINK]", ThinkingMarkers("[THINK]", "[/THINK]")),
+    ("</seed:think>", ThinkingMarkers("<seed:think>", "</seed:think>")),
+    ("<|END_THINKING|>", ThinkingMarkers("<|START_THINKING|>", "<|END_THINKING|>")),
+    ("<|inner_suffix|>", ThinkingMarkers("<|inner_prefix|>", "<|inner_suffix|>")),  # Apertus
+    ("<|begin|>assistant<|think|>", ThinkingMarkers("<|think|>", "<|end|>")),  # Solar Open
+    ("[BEGIN FINAL RESPONSE]", ThinkingMarkers("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")),  # Apriel
+)
+# Granite 3.3 is told in words to write between these; what Apriel ends an answer with stands in no template.
+_KNOWN_ANSWERS = (
+    ("<response></response>", AnswerMarkers("<response>", ("</response>",))),
+    ("[BEGIN FINAL RESPONSE]", AnswerMarkers("", ("[END FINAL RESPONSE]",))),
+)
+_WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
+_TAG_AFTER = re.compile(rf"\A(?:{TAG}|\[[A-Z][A-Z ]{{1,40}}\])")
+_TAG_AND_WORD = re.compile(rf"{TAG}\w*")
+_TAGS_BEFORE = re.compile(rf"(?:{TAG}\w*)+\Z")
+_MOST_LINE_CHARACTERS = 64
+_MOST_ROW_CHARACTERS = 512
+
+
+def thinking_markers(probe: Probe) -> ThinkingMarkers | None:
+    """What stands around thinking, or None for a model that does not think."""
+    # Gemma 4 keeps only the thinking before a call.
+    for reply, think in ((THOUGHTFUL_ANSWER, None), (THOUGHTFUL_ANSWER, True), (THOUGHTFUL_CALL, True)):
+        shown = probe.show(reply, tools=TOOLS if reply.tool_calls else (), think=think)
+        if shown is not None and THOUGHT in shown:
+            before, _, after = shown.partition(THOUGHT)
+            if found := _markers_around(before.rstrip(), after.lstrip(), probe):
+                return found
+    source = probe.template.source
+    return next((markers for evidence, markers in _KNOWN if evidence in source), None)
+
+
+def _markers_around(before: str, after: str, probe: Probe) -> ThinkingMarkers | None:
+    """The shortest row of tags before a thought that says what it is, and the tag behind it."""
+    row, end = _TAGS_BEFORE.search(before), _TAG_AFTER.search(after)
+    tags = _TAG_AND_WORD.findall(row.group()) if row else []
+    starts = ("".join(tags[-count:]) for count in range(1, len(tags) + 1))
+    start = next((start for start in starts if _WORD.search(start)), "") or _announced(probe)
+    if not start or not end or len(_TAG_AND_WORD.findall(start)) > 1:
+        return None
+    says_already = probe.prompt.rstrip().endswith((start, end.group()))
+    ends_alone = probe.lead.lstrip().startswith(end.group()) and not says_already
+    return ThinkingMarkers(start, end.group(), ends_alone)
+
+
+def _announced(probe: Probe) -> str:
+    """The last line of the prompt, where that says in words that thinking follows."""
+    line = probe.prompt.rstrip().rpartition("\n")[2]
+    is_said = line.endswith(":") and len(line) <= _MOST_LINE_CHARACTERS and _WORD.search(line)
+    return line if is_said and not re.search(TAG, line) else ""
+
+
+def answer_markers(probe: Probe, thinking: ThinkingMarkers | None) -> AnswerMarkers | None:
+    """What stands around the text of an answer, or None where it stands alone."""
+    lead = probe.lead
+    for marker in (thinking.start, thinking.end) if thinking else ():
+        lead = lead.replace(marker, "")
+    tags = re.findall(TAG, lead) if re.fullmatch(rf"\s*(?:{TAG}\s*)+", lead) else []
+    if not tags or tags[-1] in _row_at_end(probe.prompt):
+        source = probe.template.source
+        known = next((markers for evidence, markers in _KNOWN_ANSWERS if evidence in source), None)
+        return known or (AnswerMarkers("", probe.ends) if _call_follows_end(probe) else None)
+    # Where thinking ends as a turn does, what follows it is a turn anew.
+    again = probe.prompt_end.strip() if thinking and thinking.end in probe.ends else ""
+    return AnswerMarkers(tags[-1], probe.ends, again)
+
+
+def _row_at_end(prompt: str) -> list[str]:
+    """The tags with which a prompt ends: what a template writes of them before an answer is no mark of the answer."""
+    row = re.search(rf"(?:{TAG}\s*)+\Z", prompt[-_MOST_ROW_CHARACTERS:])
+    return re.findall(TAG, row.group()) if row else []
+
+
+def _call_follows_end(probe: Probe) -> bool:
+    """Whether a template ends the text, an empty one too, before a call."""
+    called = probe.show(CALL, tools=TOOLS) or ""
+    at = called.find(CALL.tool_calls[0].name)
+    prompt = probe.show(tools=TOOLS, prompts=True) or ""
+    begun = called[:at].removeprefix(prompt) if at >= 0 and called.startswith(prompt) else ""
+    return bool(probe.ends) and begun.lstrip().startswith(probe.ends[0])
