@@ -261,7 +261,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
 
     `stop_text` is the stop string that ended the answer, if one did. `dropped_messages` went because the prompt did not
     fit, `dropped_tokens` because the context was shifted or the text around a gap did not fit.
-    `cache_miss` is None when the prompt went on from an earlier one, or resembled none.
+    `cache_miss` is None when the prompt went on from an earlier one, or resembled none. `unfinished_tool_call` says that
+    the answer ended within a call, which came as content then.
     """
 
     reason: FinishReason
@@ -271,6 +272,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     dropped_tokens: int = 0
     cache_miss: CacheMiss | None = None
     stop_text: str | None = None
+    unfinished_tool_call: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):

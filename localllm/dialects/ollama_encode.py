@@ -167,5 +167,6 @@ def _metrics(event: Finished) -> dict[str, Any]:
         "prompt_cache_miss": event.cache_miss,
         "dropped_messages": event.dropped_messages,
         "dropped_tokens": event.dropped_tokens,
+        "unfinished_tool_call": event.unfinished_tool_call,
     }
     return {name: value for name, value in metrics.items() if value}

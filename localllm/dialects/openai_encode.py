@@ -193,6 +193,7 @@ def usage_object(event: Finished) -> dict[str, Any]:
         "cache_miss": event.cache_miss,
         "dropped_messages": event.dropped_messages,
         "dropped_tokens": event.dropped_tokens,
+        "unfinished_tool_call": event.unfinished_tool_call,
     }
     ours = {name: value for name, value in ours.items() if value}
     return {

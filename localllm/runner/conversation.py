@@ -93,9 +93,7 @@ class Conversations:
         is_thinking = self._format.opens_thinking(prompt)
         if is_thinking and request.response_format is not None:
             raise UnsupportedError("`format` cannot be combined with thinking yet", hint="send `think`: false")
-        parser = OutputParser(
-            self._format, request.tools, prompt_opens_thinking=is_thinking, new_call_id=self._sources.new_call_id
-        )
+        parser = OutputParser(self._format, request.tools, prompt=prompt, new_call_id=self._sources.new_call_id)
         sequence = self._sequence(request_id, request, self._tokenize_prompt(prompt), self._preserved)
         return Prepared(sequence, parser, dropped)
 
@@ -263,7 +261,7 @@ class Stream:
         if output.text:
             spoken += self._parser.feed(output.text) if self._parser else [ContentDelta(output.text)]
         if output.finish is not None:
-            spoken += self._parser.finish() if self._parser else []
+            spoken += self._parser.finish(stopped=_ended_itself(output.finish)) if self._parser else []
         events += self._logprobs.attach(spoken, output.logprobs, is_last=output.finish is not None)
         self._has_tool_calls |= any(isinstance(event, ToolCallDelta) for event in events)
         if output.finish is not None:
@@ -284,7 +282,13 @@ class Stream:
             dropped_tokens=self._dropped_tokens + stats.dropped_tokens,
             cache_miss=stats.cache_miss,
             stop_text=finish.stop_text,
+            unfinished_tool_call=self._parser is not None and self._parser.has_unfinished_call,
         )
+
+
+def _ended_itself(finish: Finish) -> bool:
+    """Whether the model ended the answer; what a stop text or a limit cut may lack more than its end."""
+    return finish.reason == "stop" and finish.stop_text is None
 
 
 def _keep_tokens(num_keep: int | None, prompt_tokens: int) -> int:

@@ -99,6 +99,7 @@ def total(finishes: Sequence[Finished], per_prompt: int) -> Finished:
         Timings(**{name: max(getattr(one.timings, name) for one in finishes) for name in Timings.__struct_fields__}),
         dropped_messages=firsts[0].dropped_messages,
         dropped_tokens=sum(one.dropped_tokens for one in finishes),
+        unfinished_tool_call=any(one.unfinished_tool_call for one in finishes),
     )
 
 
