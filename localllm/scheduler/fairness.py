@@ -57,6 +57,11 @@ def in_turn(
         running.add(flow)
 
 
+def is_better(one: Priority, other: Priority) -> bool:
+    """Whether the first class goes before the second."""
+    return _CLASS[one] < _CLASS[other]
+
+
 def has_place(rank: int, active: Collection[Active], parallel: int) -> bool:
     """Whether one that counts as this class may start beside the active ones."""
     return sum(one.rank <= rank for one in active) < parallel

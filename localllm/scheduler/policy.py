@@ -4,10 +4,10 @@ An event changes the state in its own way (`_apply`); then the state is settled,
 
     1. grants    a ready model takes waiting tickets in the order of fairness, as many as it serves at once
     2. stops     a ready model without work stops when its keep-alive is over or it was asked to
-    3. room      models that wait and take up no room get it in order of their oldest ticket: a free place, a place that
-                 is being vacated, the place of the idle model that was used longest ago (whatever its keep-alive: a
-                 client cannot pin a model against everyone else), or, once patience is over, of a busy one, which
-                 from then on serves only what came before the one that waits
+    3. room      models that wait and take up no room get it in order of their oldest ticket. Room is a place and bytes
+                 of devices (room.py): what is free, what is being vacated, what the idle models have that were used
+                 longest ago (whatever their keep-alive: a client cannot pin a model against everyone else), or, once
+                 patience is over, of a busy one, which from then on serves only what came before the one that waits
     4. wake      the next moment at which time alone changes something
 
 Loading, ready and stopping models all take up room: memory is free only when a process is gone.
@@ -24,20 +24,32 @@ from localllm.scheduler.fairness import (
     ASSUMED_SERVICE_SECONDS,
     has_place,
     in_turn,
+    is_better,
     whom_to_refuse,
     with_arrival,
     with_charge,
+)
+from localllm.scheduler.room import (
+    Claims,
+    Room,
+    choices_within,
+    first_that_fits,
+    free_room,
+    is_in_the_way,
+    victims_for,
 )
 from localllm.scheduler.state import (
     Accounts,
     Action,
     Active,
+    DeviceBytes,
     Event,
     GraceEnded,
     Grant,
     Left,
     LoadFailed,
     LoadId,
+    LoadPlanned,
     LoadSucceeded,
     ModelKey,
     Refuse,
@@ -50,6 +62,7 @@ from localllm.scheduler.state import (
     StartLoad,
     State,
     StopRunner,
+    Surveyed,
     Ticket,
     TicketId,
     UnloadRequested,
@@ -88,6 +101,8 @@ def _apply(state: State, event: Event, now: float, actions: list[Action]) -> Sta
             return _stop_all(state, (slot for slot in state.slots if not slot.active), actions)
         case GraceEnded():
             return _stop_all(state, state.slots, actions)
+        case Surveyed(capacity):
+            return replace(state, capacity=capacity)
         case Woke():
             return state
         case _:
@@ -99,10 +114,13 @@ def _apply(state: State, event: Event, now: float, actions: list[Action]) -> Sta
 def _apply_news(state: State, slot: Slot, event: RunnerEvent, now: float, actions: list[Action]) -> State:
     """What became of the load or runner in `slot`."""
     match event:
-        case LoadSucceeded(parallel=parallel):
+        case LoadPlanned(taken=taken):
+            return _with(state, replace(slot, taken=taken))
+        case LoadSucceeded(parallel=parallel, taken=taken):
             if slot.phase != "loading":  # given up while its last message was on the way
                 return state
-            return _with(state, replace(slot, phase="ready", parallel=max(1, parallel), last_used=now))
+            ready = replace(slot, phase="ready", parallel=max(1, parallel), last_used=now)
+            return _with(state, ready if taken is None else replace(ready, taken=taken))
         case LoadFailed(error=error):
             state = _without(state, slot)
             if slot.phase == "stopping":  # given up on purpose: whoever came since gets a new load
@@ -227,33 +245,62 @@ def _stop_finished(state: State, now: float, actions: list[Action]) -> State:
 
 
 def _make_room(state: State, now: float, actions: list[Action]) -> State:
-    stopping = sum(slot.phase == "stopping" for slot in state.slots)
-    ending = sum(slot.phase != "stopping" and slot.last_ticket is not None for slot in state.slots)
+    claims = Claims()
     for ticket in _oldest_without_place(state):
-        if len(state.slots) < state.limits.max_loaded_models:
-            state = _start_load(state, ticket, now, actions)
-        elif stopping > 0:
-            stopping -= 1
-        elif idle := [slot for slot in state.slots if _is_idle(state, slot)]:
-            state = _stop_all(state, (min(idle, key=lambda slot: slot.last_used),), actions)
-        elif ending > 0:
-            ending -= 1
-        elif now >= ticket.arrived_at + state.limits.patience_seconds:
-            state = _ask_to_yield(state, ticket)
+        choices = choices_within(ticket.demand, state.capacity)
+        room = free_room(state, claims)
+        if first_that_fits(choices, room) is not None:
+            state = _start_load(state, ticket, room, now, actions)
+            continue
+        leaving = [slot for slot in state.slots if slot.phase == "stopping"]
+        if (choice := first_that_fits(choices, free_room(state, claims, leaving))) is None:
+            idle = [slot for slot in state.slots if _is_idle(state, slot)]
+            victims = victims_for(state, claims, choices, leaving, idle)
+            if victims is not None:
+                state = _stop_all(state, victims, actions)
+                choice = first_that_fits(choices, free_room(state, claims, (*leaving, *victims)))
+            elif now >= ticket.arrived_at + state.limits.patience_seconds:
+                state = _ask_to_yield(state, ticket, claims, choices)
+        claims.add(choice or choices[0])
     return state
 
 
-def _start_load(state: State, ticket: Ticket, now: float, actions: list[Action]) -> State:
+def _start_load(state: State, ticket: Ticket, room: Room, now: float, actions: list[Action]) -> State:
     load_id = LoadId(state.next_load_id)
     keep_alive = state.limits.keep_alive_seconds if ticket.keep_alive_seconds is None else ticket.keep_alive_seconds
-    slot = Slot(ticket.key, load_id, "loading", keep_alive, last_used=now)
-    actions.append(StartLoad(ticket.key, load_id))
+    # All that is free is its own until its plan says how much of that it takes: another load waits for so long.
+    budget = room.bytes if room.bytes else None
+    slot = Slot(
+        ticket.key,
+        load_id,
+        "loading",
+        keep_alive,
+        last_used=now,
+        taken=budget or {},
+        reload_seconds=ticket.demand.reload_seconds,
+    )
+    actions.append(StartLoad(ticket.key, load_id, budget))
     return replace(state, slots=(*state.slots, slot), next_load_id=load_id + 1)
 
 
-def _ask_to_yield(state: State, ticket: Ticket) -> State:
-    """The busy model that came first serves what is older than `ticket`, then makes room for it."""
-    busy = [slot for slot in state.slots if slot.phase == "ready" and slot.last_ticket is None]
+def _ask_to_yield(state: State, ticket: Ticket, claims: Claims, choices: tuple[DeviceBytes, ...]) -> State:
+    """The busy model that came first serves what is older than `ticket`, then makes room for it.
+
+    Not one that is busy with somebody of a better class; and none as long as those that end already are enough.
+    """
+    ending = [slot for slot in state.slots if slot.phase == "stopping" or slot.last_ticket is not None]
+    idle = [slot for slot in state.slots if _is_idle(state, slot)]
+    if first_that_fits(choices, free_room(state, claims, (*ending, *idle))) is not None:
+        return state
+    busy = [
+        slot
+        for slot in state.slots
+        if slot.phase == "ready"
+        and slot.last_ticket is None
+        and slot.active
+        and not any(is_better(active.flow[1], ticket.priority) for active in slot.active)
+        and is_in_the_way(state, choices, slot)
+    ]
     if not busy:
         return state
     victim = min(busy, key=lambda slot: slot.load_id)

@@ -26,7 +26,9 @@ ModelKey = NewType("ModelKey", str)
 TicketId = NewType("TicketId", int)
 LoadId = NewType("LoadId", int)
 Phase = Literal["loading", "ready", "stopping"]
+DeviceBytes = Mapping[str, int]  # by the name of a device
 Flow = tuple[str, Priority]  # what one client wants in one class
+NOTHING: DeviceBytes = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,20 @@ class Requester:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """The least that a model takes where it runs as fast as this machine can: any one of `choices` will do.
+
+    `reload_seconds` is about what loading it again would take.
+    """
+
+    choices: tuple[DeviceBytes, ...] = (NOTHING,)
+    reload_seconds: float = 0.0
+
+
+NO_DEMAND = Demand()
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """One request. Ids grow in order of arrival. `keep_alive_seconds` None leaves the model's as it is."""
 
@@ -63,6 +79,7 @@ class Ticket:
     lost_runners: int = 0
     client: str = ""
     priority: Priority = "interactive"
+    demand: Demand = NO_DEMAND
 
     @property
     def flow(self) -> Flow:
@@ -122,7 +139,8 @@ class Slot:
     """A model that takes up room.
 
     `last_ticket` is the newest ticket this runner still serves before it stops (None: no end in sight);
-    `yields_to` is the model that end makes room for, None when the model itself was asked to unload.
+    `yields_to` is the model that end makes room for, None when the model itself was asked to unload. `taken` are its
+    bytes until its process is gone: what the load may take, then what its plan takes, then what it took.
     """
 
     key: ModelKey
@@ -134,6 +152,8 @@ class Slot:
     active: tuple[Active, ...] = ()
     last_ticket: TicketId | None = None
     yields_to: ModelKey | None = None
+    taken: DeviceBytes = field(default_factory=dict)
+    reload_seconds: float = 0.0
 
     @property
     def expires_at(self) -> float:
@@ -146,6 +166,7 @@ class State:
     """Everything. `waiting` is in order of arrival; `mean_service_seconds` is a moving mean per model.
 
     `accounts` are those of the models that are used or waited for: a model with nothing to do owes nobody anything.
+    `capacity` is what all models together may take; of a device that is not in it, nobody knows.
     """
 
     limits: Limits
@@ -153,6 +174,7 @@ class State:
     waiting: tuple[Ticket, ...] = ()
     mean_service_seconds: Mapping[ModelKey, float] = field(default_factory=dict)
     accounts: Mapping[ModelKey, Accounts] = field(default_factory=dict)
+    capacity: DeviceBytes = field(default_factory=dict)
     next_load_id: int = 1
     is_shutting_down: bool = False
 
@@ -178,12 +200,29 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Surveyed:
+    """The machine was looked at: so much may all models together take."""
+
+    capacity: DeviceBytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlanned:
+    """What the load will take is decided, within its budget."""
+
+    key: ModelKey
+    load_id: LoadId
+    taken: DeviceBytes
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSucceeded:
-    """The model is ready and serves `parallel` requests at once."""
+    """The model is ready and serves `parallel` requests at once. `taken` is what it took, None what was planned."""
 
     key: ModelKey
     load_id: LoadId
     parallel: int
+    taken: DeviceBytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,16 +272,20 @@ class Woke:
     """The time a WakeAt named has come."""
 
 
-RunnerEvent = LoadSucceeded | LoadFailed | RunnerDoomed | RunnerGone
-Event = Requested | Left | RunnerEvent | UnloadRequested | ShutdownBegan | GraceEnded | Woke
+RunnerEvent = LoadPlanned | LoadSucceeded | LoadFailed | RunnerDoomed | RunnerGone
+Event = Requested | Left | Surveyed | RunnerEvent | UnloadRequested | ShutdownBegan | GraceEnded | Woke
 
 
 @dataclass(frozen=True, slots=True)
 class StartLoad:
-    """Load this model under this number; LoadSucceeded or LoadFailed must follow."""
+    """Load this model under this number, within `budget` (None: nobody knows what there is).
+
+    LoadSucceeded or LoadFailed must follow.
+    """
 
     key: ModelKey
     load_id: LoadId
+    budget: DeviceBytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
