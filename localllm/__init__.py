@@ -4,6 +4,7 @@ The packages, in the order a request meets them. Imports point down this list on
 
     cli/             parse the command line (typer), print the answer (rich); a module per noun
     client.py        the HTTP client (httpx) the CLI uses; a public API too
+    connecting.py    the client's connections, and what goes wrong on the way
     server/          HTTP in, HTTP out, the wiring
     dialects/        JSON <-> generation.py's types, pure: ollama openai anthropic llamacpp framing
     store/           names, manifests, their files; pulls from Hugging Face's hub and Ollama's registry
@@ -31,6 +32,8 @@ The packages, in the order a request meets them. Imports point down this list on
     keys.py          API keys: made once, kept as hashes
     durations.py     lengths of time as people write them
     sizes.py         amounts of bytes as people write them
+    tls.py           https by files: the daemon's certificate, and whom the commands trust
+    paths.py         texts without the folders of this machine
     errors.py        one error tree, drawn
     remote_errors.py errors as they arrive over HTTP
     logs.py          how a log line looks

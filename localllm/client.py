@@ -14,38 +14,19 @@ DaemonError when the connection breaks or the answer is not ours, and for `{"err
 
 from __future__ import annotations
 
-import sys
+import ssl
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
 
-from localllm.errors import DaemonAbsentError, DaemonError
+from localllm.connecting import ANSWER_SECONDS, CONNECT_SECONDS, LOOK_AT_LOG, connection_errors, http_client, httpx
+from localllm.errors import DaemonError
 from localllm.remote_errors import error_of, stream_error
 
 
-@contextmanager
-def _without_httpx_command_line() -> Iterator[None]:
-    # `import httpx` also imports its own command line, and with it rich, click and pygments: 40 of its 100 ms.
-    name = "httpx._main"
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-with _without_httpx_command_line():
-    import httpx
-
-_CONNECT_SECONDS = 5.0
-_ANSWER_SECONDS = 30.0
 _VERSION_SECONDS = 5.0
 
 
@@ -247,19 +228,19 @@ _Answer = TypeVar("_Answer")
 class Client:
     """The daemon at `base_url`. Close it, or use it as a context manager.
 
-    `transport` replaces the network (httpx.MockTransport in tests). Proxies of the environment are not used for a
-    loopback address: a proxy cannot reach this machine's own daemon.
+    `transport` replaces the network (httpx.MockTransport in tests), `tls` says whom to trust (httpx's choice without).
+    Proxies of the environment are not used for a loopback address: a proxy cannot reach this machine's own daemon.
     """
 
-    def __init__(self, base_url: str, api_key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.base_url = base_url
-        self._http = httpx.Client(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
-            trust_env=not _is_loopback(base_url),
-            transport=transport,
-        )
+        self._http = http_client(base_url, api_key, transport, tls)
 
     def __enter__(self) -> Client:
         return self
@@ -326,11 +307,11 @@ class Client:
         body: dict[str, object] | None = None,
         *,
         name: str = "",
-        seconds: float | None = _ANSWER_SECONDS,
+        seconds: float | None = ANSWER_SECONDS,
     ) -> _Answer:
         content = None if body is None else msgspec.json.encode(body)
-        timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
-        with _connection_errors(self.base_url):
+        timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
+        with connection_errors(self.base_url):
             response = self._http.request(method, path, content=content, headers=_JSON, timeout=timeout)
         if response.is_error:
             raise error_of(response.content, response.status_code, name)
@@ -340,10 +321,10 @@ class Client:
         self, path: str, name: str, body: GenerateRequest | ChatRequest | PullBody, kind: type[_Chunk]
     ) -> Generator[_Chunk, None, None]:
         # No read timeout: a prompt may wait in a queue, or a model load, for longer than any number picked here.
-        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
+        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
         content = msgspec.json.encode(body)
         with (
-            _connection_errors(self.base_url),
+            connection_errors(self.base_url),
             self._http.stream("POST", path, content=content, headers=_JSON, timeout=timeout) as response,
         ):
             if response.is_error:
@@ -355,29 +336,10 @@ class Client:
                 yield chunk
                 if chunk.done:
                     return
-        raise DaemonError("the daemon closed the connection before the answer was complete", hint=_LOOK_AT_LOG)
+        raise DaemonError("the daemon closed the connection before the answer was complete", hint=LOOK_AT_LOG)
 
 
 _JSON = {"Content-Type": "application/json"}
-_LOOK_AT_LOG = "its log says why; send the request again"
-
-
-def _is_loopback(base_url: str) -> bool:
-    return (host := httpx.URL(base_url).host) in ("localhost", "::1") or host.startswith("127.")
-
-
-@contextmanager
-def _connection_errors(base_url: str) -> Iterator[None]:
-    try:
-        yield
-    except httpx.ConnectError as error:
-        raise DaemonAbsentError(
-            f"nothing answers at {base_url} ({error})", hint="`localllm serve` starts the daemon"
-        ) from error
-    except httpx.TimeoutException as error:
-        raise DaemonError(f"{base_url} did not answer in time", hint="try again, or restart what runs there") from error
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise DaemonError(f"the connection to {base_url} broke ({error})", hint=_LOOK_AT_LOG) from error
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -15,8 +15,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from localllm.errors import BadRequestError, LocalllmError, RunnerError
+from localllm.errors import (
+    BadRequestError,
+    InvalidFieldError,
+    InvalidNameError,
+    InvalidOptionError,
+    LocalllmError,
+    ModelNotFoundError,
+    RunnerError,
+)
 from localllm.option_values import read_option
+from localllm.paths import without_folders
 
 Role = Literal["system", "user", "assistant", "tool"]
 MOST_LOGPROBS = 20  # the most that any dialect may ask for
@@ -329,9 +338,16 @@ def parse_options(values: Mapping[str, object]) -> tuple[Options, tuple[str, ...
     return Options(**known), tuple(unknown)
 
 
+# Their messages repeat what the client wrote, and nothing of this machine.
+_REPEAT_THE_REQUEST = (InvalidFieldError, InvalidNameError, InvalidOptionError, ModelNotFoundError)
+
+
 def failed_from(error: LocalllmError) -> Failed:
-    """The event that ends a request with `error`."""
-    return Failed(code=error.code, status=error.status, message=error.message, hint=error.hint)
+    """The event that ends a request with `error`, in words that tell no folder of this machine."""
+    message, hint = error.message, error.hint
+    if not isinstance(error, _REPEAT_THE_REQUEST):
+        message, hint = without_folders(message), without_folders(hint) if hint else hint
+    return Failed(code=error.code, status=error.status, message=message, hint=hint)
 
 
 def error_from(failed: Failed) -> LocalllmError:

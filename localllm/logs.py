@@ -26,6 +26,10 @@ def set_up_logging(level: str, log_format: Literal["human", "json"] = "human") -
     root.setLevel(level.upper())
 
 
+# What a client sends is logged, and must neither begin a line of its own nor move a terminal's cursor.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+
+
 class _HumanFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(request)s%(message)s")
@@ -34,6 +38,10 @@ class _HumanFormatter(logging.Formatter):
         known = request_id.get()
         record.request = f"{known} " if known else ""
         return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        record.message = record.message.translate(_CONTROLS)
+        return super().formatMessage(record)
 
 
 class _JsonFormatter(logging.Formatter):

@@ -82,7 +82,7 @@ def running_daemon(home: Path, **variables: str) -> Iterator[Daemon]:
 
 def _url_in(log: Path, process: subprocess.Popen) -> str | None:
     text = log.read_text(encoding="utf-8")
-    if found := re.search(r"serves (http://\S+)", text):
+    if found := re.search(r"serves (https?://\S+)", text):
         return found[1]
     if process.poll() is not None:
         raise AssertionError(f"the daemon ended with {process.returncode}:\n{text}")

@@ -44,7 +44,8 @@ LAYERS = (
     ("gguf_file", "gguf_types"),
     ("embedding", "generation", "load_options"),
     ("config", "logs"),
-    ("durations", "keys", "option_values", "remote_errors", "sizes", "template_syntax"),
+    ("connecting", "durations", "keys", "option_values", "paths"),
+    ("remote_errors", "sizes", "template_syntax", "tls"),
     ("errors", "version"),
 )
 RANKS = {group: rank for rank, row in enumerate(LAYERS) for group in row}
@@ -66,7 +67,7 @@ IMPORTERS = {
     "typer": ("cli.",),
     "rich": ("cli.",),
     "prompt_toolkit": ("cli.",),
-    "httpx": ("client", "store.registry"),
+    "httpx": ("connecting", "client", "store.registry"),
     "numpy": ("engine.",),
     "prometheus_client": ("server.metrics",),
     "psutil": ("placement.devices",),

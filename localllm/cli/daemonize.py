@@ -29,6 +29,7 @@ from localllm.errors import (
     ShuttingDownError,
     UnauthorizedError,
 )
+from localllm.tls import client_context
 from localllm.version import __version__
 
 START_SECONDS = 20.0
@@ -44,7 +45,7 @@ def connect(settings: Settings, screen: Screen, serve: Sequence[str] = _SERVE) -
 
     Raises DaemonError. The caller closes the client.
     """
-    client = Client(settings.address.url, settings.api_key or None)
+    client = client_of(settings)
     with ExitStack() as unless_connected:
         unless_connected.callback(client.close)  # also on Ctrl-C: the client has no other owner yet
         version = find_daemon(client, settings)
@@ -57,6 +58,13 @@ def connect(settings: Settings, screen: Screen, serve: Sequence[str] = _SERVE) -
             hint="end that daemon and the next command starts one of this version",
         )
     return client
+
+
+def client_of(settings: Settings) -> Client:
+    """A client of whatever is at the configured address. Raises ConfigError for a certificate that cannot be read."""
+    address = settings.address
+    tls = client_context(settings.tls_ca, settings.tls_cert) if address.is_tls else None
+    return Client(address.url, settings.api_key or None, tls=tls)
 
 
 def is_on_this_machine(settings: Settings) -> bool:

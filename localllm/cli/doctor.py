@@ -6,9 +6,8 @@ import asyncio
 import os
 import platform
 
-from localllm.cli.daemonize import find_daemon
+from localllm.cli.daemonize import client_of, find_daemon
 from localllm.cli.output import aligned_lines, error_text, screen_of
-from localllm.client import Client
 from localllm.config import Settings, load_settings
 from localllm.errors import DaemonError, EngineMismatchError
 from localllm.placement.devices import host
@@ -63,7 +62,7 @@ def _memory_text() -> str:
 
 
 def _daemon_text(settings: Settings) -> str:
-    with Client(settings.address.url, settings.api_key or None) as client:
+    with client_of(settings) as client:
         try:
             version = find_daemon(client, settings)
         except DaemonError as error:

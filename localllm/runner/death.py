@@ -10,11 +10,12 @@ import re
 import signal
 from dataclasses import dataclass
 
+from localllm.paths import without_folders
+
 ERROR_LINE_CHARACTERS = 300
 _TELLING = re.compile(
     r"error|fail|abort|assert|unable|cannot|terminate called|out of memory|no such|what\(\):", re.IGNORECASE
 )
-_PATH = re.compile(r"(?:/[^\s/'\":,;()]+)+/([^\s/'\":,;()]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,6 @@ def death_from(return_code: int, last_lines: tuple[str, ...] = ()) -> Death:
     except ValueError:  # real-time signals have numbers but no names
         name = f"signal {-return_code}"
     return Death(None, name, last_lines)
-
-
-def without_folders(text: str) -> str:
-    """`text` with every absolute path cut to its last part."""
-    return _PATH.sub(r"\1", text)
 
 
 def died_while(doing: str, death: Death) -> str:

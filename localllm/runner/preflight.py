@@ -29,8 +29,9 @@ from pathlib import Path
 import msgspec
 
 from localllm.errors import EngineMismatchError
+from localllm.paths import without_folders
 from localllm.runner.child import end_child, start_child
-from localllm.runner.death import death_from, without_folders
+from localllm.runner.death import death_from
 
 PROBE_TIMEOUT_SECONDS = 120.0
 VERDICT_FILE = "engine-verdict.json"

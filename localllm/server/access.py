@@ -5,11 +5,11 @@
     Origin  none (no browser), a local page or an editor's webview, the page's own server, or LOCALLLM_ORIGINS; anything
             else → 403, also for the simple POSTs that browsers send without asking
     key     when other machines can reach the daemon, or LOCALLLM_API_KEY or LOCALLLM_REQUIRE_KEY is set:
-            `Authorization: Bearer` or `x-api-key` → else 401. Without a key stay GET and HEAD of /, /api/version and
-            /health, by which clients look whether someone is there; they tell nothing else
+            `Authorization: Bearer` or `x-api-key` → else 401. Without a key stay GET and HEAD of OPEN_PATHS, by
+            which clients look whether someone is there and what can be asked; they tell nothing of this machine
     scope   a key may `infer`, `manage` or both; without a key this machine may both, but nobody else may manage → 403
     body    at most LOCALLLM_MAX_BODY_BYTES, counted while it is read if its length was not announced → 413; a file that
-            is sent to UNLIMITED_PATH goes to the disk and may have any size
+            is sent to UNLIMITED_PATH goes to the disk and may have any size; one that comes too slowly → 408 (bodies)
 
 The checks are pure functions; `Access` is the plain ASGI layer that applies them on every bind.
 """
@@ -17,6 +17,7 @@ The checks are pure functions; `Access` is the plain ASGI layer that applies the
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,11 +29,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.config import Settings
 from localllm.errors import AccessDeniedError, BadRequestError, LocalllmError, PayloadTooLargeError, UnauthorizedError
+from localllm.server.bodies import limited
 from localllm.server.keyring import Holder, Keyring, sent_key
 from localllm.server.progress import HEADER_NAMES
 from localllm.server.replies import FULL_QUEUE_HEADERS, error_response
 
-OPEN_PATHS = frozenset({"/", "/api/version", "/health"})
+OPEN_PATHS = frozenset({"/", "/api/version", "/health", "/openapi.json", "/docs"})
 UNLIMITED_PATH = "/api/blobs/"
 MANAGED_PATHS = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete"})
 FORWARDED_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
@@ -63,6 +65,7 @@ class AccessRules:
     keyring: Keyring
     needs_key: bool
     max_body_bytes: int
+    body_seconds: float
 
 
 def rules_from(settings: Settings, machine_name: str, *, is_exposed: bool = False) -> AccessRules:
@@ -71,7 +74,7 @@ def rules_from(settings: Settings, machine_name: str, *, is_exposed: bool = Fals
     hosts = frozenset({settings.address.host.lower(), machine_name.lower()} - {""})
     keyring = Keyring(settings.api_key, settings.keys_file)
     needs_key = is_exposed or settings.require_key or bool(settings.api_key)
-    return AccessRules(hosts, origins, keyring, needs_key, settings.max_body_bytes)
+    return AccessRules(hosts, origins, keyring, needs_key, settings.max_body_bytes, settings.body_timeout_seconds)
 
 
 def host_is_allowed(host_header: str, rules: AccessRules, own_address: str) -> bool:
@@ -164,7 +167,8 @@ class Access:
         except LocalllmError as error:
             await error_response(error, scope["path"])(scope, receive, send)
             return
-        await self._app(scope, receive if is_unlimited else _counted(receive, self._rules.max_body_bytes), send)
+        most_bytes = math.inf if is_unlimited else self._rules.max_body_bytes
+        await self._app(scope, limited(receive, most_bytes, self._rules.body_seconds), send)
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         own_address = str((scope.get("server") or ("",))[0])
@@ -253,18 +257,3 @@ def _with_origin(send: Send, origin: str) -> Send:
         await send(message)
 
     return send_with_origin
-
-
-def _counted(receive: Receive, limit_bytes: int) -> Receive:
-    seen = 0
-
-    async def receive_counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        if message["type"] == "http.request":
-            seen += len(message.get("body", b""))
-            if seen > limit_bytes:
-                raise PayloadTooLargeError(limit_bytes)
-        return message
-
-    return receive_counted

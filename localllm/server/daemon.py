@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from localllm.config import Address, Settings
 from localllm.errors import ShuttingDownError
@@ -36,17 +38,19 @@ from localllm.scheduler.state import Limits
 from localllm.server.access import rules_from
 from localllm.server.activity import Activity
 from localllm.server.app import build_app
+from localllm.server.connections import ConnectionLimits, Connections, raise_open_files
 from localllm.server.listener import bound_address, is_exposed, open_listener
 from localllm.server.pulls import Pulls
 from localllm.server.services import Clock, ModelScheduler, Services
 from localllm.store.bundled import bundled_dir, probe_model
 from localllm.store.store import Store
+from localllm.tls import server_context
 from localllm.version import __version__
 
 IDLE_CHECK_SECONDS = 5.0
 LAST_WORDS_SECONDS = 2.0
-# Longer than what HTTP clients keep idle connections for, so that it is never us who close one in use.
-KEEP_CONNECTION_SECONDS = 75
+# uvicorn wants a number; nobody waits for a year.
+_FOR_EVER_SECONDS = 365 * 24 * 3600
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +75,12 @@ async def _serve(
     end = _End(asyncio.get_running_loop())
     with ThreadPoolExecutor(1, "store") as store_thread, end.on_signals():
         services = _build_services(settings, scheduler, store_thread, activity)
-        server = _Server(_server_config(services, is_exposed(listener)))
+        rules = rules_from(settings, socket.gethostname(), is_exposed=is_exposed(listener))
+        server = _Server(server_config(build_app(services, rules), settings))
         serving = asyncio.create_task(server.serve([listener]))
         idle = asyncio.create_task(_wait_until_idle(settings, services, idle_exit))
         ending = asyncio.create_task(end.first.wait())
-        address = bound_address(listener)
+        address = bound_address(listener, settings.address)
         logger.info("localllm %s serves %s", __version__, address.url)
         on_ready(address)
         await asyncio.wait({serving, idle, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -172,19 +177,29 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server_config(services: Services, is_exposed: bool) -> uvicorn.Config:
-    rules = rules_from(services.settings, socket.gethostname(), is_exposed=is_exposed)
-    return uvicorn.Config(
-        build_app(services, rules),
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves `app`: with our limits of connections, and TLS if there is a certificate."""
+    limits = ConnectionLimits(
+        connections=raise_open_files(settings.max_connections),
+        head_seconds=settings.head_timeout_seconds,
+        idle_seconds=settings.idle_connection_seconds,
+    )
+    config = uvicorn.Config(
+        app,
+        http=Connections(limits).protocol_factory(AutoHTTPProtocol),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         lifespan="off",
         ws="none",
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_CONNECTION_SECONDS,
+        timeout_keep_alive=int(min(settings.idle_connection_seconds, _FOR_EVER_SECONDS)),
         timeout_graceful_shutdown=int(LAST_WORDS_SECONDS),
     )
+    if settings.tls_cert is not None:
+        config.load()
+        config.ssl = server_context(settings.tls_cert, settings.tls_key)
+    return config
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -9,6 +9,7 @@ import errno
 import http.client
 import ipaddress
 import socket
+import ssl
 import sys
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from localllm.config import Address, Settings
 from localllm.errors import ConfigError, DaemonError
 from localllm.keys import read_keys
+from localllm.tls import server_context
 
 BACKLOG = 2048
 ANSWER_SECONDS = 2.0
@@ -29,9 +31,16 @@ class _Version(msgspec.Struct):
 def open_listener(settings: Settings) -> socket.socket:
     """A listening socket at the configured address; the caller closes it.
 
-    Raises DaemonError when the address cannot be had, ConfigError when it needs an API key.
+    Raises DaemonError when the address cannot be had, ConfigError when it needs an API key or a certificate.
     """
     address = settings.address
+    if settings.tls_cert is not None:
+        server_context(settings.tls_cert, settings.tls_key)
+    elif address.is_tls:
+        raise ConfigError(
+            "LOCALLLM_HOST asks for https, but there is no certificate",
+            hint="LOCALLLM_TLS_CERT and LOCALLLM_TLS_KEY name its files; or leave https:// out",
+        )
     family, sockaddr = _resolve(address)
     has_key = bool(settings.api_key) or bool(read_keys(settings.keys_file))
     if not has_key and not _is_loopback(sockaddr[0]):
@@ -56,17 +65,18 @@ def is_exposed(listener: socket.socket) -> bool:
     return not _is_loopback(str(listener.getsockname()[0]))
 
 
-def bound_address(listener: socket.socket) -> Address:
+def bound_address(listener: socket.socket, wanted: Address) -> Address:
     """Where it listens; the real port when 0 was asked for."""
     host, port = listener.getsockname()[:2]
-    return Address(host, port)
+    return wanted._replace(host=host, port=port)
 
 
 def who_answers(address: Address) -> str:
     """Who holds the port: "another localllm (VERSION)", "Ollama VERSION" or "another program"."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
     try:
-        version = msgspec.json.decode(_get(host, address.port, "/api/version"), type=_Version)
+        body = _get(address._replace(host=host), "/api/version")
+        version = msgspec.json.decode(body, type=_Version)
     except (OSError, http.client.HTTPException, msgspec.DecodeError, UnicodeDecodeError):
         return "another program"
     if version.localllm is not None:
@@ -89,8 +99,13 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
     return family, (str(sockaddr[0]), address.port)
 
 
-def _get(host: str, port: int, path: str) -> bytes:
-    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+def _get(address: Address, path: str) -> bytes:
+    connection: http.client.HTTPConnection
+    if address.is_tls:  # it is asked for its name only, whoever it is
+        anybody = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection(address.host, address.port, timeout=ANSWER_SECONDS, context=anybody)
+    else:
+        connection = http.client.HTTPConnection(address.host, address.port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", path)
         return connection.getresponse().read(65536)

@@ -17,6 +17,7 @@ from localllm.errors import (
     PayloadTooLargeError,
     QueueFullError,
     RequestTimeoutError,
+    SlowBodyError,
     UnauthorizedError,
 )
 from localllm.generation import Failed, failed_from
@@ -85,6 +86,8 @@ def error_headers(error: LocalllmError | None) -> dict[str, str]:
         return {"x-should-retry": "false"}  # OpenAI's and Anthropic's clients would send it twice more, as for any 5xx
     if isinstance(error, UnauthorizedError):
         return {"www-authenticate": "Bearer"}
-    if isinstance(error, (PayloadTooLargeError, DiskFullError)):  # the rest of the body is still on its way
+    if isinstance(
+        error, (PayloadTooLargeError, DiskFullError, SlowBodyError)
+    ):  # the rest of the body is still on its way
         return {"connection": "close"}
     return {}

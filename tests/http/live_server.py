@@ -27,6 +27,7 @@ from localllm.config import load_settings
 from localllm.server.access import rules_from
 from localllm.server.activity import Activity
 from localllm.server.app import build_app
+from localllm.server.daemon import server_config
 from localllm.server.pulls import Pulls
 from localllm.server.services import Clock, Services
 
@@ -77,7 +78,7 @@ def live_server(
             ping_seconds=ping_seconds,
         )
         app = build_app(services, rules_from(settings, MACHINE_NAME))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none", server_header=False))
+        server = uvicorn.Server(server_config(app, settings))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
