@@ -106,6 +106,8 @@ class _Body(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Body)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {"/v1/messages": _Body, "/v1/messages/count_tokens": _Body}
 
 
 def decode_messages(body: bytes) -> Decoded:

@@ -87,6 +87,8 @@ class _InfillFields(_Fields):
 
 _completion_decoder = msgspec.json.Decoder(_Fields)
 _infill_decoder = msgspec.json.Decoder(_InfillFields)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {"/completion": _Fields, "/completions": _Fields, "/infill": _InfillFields}
 
 
 def decode_completion(body: bytes) -> Decoded:

@@ -40,6 +40,13 @@ class _EmbedBody(msgspec.Struct):
 _tokenize_decoder = msgspec.json.Decoder(TokenizeBody)
 _detokenize_decoder = msgspec.json.Decoder(_DetokenizeBody)
 _embed_decoder = msgspec.json.Decoder(_EmbedBody)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {
+    "/tokenize": TokenizeBody,
+    "/detokenize": _DetokenizeBody,
+    "/embedding": _EmbedBody,
+    "/embeddings": _EmbedBody,
+}
 
 
 def decode_tokenize(body: bytes) -> TokenizeBody:

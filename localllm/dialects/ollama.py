@@ -90,6 +90,13 @@ class _NameBody(msgspec.Struct):
 _name_decoder = msgspec.json.Decoder(_NameBody)
 _generate_decoder = msgspec.json.Decoder(_GenerateBody)
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {
+    "/api/generate": _GenerateBody,
+    "/api/chat": _ChatBody,
+    "/api/show": _NameBody,
+    "/api/delete": _NameBody,
+}
 
 
 def decode_generate(body: bytes) -> Decoded:

@@ -58,6 +58,8 @@ class _CopyBody(msgspec.Struct):
 
 _create_decoder = msgspec.json.Decoder(_CreateBody)
 _copy_decoder = msgspec.json.Decoder(_CopyBody)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {"/api/create": _CreateBody, "/api/copy": _CopyBody}
 
 
 @dataclass(frozen=True, slots=True)

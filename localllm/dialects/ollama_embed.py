@@ -39,6 +39,8 @@ class _EmbeddingsBody(msgspec.Struct):
 
 _embed_decoder = msgspec.json.Decoder(_EmbedBody)
 _embeddings_decoder = msgspec.json.Decoder(_EmbeddingsBody)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {"/api/embed": _EmbedBody, "/api/embeddings": _EmbeddingsBody}
 
 
 def decode_embed(body: bytes) -> EmbedRequest:

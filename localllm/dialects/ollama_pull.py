@@ -50,6 +50,8 @@ class PullBody:
 
 
 _decoder = msgspec.json.Decoder(_Body)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {"/api/pull": _Body}
 
 
 def decode_pull(body: bytes) -> PullBody:

@@ -91,6 +91,8 @@ class _ChatBody(CommonFields):
 
 
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {"/v1/chat/completions": _ChatBody, "/apply-template": _ChatBody}
 
 
 def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:

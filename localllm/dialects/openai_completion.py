@@ -35,6 +35,8 @@ class _Body(CommonFields):
 
 
 _decoder = msgspec.json.Decoder(_Body)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {"/v1/completions": _Body}
 
 
 def decode_completion(body: bytes) -> Decoded:

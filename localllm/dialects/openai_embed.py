@@ -28,6 +28,8 @@ class _Body(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Body)
+# What is read where, for the document of the API.
+BODIES: dict[str, type[msgspec.Struct]] = {"/v1/embeddings": _Body}
 
 
 def decode_embeddings(body: bytes) -> tuple[EmbedRequest, bool]:
