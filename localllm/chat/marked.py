@@ -28,7 +28,7 @@ from localllm.chat import tools as json_calls
 from localllm.chat.formats import OutputFormat
 from localllm.chat.reader import Reader
 from localllm.chat.readers import open_reader
-from localllm.chat.said import Said, TextKind
+from localllm.chat.said import Said, TextKind, begun, finder
 from localllm.chat.syntax import AnswerMarkers, CallSyntax, PythonSyntax
 from localllm.chat.values import schemas_of
 from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool
@@ -77,7 +77,7 @@ class MarkedParser:
             self._skippable.append(thinking.end)
         self._answer = answer
         self._ends = answer.ends if opens_text or not answer.start else ()
-        self._find = _finder((*self._starts, *self._ends))
+        self._find = finder((*self._starts, *self._ends))
         self._tool_names = frozenset(tool.name for tool in tools)
         self._state = _State.THINKING if thinking and opens_thinking else _State.ANSWER
         self._steps = {
@@ -150,7 +150,7 @@ class MarkedParser:
             self._at += len(self._thinking_end)
             self._state, self._eat_blanks = _State.ANSWER, True
             return True
-        self._speak(ThinkingDelta, len(self._text) - self._partial_marker((self._thinking_end,)))
+        self._speak(ThinkingDelta, len(self._text) - begun(self._text, self._at, (self._thinking_end,)))
         return False
 
     def _in_answer(self) -> bool:
@@ -170,7 +170,7 @@ class MarkedParser:
             return True
         firsts = (self._thinking_start, *self._skippable) if self._said.nothing_said else ()
         early = [mark for mark in firsts if mark and self._starts_partially(mark)]
-        held = self._partial_marker((*self._starts, *self._ends, *early))
+        held = begun(self._text, self._at, (*self._starts, *self._ends, *early))
         self._speak(ContentDelta, len(self._text) - held)
         return False
 
@@ -205,7 +205,7 @@ class MarkedParser:
         self._eat_blanks = True
         if mark == self._answer.start:
             self._ends = self._answer.ends
-            self._find = _finder((*self._starts, *self._ends))
+            self._find = finder((*self._starts, *self._ends))
 
     def _begin_calls(self, start: str) -> None:
         if self._syntax is self._calls:
@@ -258,11 +258,18 @@ class MarkedParser:
         return True
 
     def _end_object(self) -> None:
+        call = self._read_object()
+        if call is None:
+            self._reject()
+        else:
+            self._accept(call)
+
+    def _read_object(self) -> json_calls.Call | None:
         syntax = self._calls
         call = json_calls.read_call("".join(self._object), self._scanner.members, syntax.name_key, syntax.argument_keys)
-        if call is None or not (self._is_marked or call.name in self._tool_names):
-            self._reject()
-            return
+        return call if call is not None and (self._is_marked or call.name in self._tool_names) else None
+
+    def _accept(self, call: json_calls.Call) -> None:
         self._take_blanks()
         self._candidate.clear()
         self._object.clear()
@@ -272,12 +279,16 @@ class MarkedParser:
     def _close_object(self) -> bool:
         """Take the call whose last brackets are missing; False when more than that is."""
         missing = self._scanner.closers
-        if not self._is_marked or missing is None:
+        if missing is None:
             return False
         self._scanner.feed(missing)
         self._object.append(missing)
-        self._end_object()
-        return self._state is _State.CALL_END
+        call = self._read_object()
+        if call is None:
+            self._object.pop()
+        else:
+            self._accept(call)
+        return call is not None
 
     def _in_call_end(self) -> bool:
         self._collect_blanks()
@@ -359,15 +370,6 @@ class MarkedParser:
         """Whether all the text there is begins this marker."""
         return len(self._text) - self._at < len(marker) and marker.startswith(self._text[self._at :])
 
-    def _partial_marker(self, markers: Sequence[str]) -> int:
-        """How many characters at the text's end may be the beginning of a marker."""
-        longest = max((len(marker) - 1 for marker in markers), default=0)
-        tail = self._text[max(self._at, len(self._text) - longest) :] if longest else ""
-        if not any(marker[0] in tail for marker in markers):
-            return 0
-        lengths = range(len(tail), 0, -1)
-        return next((n for n in lengths if any(marker.startswith(tail[-n:]) for marker in markers)), 0)
-
     def _speak(self, kind: TextKind, end: int) -> None:
         """Give out the text up to `end`."""
         self._speak_text(kind, self._take(end - self._at))
@@ -389,9 +391,3 @@ class MarkedParser:
         self._blanks.clear()
         self._first_end = None
         return blanks
-
-
-def _finder(markers: Sequence[str]) -> re.Pattern[str] | None:
-    # The longest first, for one may begin with another.
-    ordered = sorted(markers, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, ordered))) if ordered else None

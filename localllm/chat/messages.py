@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from localllm.chat.formats import OutputFormat
 from localllm.chat.marked import MarkedParser
-from localllm.chat.said import Said
+from localllm.chat.said import Said, begun, finder
 from localllm.chat.syntax import Channels
 from localllm.chat.tools import Call, ObjectScanner, read_arguments
 from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool
@@ -53,13 +53,15 @@ class MessagesParser:
         self._new_call_id = new_call_id
         self._said = Said(new_call_id)
         self.has_unfinished_call = False
-        self._held = ""  # the header of a call, for the case that it is none
+        self._held = ""  # what stands before a body, for the case that it is no header, or that of no call
+        self._name = ""
         self._object: list[str] = []
         self._scanner = ObjectScanner()
         self._inner: MarkedParser | None = None
         self._marks = [*channels.ends, channels.start]
-        longest_first = sorted(self._marks, key=len, reverse=True)
-        self._find = re.compile("|".join(map(re.escape, longest_first)))
+        find = finder(self._marks)
+        assert find is not None
+        self._find = find
         self._text = ""
         self._ended = False
         self._state = _State.HEADER
@@ -93,11 +95,11 @@ class MessagesParser:
         self._ended = True
         events = self.feed("")
         if self._state is _State.OBJECT:
-            missing = self._scanner.closers if self._object else None
-            if stopped and missing is not None:
-                self._text = missing
-                self._in_object()
-            if self._state is _State.OBJECT:
+            missing = self._scanner.closers if stopped and self._object else None
+            arguments = None if missing is None else read_arguments("".join([*self._object, missing]))
+            if arguments is not None:
+                self._accept(arguments)
+            else:
                 self.has_unfinished_call = True
                 self._give_back()
         elif self._inner is not None:
@@ -105,7 +107,7 @@ class MessagesParser:
         elif self._state is _State.HEADER:
             # A header that says nothing at all, or the beginning of one, is no text.
             is_header = not self._text.strip() or self._is_head(self._text)
-            self._said.say(ContentDelta, self._held + self._text if not is_header else self._held)
+            self._said.say(ContentDelta, "" if is_header else self._held + self._text)
         self._text = self._held = ""
         return [*events, *self._said.take()]
 
@@ -143,7 +145,7 @@ class MessagesParser:
                 self._inner = MarkedParser(OutputFormat(calls=channels.calls), self._tools, self._new_call_id)
                 self._held = ""
             return True
-        if channels.recipient == "" and channels.text not in words:
+        if channels.recipient == "" and header.strip() != channels.text:
             return False
         self._held = ""
         self._state = _State.THINKING if channels.thinking in words else _State.TEXT
@@ -201,16 +203,11 @@ class MessagesParser:
 
     def _speak(self, kind: type[ContentDelta] | type[ThinkingDelta]) -> bool:
         """Give out all but what may be the beginning of a mark."""
-        held = 0 if self._ended else self._partial_mark()
+        held = 0 if self._ended else begun(self._text, 0, self._marks)
         spoken = len(self._text) - held
         self._said.say(kind, self._text[:spoken])
         self._text = self._text[spoken:]
         return False
-
-    def _partial_mark(self) -> int:
-        longest = max(len(mark) for mark in self._marks) - 1
-        lengths = range(min(longest, len(self._text)), 0, -1)
-        return next((n for n in lengths if any(mark.startswith(self._text[-n:]) for mark in self._marks)), 0)
 
     def _in_object(self) -> bool:
         if not self._object:
@@ -257,9 +254,9 @@ class MessagesParser:
     def _in_calls(self) -> bool:
         assert self._inner is not None
         found = self._next_mark()
-        held = 0 if found or self._ended else self._partial_mark()
+        held = 0 if found or self._ended else begun(self._text, 0, self._marks)
         end = found.start() if found else len(self._text) - held
-        self._take_in(self._inner.feed(self._text[:end]))
+        self._said.take_over(self._inner.feed(self._text[:end]))
         if found is None:
             self._text = self._text[end:]
             return False
@@ -269,39 +266,35 @@ class MessagesParser:
 
     def _end_inner(self, *, stopped: bool) -> None:
         assert self._inner is not None
-        self._take_in(self._inner.finish(stopped=stopped))
+        self._said.take_over(self._inner.finish(stopped=stopped))
         self.has_unfinished_call |= self._inner.has_unfinished_call
         self._inner = None
 
-    def _take_in(self, events: Sequence[Event]) -> None:
-        self._said.take_over(events)
-
     def _in_between(self) -> bool:
         rest = self._text.lstrip()
-        if not rest:
+        if not rest or self._may_be_mark(rest):
             return False
         mark = next((mark for mark in self._marks if rest.startswith(mark)), None)
         if mark == self._channels.start:
-            self._text, self._state, self._held = rest[len(mark) :], _State.HEADER, self._text[: -len(rest)] + mark
-            return True
-        if mark is not None:
+            self._held = self._text[: len(self._text) - len(rest)] + mark
+            self._text, self._state = rest[len(mark) :], _State.HEADER
+        elif mark is not None:
             self._text = rest[len(mark) :]
-            return True
-        if self._may_be_mark(rest):
-            return False
-        self._state = _State.TEXT
-        # A model that leaves the start out goes on with the header's first tag.
-        if self._channels.recipient and rest.startswith("<") and self._state is _State.TEXT:
-            self._state = _State.HEADER
+        else:
+            # A model that leaves the start out goes on with the header's first tag.
+            is_tag = bool(self._channels.recipient) and rest.startswith("<")
+            self._state = _State.HEADER if is_tag else _State.TEXT
         return True
 
     def _begin_after(self, prompt: str) -> None:
         """The state behind a prompt that ends within a message."""
-        header = prompt.rpartition(self._channels.start)[2]
-        head, there, _ = header.rpartition(self._channels.header_end)
-        if there:
-            self._begin(head)
-            if self._state not in (_State.TEXT, _State.THINKING):
-                return
-        elif not header.strip():
-            self._state = _State.HEADER
+        _, has_start, message = prompt.rpartition(self._channels.start)
+        if not has_start:
+            return
+        header, is_complete, _ = message.partition(self._channels.header_end)
+        if not is_complete:
+            self._text = header
+        elif self._begin(header) and self._inner is None and self._state is not _State.OBJECT:
+            return
+        else:
+            self._state = _State.TEXT

@@ -1,8 +1,9 @@
-"""The events of one answer as a parser makes them: text, thinking, calls with their ids; neighbours are joined."""
+"""What both parsers need: the events of one answer, neighbours joined, and markers found in text that goes on."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -56,3 +57,19 @@ class Said:
                 events.append(ThinkingDelta(text) if kind is ThinkingDelta else ContentDelta(text))
         self._events = []
         return events
+
+
+def finder(markers: Sequence[str]) -> re.Pattern[str] | None:
+    """What finds the first of `markers`, and of two that begin at one place the longer."""
+    ordered = sorted(markers, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+
+def begun(text: str, start: int, markers: Sequence[str]) -> int:
+    """How many characters at the end of `text`, behind `start`, may be the beginning of a marker."""
+    longest = max((len(marker) - 1 for marker in markers), default=0)
+    tail = text[max(start, len(text) - longest) :] if longest else ""
+    if not any(marker[0] in tail for marker in markers):
+        return 0
+    lengths = range(len(tail), 0, -1)
+    return next((n for n in lengths if any(marker.startswith(tail[-n:]) for marker in markers)), 0)

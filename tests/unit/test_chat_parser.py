@@ -177,6 +177,25 @@ def test_what_is_not_a_call_comes_back_exactly_as_content(name, text):
     assert [("content", text)] == joined(events_of(FORMATS[name], [text[i : i + 7] for i in range(0, len(text), 7)]))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("qwen", '<tool_call>{"name": "add", "arguments": {"a": [1', [call(0, "add", '{"a": [1]}')]),
+        ("llama", '{"name": "add", "parameters": {"a": 1}', [call(0, "add", '{"a": 1}')]),
+        ("mistral", f"[TOOL_CALLS][{ADD[:-1]}", [call(0, "add", '{"b": 2, "a": 1}')]),
+        ("qwen", '<tool_call>{"name": "add", "arguments": {"a": "b', None),
+        ("qwen", '<tool_call>{"name": "add", "arguments": {"a": ', None),
+        ("qwen", '<tool_call>{"arguments": {"a": 1}', None),
+    ],
+)
+def test_a_call_that_lacks_only_its_last_brackets_gets_them_if_the_model_ended_it(name, text, expected):
+    cut, stopped = (OutputParser(FORMATS[name], TOOLS, new_call_id=lambda: "call_0") for _ in range(2))
+    assert [("content", text)] == joined(cut.feed(text) + cut.finish())
+    assert cut.has_unfinished_call is (name != "llama")  # a bare object may be an answer in JSON
+    assert (expected or [("content", text)]) == joined(stopped.feed(text) + stopped.finish(stopped=True))
+    assert stopped.has_unfinished_call is (expected is None)
+
+
 def test_without_tools_a_call_is_content():
     text = f"<tool_call>{ADD}</tool_call>"
     assert [("content", text)] == joined(events_of(QWEN, [text], tools=()))
