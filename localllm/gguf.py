@@ -38,6 +38,7 @@ MAX_TEXT_BYTES = 1_048_576  # a longer value is skipped: it is somebody's whole 
 MAX_KEPT_BYTES = 16_777_216
 MAX_DIMENSIONS = 4
 MAX_KEPT_ARRAY = 64
+MAX_KEPT_NUMBERS = 512  # LLAMA_MAX_LAYERS: a number for each layer is needed to know what the layers keep
 DEFAULT_ALIGNMENT = 32
 _MIN_PAIR_BYTES = 13
 _MIN_TENSOR_BYTES = 24
@@ -312,7 +313,7 @@ class _Reader:
         if type_id == _STRING:
             return self._strings(length, what)
         number = self._format(type_id, what)
-        if length > MAX_KEPT_ARRAY:
+        if length > MAX_KEPT_NUMBERS:
             self.source.skip(length * number.size, what)
             return ArrayInfo(VALUE_TYPE_NAMES[type_id], length)
         data = self.source.take(length * number.size, what)

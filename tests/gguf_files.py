@@ -14,8 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-TYPE_IDS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14}
-_BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q4_0": (32, 18), "Q8_0": (32, 34), "Q4_K": (256, 144), "Q6_K": (256, 210)}
+TYPE_IDS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "MXFP4": 39}
+_BLOCKS = {
+    "F32": (1, 4),
+    "F16": (1, 2),
+    "Q4_0": (32, 18),
+    "Q8_0": (32, 34),
+    "Q4_K": (256, 144),
+    "Q6_K": (256, 210),
+    "MXFP4": (32, 17),
+}
 
 
 @dataclass(frozen=True)
@@ -82,22 +90,25 @@ def gguf_bytes(
     *,
     version: int = 3,
     counts: tuple[int, int] | None = None,
+    hollow: bool = False,
 ) -> bytes:
-    """A GGUF file. `counts` replaces the true numbers of (tensors, pairs)."""
+    """A GGUF file. `counts` replaces the true numbers of (tensors, pairs); a hollow one ends where its data begins."""
     pairs = list(metadata.items()) if isinstance(metadata, Mapping) else list(metadata)
     out = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(tensors), len(pairs))))
     for key, value in pairs:
         type_id, raw = typed(value)
         out += text(key) + struct.pack("<I", type_id) + raw
     alignment = next((value for key, value in pairs if key == "general.alignment" and isinstance(value, int)), 32)
-    data = b""
+    data_bytes = 0
     for tensor in tensors:
-        offset = len(data) if tensor.offset is None else tensor.offset
+        offset = data_bytes if tensor.offset is None else tensor.offset
         type_id = TYPE_IDS[tensor.type_name] if tensor.type_id is None else tensor.type_id
         out += text(tensor.name) + struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
         out += struct.pack("<IQ", type_id, offset)
-        data += bytes(_padded(tensor.size_bytes, alignment))
-    return out + bytes(_padded(len(out), alignment) - len(out)) + data if tensors else out
+        data_bytes += _padded(tensor.size_bytes, alignment)
+    if not tensors:
+        return out
+    return out + bytes(_padded(len(out), alignment) - len(out) + (0 if hollow else data_bytes))
 
 
 def _padded(length: int, alignment: int) -> int:

@@ -12,6 +12,7 @@ from localllm.placement.cache import LayerMemory
 from localllm.placement.shape import ContextShape
 
 _FLOAT_BYTES = 4
+_VOCABULARY_TENSORS = ("output.weight", "token_embd.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class Widths:
 @dataclass(frozen=True, slots=True)
 class ComputeBytes:
     """Bytes of one device's compute buffer, by what lies on it. `whole`: everything, as on a CPU without a GPU.
-    `layers`: some layers, not the output. `output`: some layers and the output. `input`: the embedding alone, as in host
-    memory when every layer is on a GPU."""
+    `layers`: some layers, not the output. `output`: some layers and the output. `input`: the embedding alone, as in
+    host memory when every layer is on a GPU."""
 
     whole: int
     layers: int
@@ -38,14 +39,22 @@ class ComputeBytes:
 
 def widths_of(header: Header, memories: tuple[LayerMemory, ...]) -> Widths:
     """The widths of a model."""
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    vocabulary = len(tokens) if isinstance(tokens, tuple) else tokens.length if isinstance(tokens, ArrayInfo) else 0
     return Widths(
         embedding=header.embedding_length,
-        vocabulary=vocabulary,
+        vocabulary=_vocabulary(header),
         feed_forward=header.architecture_integer("feed_forward_length"),
         experts_used=header.architecture_integer("expert_used_count"),
     )
+
+
+def _vocabulary(header: Header) -> int:
+    """Rows of the output matrix, which may be more than there are tokens."""
+    rows = {tensor.name: tensor.shape[-1] for tensor in header.tensors if tensor.name in _VOCABULARY_TENSORS}
+    for name in _VOCABULARY_TENSORS:
+        if name in rows:
+            return rows[name]
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    return len(tokens) if isinstance(tokens, tuple) else tokens.length if isinstance(tokens, ArrayInfo) else 0
 
 
 def compute_bytes(widths: Widths, shape: ContextShape) -> ComputeBytes:

@@ -1,7 +1,8 @@
 """What a model takes, reckoned from its header alone: bytes per layer, of the memory of a context, of computing.
 
-Pure: no weights are read and nothing is loaded. engine/measure asks llama.cpp itself for one layout; the tests hold this
-against it. `weights.py` sorts the tensors, `cache.py` knows what each layer remembers, `compute.py` what a step needs.
+Pure: no weights are read and nothing is loaded. engine/measure asks llama.cpp itself for one layout; the tests hold
+this against it. `weights.py` sorts the tensors, `cache.py` knows what each layer remembers, `compute.py` what a step
+needs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Estimate:
     experts: int
     experts_used: int
     widths: Widths
+    output_packing: int = 0
 
     @property
     def layer_count(self) -> int:
@@ -45,6 +47,13 @@ class Estimate:
         """In host memory alone, without MTP and projector; a tied output counts once."""
         layers = sum(layer.total for layer in self.layers if not layer.is_mtp)
         return self.embedding_bytes + layers + self.output_bytes - self.tied_output_bytes
+
+    @property
+    def packing_bytes(self) -> int:
+        """The most that packed layouts (`Layout.use_extra_buffers`) can add in host memory: AMX's sums beside the
+        blocks, and a tied output of its own, since an embedding cannot be packed."""
+        layers = sum(layer.packing for layer in self.layers if not layer.is_mtp)
+        return layers + self.output_packing + self.tied_output_bytes
 
     @property
     def mtp_bytes(self) -> int:
@@ -86,4 +95,5 @@ def estimate(header: Header, projector: Header | None = None) -> Estimate:
         experts=header.architecture_integer("expert_count"),
         experts_used=widths.experts_used,
         widths=widths,
+        output_packing=weights.output_packing,
     )

@@ -17,9 +17,8 @@ _TYPES = {name.lower(): (elements, size) for name, elements, size in TENSOR_TYPE
 
 @dataclass(frozen=True, slots=True)
 class ContextShape:
-    """How a context is opened. `cells` of all streams together; `sequences` are slots, `outputs` rows of logits at once.
-
-    `keeps_whole_window` is llama.cpp's swa_full, `rollback_states` its n_rs_seq.
+    """How a context is opened. `cells` of all streams together; `sequences` are slots, `outputs` rows of logits at
+    once. `keeps_whole_window` is llama.cpp's swa_full, `rollback_states` its n_rs_seq.
     """
 
     cells: int
@@ -45,7 +44,7 @@ class ContextShape:
 
 
 def row_bytes(type_name: str, elements: int) -> int:
-    """Bytes of a row of so many elements, whole blocks. `type_name` is one of KV_TYPES, or any of GGUF's in lower case."""
+    """Bytes of a row of so many elements, whole blocks. `type_name` is any type of GGUF's, in lower case."""
     block_elements, block_bytes = _TYPES[type_name]
     return -(-elements // block_elements) * block_bytes
 

@@ -25,6 +25,8 @@ _NORMS = re.compile(r".*norm.*|.*_scale\b.*|.*res_score.*")
 _ATTENTION = re.compile(r"(cross_)?attn_.*|vis_attn_.*|indexer.*")
 _RECURRENT = re.compile(r"ssm_.*|shortconv.*|time_mix_.*|channel_mix_.*|kda_.*|ple_.*")
 _DENSE = re.compile(r"ffn_.*|vis_(gate|up|down)\b.*")
+# AMX keeps sums beside a row's blocks: bytes more for each block of the type. Experts are never packed so.
+_PACKED_MORE = {"Q8_0": (32, 4), "Q4_K": (256, 4), "Q5_K": (256, 4), "IQ4_XS": (256, 2)}
 _INPUT = re.compile(r"(token_embd|position_embd|token_types|per_layer_token_embd)\.\w+")
 
 
@@ -43,6 +45,7 @@ class LayerBytes:
     expert_parameters: int = 0
     largest_expert_tensor: int = 0
     is_mtp: bool = False
+    packing: int = 0  # bytes that a CPU's packed layout of the matrices takes more, where it has one
 
     @property
     def total(self) -> int:
@@ -64,6 +67,7 @@ class Weights:
     output_bytes: int
     tied_output_bytes: int
     output_parameters: int
+    output_packing: int
 
 
 def class_of(name: str) -> TensorClass:
@@ -106,6 +110,7 @@ def weights_of(header: Header) -> Weights:
         output_bytes=sum(tensor.size_bytes for tensor in (*outputs, *tied)),
         tied_output_bytes=sum(tensor.size_bytes for tensor in tied),
         output_parameters=sum(tensor.elements for tensor in (*outputs, *tied)),
+        output_packing=sum(_packing(tensor) for tensor in (*outputs, *tied)),
     )
 
 
@@ -126,4 +131,11 @@ def _layer(tensors: list[TensorInfo], *, is_mtp: bool) -> LayerBytes:
         expert_parameters=parameters[True],
         largest_expert_tensor=largest,
         is_mtp=is_mtp,
+        packing=sum(_packing(tensor) for tensor in tensors),
     )
+
+
+def _packing(tensor: TensorInfo) -> int:
+    """Experts, of three dimensions, are left as they are."""
+    elements, more = _PACKED_MORE.get(tensor.type_name, (1, 0))
+    return tensor.elements // elements * more if len(tensor.shape) == 2 else 0
