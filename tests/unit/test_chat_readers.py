@@ -13,7 +13,9 @@ from localllm.chat.formats import THINK_TAGS, OutputFormat
 from localllm.chat.parser import OutputParser
 from localllm.chat.syntax import (
     WILD,
+    AnswerMarkers,
     ArgumentMarkers,
+    ElementSyntax,
     GemmaSyntax,
     Marker,
     PythonSyntax,
@@ -63,16 +65,42 @@ MISTRAL = TaggedSyntax(
     call_end=Marker(),
     section_end=Marker(),
 )
+XTML = TaggedSyntax(
+    section=marker("<|open|>tools<|sep|>"),
+    lead=marker('<|open|>call tool="'),
+    after_name=marker(f'" index="{WILD}"<|sep|>'),
+    call_end=marker("<|close|>call<|sep|>"),
+    section_end=marker("<|close|>tools<|sep|>"),
+    arguments=ArgumentMarkers(
+        marker('<|open|>argument key="'),
+        marker(f'" type="{WILD}"<|sep|>'),
+        marker("<|close|>argument<|sep|>"),
+        text_middle="string",
+    ),
+)
+ELEMENTS = ElementSyntax(
+    section=marker("$<calls>", "$"),
+    lead=marker('$<invoke name="', "$"),
+    after_name=marker('">'),
+    call_end=marker("$</invoke>", "$"),
+    section_end=marker("$</calls>", "$"),
+    prefix="$",
+)
 LFM = PythonSyntax(("<|tool_call_start|>",), "<|tool_call_end|>")
 PYTHONIC = PythonSyntax((), bare=True)
 GEMMA = GemmaSyntax()
 NAMED: dict[str, Syntax] = {
     "qwen-coder": QWEN_CODER, "glm": GLM, "deepseek": DEEPSEEK, "kimi": KIMI, "mistral": MISTRAL, "lfm": LFM,
-    "pythonic": PYTHONIC, "gemma": GEMMA,
+    "xtml": XTML, "elements": ELEMENTS, "pythonic": PYTHONIC, "gemma": GEMMA,
 }  # fmt: skip
-PARAMETERS = {"q": {"type": "string"}, "n": {"type": "integer"}, "any": {}, "maybe": {"type": ["string", "null"]}}
+PARAMETERS = {
+    "q": {"type": "string"}, "n": {"type": "integer"}, "any": {}, "maybe": {"type": ["string", "null"]},
+    "list": {"type": "array", "items": {"$ref": "#/$defs/point"}}, "object": {"type": "object"},
+}  # fmt: skip
+DEFINITIONS = {"point": {"type": "object", "properties": {"x": {"type": "string"}, "item": {"type": "integer"}}}}
+SCHEMA = {"properties": PARAMETERS, "$defs": DEFINITIONS}
 TOOLS = tuple(
-    Tool(name, json.dumps({"type": "function", "function": {"name": name, "parameters": {"properties": PARAMETERS}}}))
+    Tool(name, json.dumps({"type": "function", "function": {"name": name, "parameters": SCHEMA}}))
     for name in ("f", "g")
 )
 
@@ -80,7 +108,8 @@ TOOLS = tuple(
 def parsed(name: str, pieces: list[str]) -> list[tuple[str, ...]]:
     """Events with neighbours joined: (kind, text) or (name, arguments)."""
     numbers = itertools.count()
-    found = OutputFormat(thinking=THINK_TAGS, calls=NAMED[name])
+    text = AnswerMarkers("<|open|>response<|sep|>", ("<|close|>response<|sep|>", "<|close|>message<|sep|>"))
+    found = OutputFormat(thinking=THINK_TAGS, calls=NAMED[name], answer=text if name == "xtml" else None)
     parser = OutputParser(found, TOOLS, new_call_id=lambda: f"call_{next(numbers)}")
     events: list[Event] = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
     result: list[tuple[str, ...]] = []
@@ -130,6 +159,29 @@ CASES = [
         "functions.g:12<|argument_begin|>{}<|call_end|><|calls_end|>",
         [("content", "Hm."), ("f", '{"q": "}"}'), ("g", "{}")],
     ),
+    (
+        "xtml",
+        '<think>Hm</think><|open|>response<|sep|>Yes.<|close|>response<|sep|><|open|>tools<|sep|><|open|>call tool="f" '
+        'index="1"<|sep|><|open|>argument key="q" type="string"<|sep|>3<b><|close|>argument<|sep|><|open|>argument '
+        'key="any" type="array"<|sep|>[1]<|close|>argument<|sep|><|close|>call<|sep|><|open|>call tool="g" index="2"'
+        "<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>",
+        [("thinking", "Hm"), ("content", "Yes."), ("f", '{"q": "3<b>", "any": [1]}'), ("g", "{}")],
+    ),
+    ("xtml", "<|open|>response<|sep|>Yes.<|close|>response<|sep|>\n", [("content", "Yes.")]),
+    ("xtml", "<|open|>response<|sep|><|close|>message<|sep|>No", [("content", "<|close|>message<|sep|>No")]),
+    (
+        "elements",
+        'So $<calls>\n$<invoke name="f">$<q>a <b>x</b> $5$</q>$<n>3$</n>$<any>$<item>1$</item>$<item>'
+        "$<item>true$</item>$</item>$</any>$<list>$<item>$<x>5$</x>$<item>7$</item>$</item>$</list>$<maybe>$</maybe>$</invoke>\n"
+        '$<invoke name="g">$<list>$</list>$<object>$</object>$<other>$<k>v$</k>$</other>$</invoke>\n$</calls> Done',
+        [
+            ("content", "So"),
+            ("f", '{"q": "a <b>x</b> $5", "n": 3, "any": [1, [true]], "list": [{"x": "5", "item": 7}], "maybe": ""}'),
+            ("g", '{"list": [], "object": {}, "other": {"k": "v"}}'),
+            ("content", "Done"),
+        ],
+    ),
+    ("elements", '$<invoke name="f">$<object>$<item>1$</item>$</object>', [("f", '{"object": {"item": 1}}')]),
     ("mistral", '[TOOL_CALLS]f[ARGS]{"q": "a"}[TOOL_CALLS]g[ARGS]{}', [("f", '{"q": "a"}'), ("g", "{}")]),
     (
         "lfm",
@@ -145,6 +197,10 @@ CASES = [
     ),
 ]
 NO_CALLS = [
+    ("elements", '$<invoke name="f">$<q>a$</n>$</invoke>'),
+    ("elements", '$<invoke name="f">text$</invoke>'),
+    ("elements", '$<invoke name="f">' + "$<any>" * 200),
+    ("xtml", '<|open|>call tool="f" index="1"<|sep|><|close|>argument<|sep|>'),
     ("qwen-coder", "<tool_call>\n<function=f>\n<parameter=q>\nnever ends"),
     ("qwen-coder", "Write <function=name> then <parameter= or </tool_call>."),
     ("qwen-coder", "<tool_call>{}</tool_call>"),
@@ -206,6 +262,18 @@ FRAGMENTS = [
         "é",
         "<",
         "<think>",
+        "$",
+        "$<calls>",
+        '$<invoke name="',
+        "$<any>",
+        "$</any>",
+        "$<item>",
+        "$</item>",
+        "$</invoke>",
+        "<|open|>",
+        "<|sep|>",
+        "<|close|>",
+        "call",
         "1",
         ",",
     ),
@@ -229,5 +297,6 @@ def test_any_cutting_of_any_text_gives_the_same_events(name, text, cuts):
     assert whole == parsed(name, list(text))
     for kind, said in whole:
         assert kind in ("content", "thinking") or isinstance(json.loads(said), dict)
-    if "<think>" not in text and all(kind == "content" for kind, _ in whole):
+    marks = ("<think>", "<|open|>response<|sep|>") if name == "xtml" else ("<think>",)
+    if not any(mark in text for mark in marks) and all(kind == "content" for kind, _ in whole):
         assert text == "".join(said for _, said in whole)
