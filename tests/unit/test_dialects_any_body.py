@@ -17,13 +17,21 @@ from localllm.dialects import (
     openai,
     openai_completion,
     openai_embed,
+    openai_responses,
 )
 from localllm.dialects.body import Decoded
 from localllm.dialects.ollama_create import DecodedCreate
 from localllm.embedding import EmbedRequest
 from localllm.errors import LocalllmError
 
+
+def decode_response(body: bytes) -> Decoded:
+    """The body of /v1/responses, after no other."""
+    return openai_responses.decode(openai_responses.read_body(body), body, (), lambda _: None).decoded
+
+
 DECODERS = (
+    decode_response,
     ollama.decode_chat, ollama.decode_generate, openai.decode_chat, ollama_embed.decode_embed,
     ollama_embed.decode_embeddings, openai_embed.decode_embeddings, ollama_create.decode_create,
     ollama_create.decode_copy, openai_completion.decode_completion,
@@ -38,6 +46,8 @@ WORDS = (
     "quantize", "requires", "num_parallel", "kv_layout", "source", "destination",
     "suffix", "echo", "best_of", "system", "thinking", "tool_choice", "tool_use", "tool_result", "tool_use_id",
     "input_schema", "output_config", "input_prefix", "input_suffix", "input_extra", "n_predict", "tokens",
+    "instructions", "output", "call_id", "reasoning", "effort", "summary", "include", "message", "function_call",
+    "function_call_output", "custom", "custom_tool_call", "namespace", "item_reference", "truncation", "metadata",
 )  # fmt: skip
 scalars = (
     st.none()
