@@ -24,7 +24,8 @@
     ├── ShuttingDownError       503  the daemon is stopping
     ├── RunnerError             500  the model's process failed
     │   ├── LoadError           500  the model could not be loaded
-    │   │   └── DoesNotFitError 500  nothing here holds the model
+    │   │   ├── DoesNotFitError 500  nothing here holds the model
+    │   │   └── OutOfMemoryError 500 a device refused an allocation while the model loaded
     │   ├── RunnerCrashedError  500  the process died while requests ran
     │   ├── RunnerTimeoutError  500  the process did not answer in time and was replaced
     │   └── EngineMismatchError 500  the engine was built for another CPU
@@ -280,6 +281,18 @@ class DoesNotFitError(LoadError):
     def __init__(self, message: str, missing_bytes: int = 0, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.missing_bytes = missing_bytes
+
+
+class OutOfMemoryError(LoadError):
+    """A device had not the memory that the plan counted on. `free_bytes` None: nobody knows what it had."""
+
+    code = "out_of_memory"
+
+    def __init__(self, message: str, device: str, wanted_bytes: int, free_bytes: int | None) -> None:
+        super().__init__(message, hint="end other programs, or load a smaller model or context")
+        self.device = device
+        self.wanted_bytes = wanted_bytes
+        self.free_bytes = free_bytes
 
 
 class RunnerCrashedError(RunnerError):

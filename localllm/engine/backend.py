@@ -22,6 +22,7 @@ import numpy.typing as npt
 from localllm.generation import Options, ResponseFormat, Sampling
 from localllm.placement.cell_layout import CellLayout, MemoryKind
 
+from localllm.placement.layout import BufferBytes
 DecodeStatus = Literal["done", "no_room", "interrupted"]
 State = bytes | memoryview  # saved memory of a sequence; only the backend that made it can read it
 NO_BOUND = 2**31 - 1
@@ -33,7 +34,14 @@ class EngineError(Exception):
 
 
 class ModelLoadError(Exception):
-    """The backend refused the model or its context; the message is its own last error, without paths."""
+    """The backend refused the model or its context; the message is its own last error, without paths.
+
+    `refused` is the device that had not the memory for an allocation, and its bytes.
+    """
+
+    def __init__(self, message: str, refused: tuple[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,7 @@ class BackendFacts:
     kv_bytes: int = 0
     gpu_bytes: int = 0
     layers: int = 0
+    buffers: tuple[BufferBytes, ...] = ()
     gpu_layers: int = 0
     chat_template: str | None = None
     bos_text: str = ""

@@ -34,14 +34,18 @@ from localllm.engine.grammar import ConstrainedSampler, new_matcher
 from localllm.engine.layout import changed
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
 from localllm.engine.llama_model import LlamaModel
+from localllm.engine.llama_breakdown import breakdown
 from localllm.engine.llama_rows import Rows
 from localllm.engine.llama_samplers import Samplers
+from localllm.engine.llama_parameters import context_parameters
 from localllm.engine.memory import needs_checkpoints
 from localllm.errors import InvalidOptionError
 from localllm.generation import Options, ResponseFormat, Sampling, merge_options, parse_options
 from localllm.placement.cell_layout import LayoutChoice, WantedLayout, choose_layout
 
 logger = logging.getLogger(__name__)
+from localllm.placement.layout import Layout
+from localllm.placement.shape import ContextShape
 
 MINIMUM_POOL_TOKENS = 4096
 OUTPUTS_PER_SEQUENCE = 9  # the next token and as many guesses as speculation makes
@@ -72,7 +76,8 @@ _SAMPLING_KEYS = {
 class LlamaConfig:
     """How to load. `pool_tokens` 0 takes trained context × sequences within `pool_bytes_limit` bytes of KV.
 
-    `max_sequences` run at once. `layout` "auto" lets the kind of memory and the device decide.
+    `max_sequences` run at once. `layout` "auto" lets the kind of memory and the device decide. A plan says more:
+    `weights` where they lie, in place of the three that follow `threads`, and `cells` how the pool is laid out.
     """
 
     model_path: Path
@@ -87,16 +92,23 @@ class LlamaConfig:
     layout: WantedLayout = "auto"
 
 
+    weights: Layout | None = None
+    cells: LayoutChoice | None = None
+    k_type: str = "f16"
+    v_type: str = "f16"
+    flash_attention: bool = True
+
+    @property
+    def placement(self) -> Layout:
+        return self.weights or Layout(self.gpu_layers, use_mmap=self.use_mmap, use_extra_buffers=self.use_extra_buffers)
 class LlamaBackend:
     """One model in llama.cpp and its pool of KV cells. Raises ModelLoadError when it cannot be loaded."""
 
     def __init__(self, config: LlamaConfig, on_progress: Callable[[float], None] = lambda fraction: None) -> None:
         self._model = LlamaModel(
             config.model_path,
-            gpu_layers=config.gpu_layers,
-            use_mmap=config.use_mmap,
-            use_extra_buffers=config.use_extra_buffers,
-            on_progress=on_progress,
+            config.placement,
+            on_progress,
         )
         self._handle, self._vocabulary = self._model.handle, self._model.vocabulary
         self.vocabulary_size = self._model.vocabulary_size
@@ -116,6 +128,8 @@ class LlamaBackend:
 
     def _choose_layout(self, config: LlamaConfig) -> LayoutChoice:
         return choose_layout(
+        if config.cells is not None:
+            return config.cells
             config.layout,
             memory_kind(self._handle),
             config.max_sequences,
@@ -139,24 +153,31 @@ class LlamaBackend:
         self._output_rows: frozenset[int] = frozenset()
 
     def _open_context(self, config: LlamaConfig) -> int:
-        parameters = native.llama_context_default_params()
-        parameters.n_ctx = self._pool_tokens(config)
-        parameters.n_batch = parameters.n_ubatch = min(config.batch_tokens, parameters.n_ctx)
-        parameters.n_seq_max = self.layout.slots
-        # A row of logits per sequence, or guesses of one; the default would reserve a row per token of the batch.
-        parameters.n_outputs_max = max(self.layout.slots, OUTPUTS_PER_SEQUENCE)
+        parameters = context_parameters(self._shape(config), kv_on_gpu=config.placement.kv_on_gpu)
         parameters.n_threads = parameters.n_threads_batch = config.threads
-        parameters.kv_unified = self.layout.layout == "unified"
-        parameters.swa_full = self.layout.keeps_whole_window
         context = native.llama_init_from_model(self._handle, parameters)
         if not context:
-            raise ModelLoadError(self._model.log.last_error or "llama.cpp could not allocate the context")
+            raise self._model.load_error("llama.cpp could not allocate the context")
         if not native.llama_get_memory(context):  # decoding without one aborts
             native.llama_free(context)
             raise ModelLoadError("only decoder models can generate text")
         return int(context)
 
     def _pool_tokens(self, config: LlamaConfig) -> int:
+    def _shape(self, config: LlamaConfig) -> ContextShape:
+        return ContextShape(
+            cells=self._pool_tokens(config),
+            sequences=self.layout.slots,
+            batch_tokens=config.batch_tokens,
+            # A row of logits per sequence, or guesses of one; the default would reserve a row per token of the batch.
+            outputs=max(self.layout.slots, OUTPUTS_PER_SEQUENCE),
+            k_type=config.k_type,
+            v_type=config.v_type,
+            is_unified=self.layout.layout == "unified",
+            keeps_whole_window=self.layout.keeps_whole_window,
+            flash_attention=config.flash_attention,
+        )
+
         if config.pool_tokens:
             return -(-config.pool_tokens // POOL_STEP_TOKENS) * POOL_STEP_TOKENS
         wanted = self._model.trained_context_tokens * config.max_sequences
@@ -186,6 +207,7 @@ class LlamaBackend:
             kv_bytes=sizes.kv_bytes,
             gpu_bytes=sizes.gpu_bytes,
             layers=native.llama_model_n_layer(self._handle),
+            buffers=breakdown(self.context) or (),
             gpu_layers=sizes.gpu_layers if self._gpu_weight_bytes else 0,
             chat_template=template.decode("utf-8", "replace") if template else None,
             bos_text=self._special_text(native.llama_vocab_bos(self._vocabulary)),

@@ -23,6 +23,7 @@ from localllm.engine.backend import Batch, EngineError, ModelLoadError
 from localllm.engine.embedding import EmbedderFacts, Input, Vector
 from localllm.engine.llama_model import LlamaModel
 from localllm.engine.llama_rows import Rows
+from localllm.placement.layout import Layout
 
 _NONE, _MEAN, _LAST, _RANK = 0, 1, 3, 4  # llama_pooling_type
 INPUT_TOKENS_MOST = 8192
@@ -37,7 +38,10 @@ _POOL_STEP_TOKENS = 256  # llama.cpp pads the context to this
 
 @dataclass(frozen=True, slots=True)
 class LlamaEmbedderConfig:
-    """How to load. `kv_bytes_limit` bounds the memory of keys and values, and so the input length, of decoders."""
+    """How to load. `kv_bytes_limit` bounds the memory of keys and values, and so the input length, of decoders.
+
+    `weights` says where they lie; without it `gpu_layers` and the two switches do.
+    """
 
     model_path: Path
     threads: int
@@ -45,6 +49,11 @@ class LlamaEmbedderConfig:
     kv_bytes_limit: int = 2**31
     use_extra_buffers: bool = True
     use_mmap: bool = True
+    weights: Layout | None = None
+
+    @property
+    def layout(self) -> Layout:
+        return self.weights or Layout(self.gpu_layers, use_mmap=self.use_mmap, use_extra_buffers=self.use_extra_buffers)
 
 
 class LlamaEmbedder:
@@ -53,10 +62,8 @@ class LlamaEmbedder:
     def __init__(self, config: LlamaEmbedderConfig, on_progress: Callable[[float], None] = lambda _: None) -> None:
         self._model = LlamaModel(
             config.model_path,
-            gpu_layers=config.gpu_layers,
-            use_mmap=config.use_mmap,
-            use_extra_buffers=config.use_extra_buffers,
-            on_progress=on_progress,
+            config.layout,
+            on_progress,
         )
         if native.llama_model_has_encoder(self._model.handle):
             raise ModelLoadError("models with an encoder and a decoder cannot embed")
@@ -78,8 +85,9 @@ class LlamaEmbedder:
         parameters.n_threads = parameters.n_threads_batch = threads
         context = native.llama_init_from_model(self._model.handle, parameters)
         if not context:
+            error = self._model.load_error("llama.cpp could not allocate the context")
             self._model.close()
-            raise ModelLoadError(self._model.log.last_error or "llama.cpp could not allocate the context")
+            raise error
         return int(context)
 
     def _facts(self) -> EmbedderFacts:

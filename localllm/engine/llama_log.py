@@ -15,6 +15,10 @@ _MIB = 2**20
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute) buffer size =\s*([\d.]+) MiB")
 _OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
 _HOST_BUFFER = re.compile(r"CPU|Host|AMX|REPACK", re.IGNORECASE)
+# How an allocation that failed is told: by the buffer's name and bytes, by CUDA's number and MiB, or of host memory.
+_REFUSED = re.compile(r"failed to allocate (\S+) buffer of size (\d+)")
+_REFUSED_BY_CUDA = re.compile(r"allocating ([\d.]+) MiB on device (\d+): cudaMalloc failed")
+_REFUSED_BY_HOST = re.compile(r"failed to allocate buffer of size (\d+)")
 _PATH = re.compile(r"'?(/[^\s']+)'?")
 
 
@@ -33,6 +37,7 @@ class LogReader:
     def __init__(self) -> None:
         self.sizes = Sizes()
         self.last_error = ""  # without paths: it is shown to clients
+        self.refused: tuple[str, int] | None = None  # the device, or "CPU", and the bytes that it had not
         self._level = 0
 
     def feed(self, level: int, text: str) -> None:
@@ -44,6 +49,7 @@ class LogReader:
             sys.stderr.flush()
         if self._level == _ERROR and line.strip(" ."):
             self.last_error = _PATH.sub("the file", line.strip())
+            self.refused = _refused(line) or self.refused
         self._note_sizes(line)
 
     def _note_sizes(self, line: str) -> None:
@@ -55,3 +61,13 @@ class LogReader:
                 self.sizes.gpu_bytes += size
         elif match := _OFFLOADED.search(line):
             self.sizes.gpu_layers = int(match[1])
+
+
+def _refused(line: str) -> tuple[str, int] | None:
+    if found := _REFUSED_BY_CUDA.search(line):
+        return f"CUDA{found[2]}", round(float(found[1]) * _MIB)
+    if found := _REFUSED.search(line):
+        return ("CPU" if _HOST_BUFFER.search(found[1]) else found[1]), int(found[2])
+    if found := _REFUSED_BY_HOST.search(line):
+        return "CPU", int(found[1])
+    return None

@@ -13,9 +13,11 @@ import llama_cpp.llama_cpp as native
 
 from localllm.engine.backend import InfillTokens, ModelLoadError
 from localllm.engine.llama_log import LogReader
+from localllm.engine.llama_parameters import model_parameters
+from localllm.placement.layout import Layout
 
-_LOAD_NO_MMAP, _LOAD_AUTO = 0, -1
 _CACHE_BYTES_PER_VALUE = 2  # f16, keys and values alike
+USUAL_LAYOUT = Layout()
 
 
 class LlamaModel:
@@ -24,10 +26,7 @@ class LlamaModel:
     def __init__(
         self,
         path: Path,
-        *,
-        gpu_layers: int = -1,
-        use_mmap: bool = True,
-        use_extra_buffers: bool = True,
+        layout: Layout = USUAL_LAYOUT,
         on_progress: Callable[[float], None] = lambda fraction: None,
     ) -> None:
         self.log = LogReader()
@@ -39,15 +38,12 @@ class LlamaModel:
             on_progress(fraction)
             return True
 
-        parameters = native.llama_model_default_params()
-        parameters.n_gpu_layers = gpu_layers
-        parameters.use_extra_bufts = use_extra_buffers
-        parameters.load_mode = _LOAD_AUTO if use_mmap else _LOAD_NO_MMAP
-        parameters.progress_callback = callback = native.llama_progress_callback(report)
-        handle = native.llama_model_load_from_file(str(path).encode(), parameters)
+        parameters = model_parameters(layout)
+        parameters.values.progress_callback = callback = native.llama_progress_callback(report)
+        handle = native.llama_model_load_from_file(str(path).encode(), parameters.values)
         del callback
         if not handle:
-            raise ModelLoadError(self.log.last_error or "llama.cpp could not load the file")
+            raise self.load_error("llama.cpp could not load the file")
         self.handle = int(handle)
         self.vocabulary = native.llama_model_get_vocab(self.handle)
         self.vocabulary_size: int = native.llama_vocab_n_tokens(self.vocabulary)
@@ -55,6 +51,10 @@ class LlamaModel:
 
     def _on_log(self, level: int, text: bytes, _user_data: object) -> None:
         self.log.feed(level, text.decode("utf-8", "replace"))
+
+    def load_error(self, otherwise: str) -> ModelLoadError:
+        """What went wrong last, by llama.cpp's log; with the allocation that failed, if one did."""
+        return ModelLoadError(self.log.last_error or otherwise, self.log.refused)
 
     def metadata(self, key: str) -> str:
         """A value of the file's header as text; empty when it is not there."""

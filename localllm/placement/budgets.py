@@ -11,12 +11,17 @@ from types import MappingProxyType
 
 from localllm.placement.arrange import CPU
 from localllm.placement.choose import Room
-from localllm.placement.devices import Machine
+from localllm.placement.devices import Device, Host, Machine
 from localllm.placement.wishes import Wishes
 
 # The interpreter, its libraries and the engine's own tables; measured as 150 MB for a model of 3 MB.
 RUNNER_BYTES = 200 * 10**6
 NOTHING: Mapping[str, int] = MappingProxyType({})
+
+
+def machine_of(host: Host) -> Machine:
+    """A machine of which only the host is known."""
+    return Machine((Device("cpu", CPU, total_bytes=host.total_bytes, free_bytes=host.available_bytes),), host)
 
 
 def budgets_of(machine: Machine, wishes: Wishes) -> dict[str, int]:
@@ -35,7 +40,7 @@ def room_of(
 ) -> Room:
     """The room for one model. `budgets` replace those of the machine; `learned` are bytes beyond the estimate."""
     overheads = {device.name: max(0, learned.get(device.name, 0)) for device in machine.devices}
-    overheads[CPU] += RUNNER_BYTES
+    overheads[CPU] = max(overheads[CPU], RUNNER_BYTES)
     return Room(
         machine,
         budgets_of(machine, wishes) if budgets is None else budgets,

@@ -59,9 +59,14 @@ class Found:
 
 def best(costs: Costs, room: Room, wishes: Wishes, *, may_use_gpus: bool = True) -> Found | None:
     """The fastest arrangement that fits; None when none does."""
-    found = [one for one in _tried(costs, room, wishes, may_use_gpus=may_use_gpus) if one is not None]
+    found = all_found(costs, room, wishes, may_use_gpus=may_use_gpus)
     # The first of equals: fewer GPUs, and those named first.
     return min(found, key=lambda one: (one.seconds, len(one.arrangement.gpus)), default=None)
+
+
+def all_found(costs: Costs, room: Room, wishes: Wishes, *, may_use_gpus: bool = True) -> list[Found]:
+    """What fits of each group of GPUs, and on the host."""
+    return [one for one in _tried(costs, room, wishes, may_use_gpus=may_use_gpus) if one is not None]
 
 
 def gpu_layers_wanted(wishes: Wishes, costs: Costs) -> int | None:

@@ -47,6 +47,7 @@ MOST_THREADS = 512  # GGML_MAX_N_THREADS; llama.cpp aborts above it
 SHARED_POOL_PART = 0.5  # of what a device has left, where other models are to have room
 CLEARLY_FASTER = 0.95  # of the seconds: for less, keys and values are not kept in fewer bits
 CACHE_OF_FEWER_BITS = "q8_0"
+Chosen = tuple[Found, Costs, Wishes]  # the wishes with what was chosen of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +93,16 @@ def plan(estimate: Estimate, room: Room, wishes: Wishes) -> Plan:
     """Lay out a model. Raises DoesNotFitError when nothing holds it, and ImpossibleWishError for a wish that no
     arrangement can fulfil."""
     refuse_impossible(estimate, room, wishes)
-    made = try_plan(estimate, room, wishes)
-    if made is None:
-        raise does_not_fit(estimate, room, wishes, lambda other, changed: try_plan(other, room, changed) is not None)
-    return made
+    found, costs, chosen = choose_plan(estimate, room, wishes)
+    return _grown(found, costs, room, chosen)
 
 
-def try_plan(estimate: Estimate, room: Room, wishes: Wishes) -> Plan | None:
-    """The plan for wishes that are possible; None when nothing holds the model."""
+def choose_plan(estimate: Estimate, room: Room, wishes: Wishes) -> Chosen:
+    """Where a model lies with the least that it should have, for wishes that are possible. Raises DoesNotFitError."""
     chosen = _chosen(estimate, room, wishes)
     if chosen is None:
-        return None
-    found, costs, chosen_wishes = chosen
-    return _grown(found, costs, room, chosen_wishes)
+        raise does_not_fit(estimate, room, wishes, lambda other, changed: _chosen(other, room, changed) is not None)
+    return chosen
 
 
 def plan_unseen(host: Host, wishes: Wishes, file_bytes: int) -> Plan:
@@ -127,9 +125,6 @@ def plan_unseen(host: Host, wishes: Wishes, file_bytes: int) -> Plan:
 def host_pool_bytes(free_bytes: int) -> int:
     """What a pool in host memory may take."""
     return min(int(free_bytes * HOST_POOL_SHARE), HOST_POOL_BYTES_MOST)
-
-
-Chosen = tuple[Found, Costs, Wishes]
 
 
 def _chosen(estimate: Estimate, room: Room, wishes: Wishes) -> Chosen | None:

@@ -32,6 +32,7 @@ from localllm.generation import Failed, GenerationRequest, failed_from
 from localllm.runner import protocol
 from localllm.runner.conversation import Prepared, Rejection
 
+EMBEDDING_CACHE_BYTES = 2**31  # where no plan bounds it
 # Of each job so many inputs are looked at for the next batch, per input that it may hold.
 _LOOKED_AT = 4
 
@@ -46,10 +47,8 @@ def open_embedder(load: protocol.Load, on_progress: Callable[[float], None]) -> 
     config = LlamaEmbedderConfig(
         model_path=Path(load.model_path),
         threads=load.threads,
-        gpu_layers=load.gpu_layers,
-        kv_bytes_limit=load.pool_bytes_limit,
-        use_extra_buffers=load.use_extra_buffers,
-        use_mmap=load.use_mmap,
+        kv_bytes_limit=load.pool_bytes_limit or EMBEDDING_CACHE_BYTES,
+        weights=load.layout,
     )
     return LlamaEmbedder(config, on_progress)
 

@@ -21,7 +21,14 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from localllm.embedding import Embeddings, EmbedRequest
-from localllm.errors import BadRequestError, LoadError, LocalllmError, RunnerCrashedError, RunnerTimeoutError
+from localllm.errors import (
+    BadRequestError,
+    LoadError,
+    LocalllmError,
+    OutOfMemoryError,
+    RunnerCrashedError,
+    RunnerTimeoutError,
+)
 from localllm.generation import Event, Failed, Finished, GenerationRequest, error_from, failed_from
 from localllm.runner import protocol
 from localllm.runner.death import Death, died_while
@@ -231,7 +238,7 @@ class RunnerHandle:
         elif isinstance(message, protocol.Loaded):
             self._loading.set_result(message)
         else:
-            self._fail_loading(error_from(message.error))
+            self._fail_loading(_load_error(message))
 
     def _route(self, request_id: int, event: Event) -> None:
         stream = self._streams.get(request_id)
@@ -298,3 +305,9 @@ class RunnerHandle:
     def _fail_loading(self, error: LocalllmError) -> None:
         self._loading.set_exception(error)
         self._loading.exception()  # retrieved here: nobody may be waiting any more
+
+
+def _load_error(message: protocol.LoadFailed) -> LocalllmError:
+    if (short := message.shortfall) is None:
+        return error_from(message.error)
+    return OutOfMemoryError(message.error.message, short.device, short.wanted_bytes, short.free_bytes)

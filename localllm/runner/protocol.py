@@ -25,8 +25,11 @@ import msgspec
 
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.generation import Event, Failed, GenerationRequest
+from localllm.placement.cell_layout import LayoutChoice
+from localllm.placement.layout import BufferBytes, Layout
+from localllm.placement.shape import ContextShape
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_FRAME_BYTES = 256 * 2**20
 _LENGTH = struct.Struct("<I")
 
@@ -39,22 +42,21 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load this model in this shape. Paths are absolute; token counts are cells of the KV pool.
+    """Load this model, laid out like this, with a context of this shape. Paths are absolute.
 
-    `pool_tokens` 0 lets the runner take the model's trained context times `parallel`, within `pool_bytes_limit` bytes
-    of KV memory. `template` replaces the file's own. `backend` "fake" runs the engine's fake model. For the purpose
-    "embed" a file is an embedding model, which has no pool: its context is its longest input.
+    `cells` says how the pool is laid out; None lets the runner choose by `kv_layout`. A shape without cells lets it take
+    the model's trained context times `parallel`, within `pool_bytes_limit` bytes of KV memory. `template` replaces the
+    file's own. `backend` "fake" runs the engine's fake model. For the purpose "embed" a file is an embedding model,
+    which has no pool: its context is its longest input.
     """
 
     model_path: str
+    layout: Layout
+    shape: ContextShape
     parallel: int
-    pool_tokens: int
-    pool_bytes_limit: int
-    batch_tokens: int
     threads: int
-    gpu_layers: int
-    use_extra_buffers: bool
-    use_mmap: bool
+    pool_bytes_limit: int = 0
+    cells: LayoutChoice | None = None
     kv_layout: Literal["auto", "unified", "streams"] = "auto"
     stream_slowdown: float = 2.0
     template: str | None = None
@@ -69,7 +71,10 @@ class LoadProgress(msgspec.Struct, frozen=True, tag=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """The model is ready. Bytes are what llama.cpp reports or allocates; tokens are cells of the KV pool."""
+    """The model is ready. Bytes are what llama.cpp reports or allocates; tokens are cells of the KV pool.
+
+    `buffers` are all of llama.cpp's, by device; empty where it cannot be asked. `resident_bytes` is the process.
+    """
 
     trained_context_tokens: int
     pool_tokens: int
@@ -82,12 +87,23 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     load_seconds: float
     kv_layout: str = "unified"
     kv_layout_reason: str = ""
+    buffers: tuple[BufferBytes, ...] = ()
+    resident_bytes: int = 0
+
+
+class Shortfall(msgspec.Struct, frozen=True):
+    """An allocation that a device refused: how many bytes it was, and how many were free (None: nobody knows)."""
+
+    device: str
+    wanted_bytes: int
+    free_bytes: int | None = None
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
-    """The model cannot be loaded; the runner exits after it."""
+    """The model cannot be loaded; the runner exits after it. `shortfall` when it was for want of memory."""
 
     error: Failed
+    shortfall: Shortfall | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, tag=True):

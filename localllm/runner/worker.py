@@ -268,20 +268,22 @@ def open_backend(load: protocol.Load, pipe: Pipe) -> Backend:
     if load.backend == "fake":
         from localllm.engine.fake import FakeBackend
 
-        return FakeBackend(load.pool_tokens or 4096, load.parallel, load.batch_tokens)
+        return FakeBackend(load.shape.cells or 4096, load.parallel, load.shape.batch_tokens)
     from localllm.engine.llama import LlamaBackend, LlamaConfig
 
     config = LlamaConfig(
         model_path=Path(load.model_path),
         max_sequences=load.parallel,
-        batch_tokens=load.batch_tokens,
+        batch_tokens=load.shape.batch_tokens,
         threads=load.threads,
-        gpu_layers=load.gpu_layers,
-        pool_tokens=load.pool_tokens,
+        pool_tokens=load.shape.cells,
         pool_bytes_limit=load.pool_bytes_limit,
-        use_extra_buffers=load.use_extra_buffers,
-        use_mmap=load.use_mmap,
         layout=load.kv_layout,
+        weights=load.layout,
+        cells=load.cells,
+        k_type=load.shape.k_type,
+        v_type=load.shape.v_type,
+        flash_attention=load.shape.flash_attention,
     )
     return LlamaBackend(config, on_progress=lambda fraction: pipe.send(protocol.LoadProgress(fraction)))
 
@@ -301,6 +303,8 @@ def describe(backend: Backend, load_seconds: float) -> protocol.Loaded:
         load_seconds=load_seconds,
         kv_layout=facts.memory.layout,
         kv_layout_reason=facts.layout_reason,
+        buffers=facts.buffers,
+        resident_bytes=_resident_bytes(),
     )
 
 
@@ -319,8 +323,26 @@ def serve(pipe: Pipe) -> int:
         else:
             serve_answers(pipe, load, inbox, reader)
     except ModelLoadError as error:
-        pipe.send(protocol.LoadFailed(Failed("load_failed", 500, f"the model could not be loaded: {error}")))
+        failed = Failed("load_failed", 500, f"the model could not be loaded: {error}")
+        pipe.send(protocol.LoadFailed(failed, _shortfall(error)))
     return 1
+
+
+def _shortfall(error: ModelLoadError) -> protocol.Shortfall | None:
+    if error.refused is None:
+        return None
+    device, wanted_bytes = error.refused
+    return protocol.Shortfall(device, wanted_bytes, _free_bytes(device))
+
+
+def _free_bytes(device: str) -> int | None:
+    """What a GPU has left; None for host memory, of which llama.cpp knows nothing."""
+    if device == "CPU":
+        return None
+    # Imported here: without a failed load of a real model nobody asks.
+    from localllm.engine.llama_backends import devices
+
+    return next((known.free_bytes for known in devices() if known.name == device), None)
 
 
 def serve_embeddings(pipe: Pipe, load: protocol.Load, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:

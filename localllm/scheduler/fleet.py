@@ -1,22 +1,35 @@
-"""Effects on real runners: look at the machine, ask whether the engine runs here, start a child, load the model.
+"""Effects on real runners: plan a load, ask whether the engine runs here, start a child, load the model, prove it.
+
+    plan ─▶ child ─▶ Load ─▶ Loaded ─▶ what it took is compared with the plan, and remembered
+                       └─▶ a device had not the memory: planned once more with what was missing, then told
 
 Decides nothing about which model is loaded (policy) and remembers no runner (loop).
 """
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from localllm.config import Settings
-from localllm.placement.devices import Host
-from localllm.placement.plan import plan_unseen
-from localllm.placement.wishes import wishes_from
+from localllm.errors import LoadError, OutOfMemoryError
+from localllm.placement.arrange import CPU
+from localllm.placement.plan import Plan
 from localllm.runner.handle import Deadlines, RunnerHandle
 from localllm.runner.process import start_process, worker_command
 from localllm.runner.protocol import Load, Loaded
+from localllm.scheduler.planner import Planner, Survey, free_of_pages
+from localllm.scheduler.state import DeviceBytes
+from localllm.sizes import size_text
 from localllm.store.model import Model
+
+# What a second plan leaves beside what was missing: allocations that come after the one that failed.
+MARGIN_BYTES = 64 * 2**20
+
+log = logging.getLogger(__name__)
 
 
 class EngineCheck(Protocol):
@@ -28,10 +41,14 @@ class EngineCheck(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedRunner:
-    """A runner that is ready."""
+    """A runner that is ready, the plan it was loaded by, and bytes by device: what it took, and what of that the
+    machine's own figure of free memory lacks."""
 
     handle: RunnerHandle
     loaded: Loaded
+    plan: Plan
+    taken: DeviceBytes
+    held: DeviceBytes
 
 
 def real_worker(model: Model) -> Sequence[str]:
@@ -47,7 +64,7 @@ class RunnerFleet:
         settings: Settings,
         environment: Mapping[str, str],
         engine_check: EngineCheck,
-        look_at_host: Callable[[], Host],
+        planner: Planner,
         *,
         command_for: Callable[[Model], Sequence[str]] = real_worker,
         backend: str = "llama",
@@ -55,46 +72,124 @@ class RunnerFleet:
         self._settings = settings
         self._environment = environment
         self._engine_check = engine_check
-        self._look_at_host = look_at_host
+        self._planner = planner
         self._command_for = command_for
         self._backend = backend
 
-    async def start(self, model: Model, on_progress: Callable[[float], None]) -> LoadedRunner:
-        """A runner with `model` loaded. Raises LoadError, EngineMismatchError, ModelFileError or what else the runner
-        refused it with; no process is left then, nor when the caller is cancelled."""
-        use_extra_buffers = self._backend == "fake" or await self._engine_check.use_extra_buffers()
-        load = self._load_message(model, use_extra_buffers)
-        process = await start_process(self._command_for(model), self._environment, model.name)
-        deadlines = Deadlines(self._settings.load_timeout_seconds, self._settings.render_timeout_seconds)
-        handle = RunnerHandle(process, deadlines)
-        loaded = None
-        try:
-            loaded = await handle.load(load, on_progress)
-            return LoadedRunner(handle, loaded)
-        finally:
-            if loaded is None:
-                await handle.discard()
+    async def survey(self, model: Model, held: DeviceBytes) -> Survey:
+        """What `model` needs, and what there is beside what loaded models hold. Raises DoesNotFitError, and
+        ImpossibleWishError for a Modelfile that asks for what cannot be."""
+        return await self._planner.survey(model, held)
+
+    async def start(
+        self,
+        model: Model,
+        budget: DeviceBytes | None,
+        on_planned: Callable[[DeviceBytes], None],
+        on_progress: Callable[[float], None],
+    ) -> LoadedRunner:
+        """A runner with `model` loaded, within `budget`. `on_planned` hears what it will take before it takes it.
+
+        A device that had not the memory is planned for once more. Raises LoadError, EngineMismatchError, ModelFileError
+        or what else the runner refused it with; no process is left then, nor when the caller is cancelled.
+        """
+        extra = self._backend == "fake" or await self._engine_check.use_extra_buffers()
+        first: OutOfMemoryError | None = None
+        short: dict[str, int] = {}
+        while True:
+            try:
+                made = await self._planner.plan(model, budget, use_extra_buffers=extra, short=short)
+                on_planned(made.bytes_by_device())
+                _tell_plan(model, made)
+                return await self._load(model, made, on_progress)
+            except LoadError as error:
+                if first is not None:
+                    raise _failed_twice(first, short, error) from error
+                if not isinstance(error, OutOfMemoryError):
+                    raise
+                first, short = error, _short(made, error)
+                log.warning("%s: %s; planning once more", model.name, error)
 
     async def close(self) -> None:
         """End what the fleet still does beside its runners."""
         await self._engine_check.close()
 
-    def _load_message(self, model: Model, use_extra_buffers: bool) -> Load:
-        wishes = wishes_from(self._settings, model.options, model.load)
-        planned = plan_unseen(self._look_at_host(), wishes, model.size_bytes)
+    async def _load(self, model: Model, made: Plan, on_progress: Callable[[float], None]) -> LoadedRunner:
+        process = await start_process(self._command_for(model), self._environment, model.name)
+        deadlines = Deadlines(self._settings.load_timeout_seconds, self._settings.render_timeout_seconds)
+        handle = RunnerHandle(process, deadlines)
+        is_loaded = False
+        try:
+            loaded = await handle.load(self._load_message(model, made), on_progress)
+            measured = measured_bytes(loaded)
+            await self._planner.learn(made, measured)
+            _tell_difference(model, made, measured)
+            is_loaded = True
+            planned = made.bytes_by_device()
+            taken = {device: max(size, measured.get(device, 0)) for device, size in planned.items()}
+            return LoadedRunner(handle, loaded, made, taken, free_of_pages(made))
+        finally:
+            if not is_loaded:
+                await handle.discard()
+
+    def _load_message(self, model: Model, made: Plan) -> Load:
         return Load(
             model_path=str(model.file),
+            layout=made.layout,
+            shape=made.shape,
+            parallel=made.parallel,
+            threads=made.threads,
+            pool_bytes_limit=made.pool_bytes_limit,
+            cells=made.cells,
+            kv_layout=made.kv_layout,
+            stream_slowdown=made.stream_slowdown,
             template=model.template,
-            use_extra_buffers=use_extra_buffers,
             backend=self._backend,
             purpose="embed" if "embedding" in model.capabilities else "generate",
-            parallel=planned.parallel,
-            pool_tokens=planned.shape.cells,
-            pool_bytes_limit=planned.pool_bytes_limit,
-            batch_tokens=planned.shape.batch_tokens,
-            threads=planned.threads,
-            gpu_layers=planned.layout.gpu_layers,
-            use_mmap=planned.layout.use_mmap,
-            kv_layout=planned.kv_layout,
-            stream_slowdown=planned.stream_slowdown,
         )
+
+
+def measured_bytes(loaded: Loaded) -> dict[str, int]:
+    """What a loaded model takes of each device: llama.cpp's buffers, and of the host all of the process."""
+    sums: Counter[str] = Counter()
+    for buffer in loaded.buffers:
+        sums[buffer.device] += buffer.total
+    if loaded.buffers and loaded.resident_bytes:
+        sums[CPU] = loaded.resident_bytes
+    return dict(sums)
+
+
+def _short(made: Plan, error: OutOfMemoryError) -> dict[str, int]:
+    """How much less there is of the device than its budget said. Where nobody knows what was free, all that was wanted
+    is taken to be missing."""
+    missing = max(0, error.wanted_bytes - (error.free_bytes or 0)) + MARGIN_BYTES
+    share = next((share for share in made.shares if share.device == error.device), None)
+    unused = max(0, share.budget - share.total) if share is not None else 0
+    return {error.device: unused + missing}
+
+
+def _failed_twice(first: OutOfMemoryError, short: Mapping[str, int], again: LoadError) -> LoadError:
+    free = "" if first.free_bytes is None else f" with {size_text(first.free_bytes)} free"
+    return LoadError(
+        f"{first.device} has not the memory for the model: {size_text(first.wanted_bytes)} could not be allocated{free}"
+        f", and with {size_text(short[first.device])} less to plan with: {again}",
+        hint=again.hint or first.hint,
+    )
+
+
+def _tell_plan(model: Model, made: Plan) -> None:
+    if not made.reason:
+        return
+    rows = ", ".join(f"{share.device} {share.total} of {share.budget} bytes" for share in made.shares if share.total)
+    log.info("%s: planned %s: %s", model.name, rows, made.reason)
+    for note in made.notes:
+        log.info("%s: %s", model.name, note)
+    if made.fallback:
+        log.warning("%s: on the CPU: %s", model.name, made.fallback)
+
+
+def _tell_difference(model: Model, made: Plan, measured: Mapping[str, int]) -> None:
+    for share in made.shares:
+        if share.total and share.device in measured:
+            log.info("%s: took %d bytes of %s, planned %d",
+                     model.name, measured[share.device], share.device, share.total)  # fmt: skip

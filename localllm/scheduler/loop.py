@@ -12,23 +12,26 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from localllm.errors import LoadError, LocalllmError, ShuttingDownError
 from localllm.runner.handle import RunnerHandle
-from localllm.runner.protocol import Loaded, Stats
+from localllm.runner.protocol import Stats
 from localllm.scheduler.fairness import queue_places
 from localllm.scheduler.fleet import LoadedRunner
 from localllm.scheduler.policy import decide
+from localllm.scheduler.running import Fleet, Lease, Runner, RunningModel
 from localllm.scheduler.state import (
     Action,
     Counts,
+    Demand,
+    DeviceBytes,
     Event,
     GraceEnded,
     Grant,
@@ -36,9 +39,9 @@ from localllm.scheduler.state import (
     Limits,
     LoadFailed,
     LoadId,
+    LoadPlanned,
     LoadSucceeded,
     ModelKey,
-    Phase,
     QueuePlace,
     Refuse,
     Requested,
@@ -50,6 +53,7 @@ from localllm.scheduler.state import (
     StartLoad,
     State,
     StopRunner,
+    Surveyed,
     Ticket,
     TicketId,
     UnloadRequested,
@@ -69,23 +73,6 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
-class Fleet(Protocol):
-    """What starts runners; scheduler/fleet has the real one."""
-
-    async def start(self, model: Model, on_progress: Callable[[float], None]) -> LoadedRunner: ...
-    async def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A runner to use until the lease ends. The seconds are what this request waited: for a load, and for its turn."""
-
-    runner: RunnerHandle
-    loaded: Loaded
-    load_seconds: float
-    queue_seconds: float
-
-
 class Turn(contextlib.AbstractAsyncContextManager[Lease]):
     """One request's way to a runner: entering it waits in the queue, leaving it gives the place back. Use it once."""
 
@@ -97,7 +84,8 @@ class Turn(contextlib.AbstractAsyncContextManager[Lease]):
         self._ticket: Ticket | None = None
 
     async def __aenter__(self) -> Lease:
-        self._ticket = self._scheduler._new_ticket(self._model, self._keep_alive_seconds, self._who)
+        ticket = self._scheduler._new_ticket(self._model, self._keep_alive_seconds, self._who)
+        self._ticket = replace(ticket, demand=await self._scheduler._demand(self._model))
         self._lease = self._scheduler._lease(self._model, self._ticket)
         return await self._lease.__aenter__()
 
@@ -111,33 +99,6 @@ class Turn(contextlib.AbstractAsyncContextManager[Lease]):
         return self._scheduler._place_of(self._ticket) if self._ticket is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class RunningModel:
-    """A model that takes up room. `expires_at` None is never; `progress` is the share of the weights that is loaded."""
-
-    model: Model
-    loaded: Loaded | None
-    state: Phase
-    active: int
-    waiting: int
-    expires_at: datetime | None
-    progress: float = 0.0
-
-
-@dataclass(slots=True)
-class _Runner:
-    """What belongs to one load, beside the policy's slot."""
-
-    model: Model
-    started_at: float
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    load_task: asyncio.Task[LoadedRunner] | None = None
-    stop_task: asyncio.Task[None] | None = None
-    ready: LoadedRunner | None = None
-    ready_at: float = math.inf
-    progress: float = 0.0
-
-
 class Scheduler:
     """Leases runners of models. `start` before the first lease, `shutdown` at the end."""
 
@@ -148,8 +109,9 @@ class Scheduler:
         self._state = State(limits)
         self._ticket_ids = itertools.count(1)
         self._models: dict[ModelKey, Model] = {}
-        self._runners: dict[LoadId, _Runner] = {}
-        self._waiters: dict[TicketId, asyncio.Future[_Runner]] = {}
+        self._demands: dict[ModelKey, Demand] = {}
+        self._runners: dict[LoadId, Runner] = {}
+        self._waiters: dict[TicketId, asyncio.Future[Runner]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -178,6 +140,26 @@ class Scheduler:
             client=who.client,
             priority=who.priority,
         )
+
+    async def _demand(self, model: Model) -> Demand:
+        """What the model needs to load. The machine is looked at unless the model is loaded, and was looked at then."""
+        key = ModelKey(model.key)
+        if key in self._demands and (self._state.slot(key) is not None or self._state.is_shutting_down):
+            return self._demands[key]
+        survey = await self._fleet.survey(model, self._held())
+        self._demands[key] = survey.demand
+        if all(slot.phase == "ready" for slot in self._state.slots) and survey.capacity:
+            # While a model comes or goes, what is free belongs half to it: the last look counts.
+            self._post(Surveyed(survey.capacity))
+        return survey.demand
+
+    def _held(self) -> DeviceBytes:
+        """What the loaded models hold of the machine's memory."""
+        held: Counter[str] = Counter()
+        for runner in self._runners.values():
+            if runner.ready is not None:
+                held.update(runner.ready.held)
+        return held
 
     def _place_of(self, ticket: Ticket) -> QueuePlace | None:
         places = queue_places(self._state, ticket.key, self._now())
@@ -253,6 +235,7 @@ class Scheduler:
             waiting=len(self._state.waiting_for(slot.key)),
             expires_at=None if never else datetime.now(UTC) + timedelta(seconds=max(0.0, left)),
             progress=1.0 if runner.ready else runner.progress,
+            plan=runner.ready.plan if runner.ready else None,
         )
 
     def _post(self, event: Event) -> None:
@@ -272,8 +255,8 @@ class Scheduler:
 
     def _perform(self, action: Action) -> None:
         match action:
-            case StartLoad(key, load_id):
-                self._start_load(key, load_id)
+            case StartLoad(key, load_id, budget):
+                self._start_load(key, load_id, budget)
             case StopRunner(key, load_id):
                 self._stop_runner(key, load_id)
             case Grant(ticket_id, _, load_id):
@@ -293,14 +276,17 @@ class Scheduler:
         seconds = min(max(0.0, when - self._now()), LONGEST_SLEEP_SECONDS)  # waking too early only asks again
         self._timer = self._loop.call_later(seconds, self._post, Woke())
 
-    def _start_load(self, key: ModelKey, load_id: LoadId) -> None:
-        runner = self._runners[load_id] = _Runner(self._models[key], self._now())
+    def _start_load(self, key: ModelKey, load_id: LoadId, budget: DeviceBytes | None) -> None:
+        runner = self._runners[load_id] = Runner(self._models[key], self._now())
 
         def on_progress(fraction: float) -> None:
             runner.progress = fraction
 
+        def on_planned(taken: DeviceBytes) -> None:
+            self._post(LoadPlanned(key, load_id, taken))
+
         log.info("%s: loading", runner.model.name)
-        runner.load_task = self._spawn(self._fleet.start(runner.model, on_progress))
+        runner.load_task = self._spawn(self._fleet.start(runner.model, budget, on_planned, on_progress))
         runner.load_task.add_done_callback(lambda task: self._load_ended(key, load_id, task))
 
     def _load_ended(self, key: ModelKey, load_id: LoadId, task: asyncio.Task[LoadedRunner]) -> None:
@@ -319,7 +305,7 @@ class Scheduler:
         log.info(
             "%s: %d cells (%s: %s)", runner.model.name, loaded.pool_tokens, loaded.kv_layout, loaded.kv_layout_reason
         )
-        self._post(LoadSucceeded(key, load_id, loaded.parallel))
+        self._post(LoadSucceeded(key, load_id, loaded.parallel, runner.ready.taken or None))
         runner.ready.handle.watch(
             lambda: self._post(RunnerDoomed(key, load_id)),
             lambda: self._gone(key, load_id),

@@ -28,12 +28,17 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from localllm.config import Address, Settings
 from localllm.errors import ShuttingDownError
+from localllm.gguf import Header
 from localllm.logs import set_up_logging
-from localllm.placement.devices import host
+from localllm.placement.budgets import machine_of
+from localllm.placement.devices import Machine, host
+from localllm.placement.learned import FILE as LEARNED_FILE
+from localllm.placement.learned import Learned
 from localllm.pulling import Pulled
 from localllm.runner.preflight import Preflight, look_at_machine
 from localllm.scheduler.fleet import RunnerFleet
 from localllm.scheduler.loop import Scheduler
+from localllm.scheduler.planner import Planner
 from localllm.scheduler.state import Limits
 from localllm.server.access import rules_from
 from localllm.server.activity import Activity
@@ -43,6 +48,7 @@ from localllm.server.listener import bound_address, is_exposed, open_listener
 from localllm.server.pulls import Pulls
 from localllm.server.services import Clock, ModelScheduler, Services
 from localllm.store.bundled import bundled_dir, probe_model
+from localllm.store.model import Model
 from localllm.store.store import Store
 from localllm.tls import server_context
 from localllm.version import __version__
@@ -70,11 +76,13 @@ async def _serve(
     settings: Settings, listener: socket.socket, idle_exit: bool, on_ready: Callable[[Address], None]
 ) -> None:
     activity = Activity(time.monotonic)
-    scheduler = _build_scheduler(settings)
-    scheduler.start()
     end = _End(asyncio.get_running_loop())
     with ThreadPoolExecutor(1, "store") as store_thread, end.on_signals():
-        services = _build_services(settings, scheduler, store_thread, activity)
+        store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
+        planner = _build_planner(settings, store, store_thread)
+        scheduler = _build_scheduler(settings, planner)
+        scheduler.start()
+        services = _build_services(settings, store, scheduler, store_thread, activity)
         rules = rules_from(settings, socket.gethostname(), is_exposed=is_exposed(listener))
         server = _Server(server_config(build_app(services, rules), settings))
         serving = asyncio.create_task(server.serve([listener]))
@@ -92,19 +100,31 @@ async def _serve(
     logger.info("localllm has ended")
 
 
-def _build_scheduler(settings: Settings) -> Scheduler:
+def _build_planner(settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> Planner:
+    async def look_at_machine() -> Machine:
+        return machine_of(host())
+
+    async def read_header(model: Model) -> Header:
+        return await asyncio.get_running_loop().run_in_executor(store_thread, store.header, model)
+
+    return Planner(settings, look_at_machine, read_header, Learned(settings.state_dir / LEARNED_FILE))
+
+
+def _build_scheduler(settings: Settings, planner: Planner) -> Scheduler:
     # Runners get the daemon's environment: the engine reads CUDA_VISIBLE_DEVICES and its like from there.
     environment = dict(os.environ)
     preflight = Preflight(look_at_machine(), settings.state_dir, probe_model(), environment)
     limits = Limits(settings.max_loaded_models, settings.max_queue, settings.keep_alive_seconds)
-    return Scheduler(limits, RunnerFleet(settings, environment, preflight, host))
+    return Scheduler(limits, RunnerFleet(settings, environment, preflight, planner))
 
 
 def _build_services(
-    settings: Settings, scheduler: ModelScheduler, store_thread: ThreadPoolExecutor, activity: Activity
+    settings: Settings,
+    store: Store,
+    scheduler: ModelScheduler,
+    store_thread: ThreadPoolExecutor,
+    activity: Activity,
 ) -> Services:
-    store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
-
     async def register(name: str, pulled: Pulled) -> None:
         await asyncio.get_running_loop().run_in_executor(store_thread, store.register_pulled, name, pulled)
 

@@ -19,9 +19,12 @@ from stand_in_runner import stand_in_command
 
 from localllm.config import load_settings
 from localllm.generation import Options
-from localllm.placement.devices import Host
+from localllm.placement.budgets import machine_of
+from localllm.placement.devices import Host, Machine
+from localllm.placement.learned import Learned
 from localllm.scheduler.fleet import RunnerFleet
 from localllm.scheduler.loop import Scheduler
+from localllm.scheduler.planner import Planner, no_header
 from localllm.scheduler.state import Limits
 from localllm.store.model import Facts, Model
 
@@ -57,13 +60,17 @@ def stand_in_model(name: str) -> Model:
 
 
 def stand_in_runner_fleet(folder: Path, **settings: float) -> RunnerFleet:
-    """The real fleet, whose children are stand-ins. `settings` replace fields of Settings."""
+    """The real fleet, whose children are stand-ins, of models without a file. `settings` replace fields of Settings."""
     chosen = replace(load_settings({"LOCALLLM_HOME": str(folder), "LOCALLLM_NUM_PARALLEL": "2"}), **settings)
+
+    async def look_at_machine() -> Machine:
+        return machine_of(Host(2, 8 * 2**30, 4 * 2**30))
+
     return RunnerFleet(
         chosen,
         os.environ,
         WorkingEngine(),
-        lambda: Host(2, 8 * 2**30, 4 * 2**30),
+        Planner(chosen, look_at_machine, no_header, Learned()),
         command_for=lambda model: stand_in_command(model.file.stem.partition("-")[0]),
     )
 

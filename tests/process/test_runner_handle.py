@@ -23,11 +23,13 @@ from localllm.errors import (
     ShuttingDownError,
 )
 from localllm.generation import ContentDelta, Failed, Finished, GenerationRequest, Usage, error_from, failed_from
+from localllm.placement.layout import Layout
+from localllm.placement.shape import ContextShape
 from localllm.runner import protocol
 from localllm.runner.handle import Deadlines, RunnerHandle
 from localllm.runner.process import start_process
 
-LOAD = protocol.Load("/models/x.gguf", 2, 0, 2**20, 512, 2, -1, True, True)
+LOAD = protocol.Load("/models/x.gguf", Layout(), ContextShape(0, 2), parallel=2, threads=2)
 DIED = "the next request starts a new one"
 
 

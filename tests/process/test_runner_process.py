@@ -18,6 +18,8 @@ from stand_in_runner import stand_in_command
 
 from localllm.errors import LoadError
 from localllm.generation import GenerationRequest
+from localllm.placement.layout import Layout
+from localllm.placement.shape import ContextShape
 from localllm.runner import protocol
 from localllm.runner.death import Death, death_from, died_while
 from localllm.runner.process import RunnerProcess, start_process
@@ -46,7 +48,7 @@ def collect(process: RunnerProcess) -> asyncio.Queue:
     return messages
 
 
-LOAD = protocol.Load("/models/x.gguf", 2, 0, 2**20, 512, 2, -1, True, True)
+LOAD = protocol.Load("/models/x.gguf", Layout(), ContextShape(0, 2), parallel=2, threads=2)
 
 
 def run(coroutine) -> None:

@@ -18,7 +18,8 @@ from stand_in_fleet import stand_in_model, stand_in_scheduler
 from localllm.errors import LoadError, ModelFileError, QueueFullError, ShuttingDownError
 from localllm.generation import ContentDelta, Failed, Finished, GenerationRequest, Usage
 from localllm.scheduler.loop import Scheduler
-from localllm.scheduler.state import Limits
+from localllm.scheduler.planner import Survey
+from localllm.scheduler.state import Demand, Limits
 
 ANSWERS = stand_in_model("answers")
 WAITS = stand_in_model("waits")
@@ -306,7 +307,10 @@ def test_a_shutdown_ends_what_still_runs_after_the_grace_with_a_clear_error(tmp_
 
 def test_a_fault_in_starting_a_runner_is_an_error_for_who_waits_and_not_a_hang(tmp_path):
     class BrokenFleet:
-        async def start(self, model, on_progress):
+        async def survey(self, model, held):
+            return Survey(Demand(), {})
+
+        async def start(self, model, budget, on_planned, on_progress):
             raise KeyError("a bug")
 
         async def close(self) -> None:

@@ -1,0 +1,129 @@
+"""Plans loads: looks at the machine, reads headers, remembers what was learnt. Decides nothing that plan.py does not.
+
+survey(model)   what the model needs to run as fast as it can here, and what all models together may take
+plan(model)     how it will lie, within a budget
+learn(…)        what a load took beyond its plan; the next plans count on it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+from localllm.config import Settings
+from localllm.gguf import Header
+from localllm.placement.arrange import CPU
+from localllm.placement.budgets import budgets_of, room_of
+from localllm.placement.choose import Room
+from localllm.placement.demand import demands
+from localllm.placement.devices import Machine
+from localllm.placement.estimate import Estimate, estimate
+from localllm.placement.learned import Learned
+from localllm.placement.plan import Plan, plan, plan_unseen
+from localllm.placement.wishes import Wishes, wishes_from
+from localllm.scheduler.state import NO_DEMAND, Demand, DeviceBytes
+from localllm.store.model import Model
+
+LOAD_BYTES_PER_SECOND = 1e9  # about what a disk, or its cache, gives: only compared with itself
+
+log = logging.getLogger(__name__)
+
+LookAtMachine = Callable[[], Awaitable[Machine]]
+ReadHeader = Callable[[Model], Awaitable[Header | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a model demands, and what the machine has for all models together."""
+
+    demand: Demand
+    capacity: DeviceBytes
+
+
+async def no_header(model: Model) -> Header | None:
+    """For models that are no files, in tests."""
+    return None
+
+
+class Planner:
+    """One per fleet. `without_gpu` says why a GPU that is there cannot be used."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        look_at_machine: LookAtMachine,
+        read_header: ReadHeader,
+        learned: Learned,
+        without_gpu: Callable[[Machine], str] = lambda machine: "",
+    ) -> None:
+        self._settings = settings
+        self._look_at_machine = look_at_machine
+        self._read_header = read_header
+        self._learned = learned
+        self._without_gpu = without_gpu
+        self._estimates: dict[str, Estimate] = {}
+
+    async def survey(self, model: Model, held: DeviceBytes) -> Survey:
+        """Look at the machine, on which models that are loaded hold `held`. Raises DoesNotFitError for a model that
+        nothing here would hold, were it alone."""
+        estimated = await self._estimate(model)
+        if estimated is None:
+            return Survey(NO_DEMAND, {})
+        machine, wishes = await self._look_at_machine(), self._wishes(model)
+        capacity = budgets_of(machine, wishes)
+        if not machine.is_replaced:
+            capacity = {device: free + held.get(device, 0) for device, free in capacity.items()}
+        choices = demands(estimated, self._room(machine, wishes, capacity), wishes)
+        return Survey(Demand(choices, estimated.weight_bytes / LOAD_BYTES_PER_SECOND), capacity)
+
+    async def plan(
+        self,
+        model: Model,
+        budget: DeviceBytes | None,
+        *,
+        use_extra_buffers: bool,
+        short: Mapping[str, int] | None = None,
+    ) -> Plan:
+        """How the model will lie within `budget`, or within what is free now; on each device less what was `short`."""
+        machine, estimated = await self._look_at_machine(), await self._estimate(model)
+        wishes = replace(self._wishes(model), use_extra_buffers=use_extra_buffers)
+        if estimated is None:
+            return plan_unseen(machine.host, wishes, model.size_bytes)
+        budgets = dict(budgets_of(machine, wishes) if budget is None else budget)
+        for device, missing in (short or {}).items():
+            budgets[device] = max(0, budgets.get(device, 0) - missing)
+        return plan(estimated, self._room(machine, wishes, budgets), wishes)
+
+    async def learn(self, made: Plan, measured: Mapping[str, int]) -> None:
+        """Remember by how much a load took more, or less, than its plan said."""
+        for share in made.shares:
+            if share.device in measured and share.total:
+                self._learned.note(share.device, share.total - share.overhead, measured[share.device])
+
+    def _wishes(self, model: Model) -> Wishes:
+        return wishes_from(self._settings, model.options, model.load, embeds="embedding" in model.capabilities)
+
+    def _room(self, machine: Machine, wishes: Wishes, budgets: DeviceBytes) -> Room:
+        return room_of(machine, wishes, budgets, self._learned.overheads(), self._without_gpu(machine))
+
+    async def _estimate(self, model: Model) -> Estimate | None:
+        known = self._estimates.get(model.key)
+        if known is None:
+            header = await self._read_header(model)
+            if header is None:
+                return None
+            known = self._estimates[model.key] = estimate(header)
+        return known
+
+
+def free_of_pages(made: Plan) -> dict[str, int]:
+    """Of what a plan takes, what the machine's own figure of free memory lacks once it is loaded.
+
+    Weights that are mapped from a file are pages that the system gives back when somebody needs them.
+    """
+    taken = made.bytes_by_device()
+    host = next((share for share in made.shares if share.device == CPU), None)
+    if host is not None and made.layout.use_mmap:
+        taken[CPU] = host.total - host.weights
+    return taken
