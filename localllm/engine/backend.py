@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from localllm.generation import Options, ResponseFormat, Sampling
 from localllm.placement.cell_layout import CellLayout, MemoryKind
-
 from localllm.placement.layout import BufferBytes
+
 DecodeStatus = Literal["done", "no_room", "interrupted"]
 State = bytes | memoryview  # saved memory of a sequence; only the backend that made it can read it
 NO_BOUND = 2**31 - 1
@@ -98,8 +98,8 @@ class BackendFacts:
     weight_bytes: int = 0
     kv_bytes: int = 0
     gpu_bytes: int = 0
-    layers: int = 0
     buffers: tuple[BufferBytes, ...] = ()
+    layers: int = 0
     gpu_layers: int = 0
     chat_template: str | None = None
     bos_text: str = ""

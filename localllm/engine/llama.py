@@ -32,20 +32,20 @@ from localllm.engine.backend import (
 )
 from localllm.engine.grammar import ConstrainedSampler, new_matcher
 from localllm.engine.layout import changed
+from localllm.engine.llama_breakdown import breakdown
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
 from localllm.engine.llama_model import LlamaModel
-from localllm.engine.llama_breakdown import breakdown
+from localllm.engine.llama_parameters import context_parameters
 from localllm.engine.llama_rows import Rows
 from localllm.engine.llama_samplers import Samplers
-from localllm.engine.llama_parameters import context_parameters
 from localllm.engine.memory import needs_checkpoints
 from localllm.errors import InvalidOptionError
 from localllm.generation import Options, ResponseFormat, Sampling, merge_options, parse_options
 from localllm.placement.cell_layout import LayoutChoice, WantedLayout, choose_layout
-
-logger = logging.getLogger(__name__)
 from localllm.placement.layout import Layout
 from localllm.placement.shape import ContextShape
+
+logger = logging.getLogger(__name__)
 
 MINIMUM_POOL_TOKENS = 4096
 OUTPUTS_PER_SEQUENCE = 9  # the next token and as many guesses as speculation makes
@@ -90,8 +90,6 @@ class LlamaConfig:
     use_extra_buffers: bool = True
     use_mmap: bool = True
     layout: WantedLayout = "auto"
-
-
     weights: Layout | None = None
     cells: LayoutChoice | None = None
     k_type: str = "f16"
@@ -101,6 +99,8 @@ class LlamaConfig:
     @property
     def placement(self) -> Layout:
         return self.weights or Layout(self.gpu_layers, use_mmap=self.use_mmap, use_extra_buffers=self.use_extra_buffers)
+
+
 class LlamaBackend:
     """One model in llama.cpp and its pool of KV cells. Raises ModelLoadError when it cannot be loaded."""
 
@@ -127,9 +127,9 @@ class LlamaBackend:
         self._samplers = Samplers(self)
 
     def _choose_layout(self, config: LlamaConfig) -> LayoutChoice:
-        return choose_layout(
         if config.cells is not None:
             return config.cells
+        return choose_layout(
             config.layout,
             memory_kind(self._handle),
             config.max_sequences,
@@ -163,7 +163,6 @@ class LlamaBackend:
             raise ModelLoadError("only decoder models can generate text")
         return int(context)
 
-    def _pool_tokens(self, config: LlamaConfig) -> int:
     def _shape(self, config: LlamaConfig) -> ContextShape:
         return ContextShape(
             cells=self._pool_tokens(config),
@@ -178,6 +177,7 @@ class LlamaBackend:
             flash_attention=config.flash_attention,
         )
 
+    def _pool_tokens(self, config: LlamaConfig) -> int:
         if config.pool_tokens:
             return -(-config.pool_tokens // POOL_STEP_TOKENS) * POOL_STEP_TOKENS
         wanted = self._model.trained_context_tokens * config.max_sequences
@@ -206,8 +206,8 @@ class LlamaBackend:
             weight_bytes=native.llama_model_size(self._handle),
             kv_bytes=sizes.kv_bytes,
             gpu_bytes=sizes.gpu_bytes,
-            layers=native.llama_model_n_layer(self._handle),
             buffers=breakdown(self.context) or (),
+            layers=native.llama_model_n_layer(self._handle),
             gpu_layers=sizes.gpu_layers if self._gpu_weight_bytes else 0,
             chat_template=template.decode("utf-8", "replace") if template else None,
             bos_text=self._special_text(native.llama_vocab_bos(self._vocabulary)),
