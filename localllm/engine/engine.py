@@ -23,6 +23,7 @@ from localllm.engine.backend import Backend, BackendFacts, EngineError
 from localllm.engine.batch import Load, plan_batch
 from localllm.engine.decoding import Work, batches, build_batch, sample
 from localllm.engine.logprobs import LogprobRecorder
+from localllm.engine.memory import takes_back
 from localllm.engine.pace import Pace
 from localllm.engine.policy import EnginePolicy
 from localllm.engine.pool import Pool
@@ -178,7 +179,7 @@ class Engine:
             return works
         (work,) = works
         sequence = work.sequence
-        if work.count != 1 or not work.is_last_chunk or self._facts.memory.kind != "attention":
+        if work.count != 1 or not work.is_last_chunk or not takes_back(self._facts.memory):
             return works
         lookup = self._lookups.setdefault(sequence.request.id, PromptLookup(self._facts.outputs_per_sequence - 1))
         new_tokens = sequence.request.max_new_tokens
@@ -300,7 +301,7 @@ class Engine:
             lookup.observe(drafted, accepted, seconds)
         if drafted > accepted:
             assert sequence.resident is not None
-            self._pool.rewind(sequence.resident, sequence.computed - drafted + accepted)
+            self._pool.take_back(sequence.resident, sequence.computed - drafted + accepted)
         sequence.drafted_tokens += drafted
         sequence.accepted_tokens += accepted
         self._counts["drafted"] += drafted
@@ -363,7 +364,7 @@ class Engine:
             text += sequence.detokenizer.flush().text
         resident = sequence.resident
         if resident is not None and resident.computed > len(sequence.tokens):  # guesses behind a stop string
-            self._pool.rewind(resident, len(sequence.tokens))
+            self._pool.take_back(resident, len(sequence.tokens))
         stats = sequence.stats(self._clock())
         self._remove(sequence)
         is_all = stop_text is None

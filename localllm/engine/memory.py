@@ -39,6 +39,14 @@ def usable(
     return Usable(length, checkpoints[length]) if length else Usable()
 
 
+def takes_back(traits: MemoryTraits) -> bool:
+    """Whether a few tokens just computed can be taken out again, as wrong guesses must be.
+
+    A window has let go of what they pushed out of it only when it holds hardly more than it looks back.
+    """
+    return traits.kind != "recurrent"
+
+
 def copies_whole(traits: MemoryTraits) -> bool:
     """Whether a slot can only be copied whole, and is then rewound."""
     return traits.kind != "attention"

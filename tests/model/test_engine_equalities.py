@@ -36,7 +36,8 @@ CHILD_SECONDS = 110
 LAYOUTS = ("unified", "streams")
 # The first two have every cell in all layers, and every scenario; the rest differs in what their memory is made of.
 MODELS = ("guide", "llama-tiny", "qwen3-tiny", "qwen3moe-tiny", "gemma3-tiny", "qwen35-tiny", "mamba-tiny")
-GUESSING = ("guide", "llama-tiny")  # only a memory that can forget any token lets guesses be checked
+# A recurrent memory cannot take a token back.
+GUESSING = ("guide", "llama-tiny", "gemma3-tiny")
 POOL_TOKENS = {"unified": 4096, "streams": SEQUENCES * 512}
 WHOLE_WINDOW_TOKENS = 16_384  # in one pool, windowed layers share cells only if they keep all of them
 

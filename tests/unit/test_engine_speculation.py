@@ -165,9 +165,41 @@ def test_nothing_is_guessed_while_somebody_waits():
     assert 0 == engine.stats().drafted_tokens
 
 
-@pytest.mark.parametrize("kind", ["recurrent", "window"])
-def test_nothing_is_guessed_where_a_guess_could_not_be_taken_back(kind):
-    engine, _ = new_engine(memory=MemoryTraits(kind=kind, window_tokens=8))
+def test_nothing_is_guessed_where_a_guess_could_not_be_taken_back():
+    engine, _ = new_engine(memory=MemoryTraits(kind="recurrent"))
     engine.add(request(1, PROMPT))
     assert {1: ANSWER} == run(engine)[0]
     assert 0 == engine.stats().drafted_tokens
+
+
+def test_a_window_takes_wrong_guesses_back():
+    engine, backend = new_engine(memory=MemoryTraits(kind="window", window_tokens=16))
+    answer = "one two three, one two four, one two five, one two three, one two six"
+    engine.add(request(1, f"echo:{answer}\n"))
+    texts, finishes = run(engine)
+    stats = finishes[1].stats
+    assert {1: answer} == texts
+    assert 0 < stats.accepted_tokens < stats.drafted_tokens
+    wrong = stats.drafted_tokens - stats.accepted_tokens
+    assert stats.prompt_tokens + stats.completion_tokens - 1 + wrong == backend.computed_rows
+
+
+class ForgetfulBackend(RecordingBackend):
+    """A window that holds what it looks back and no token more, so that nothing can be taken back."""
+
+    def lowest_position(self, slot):
+        return max(0, len(self.cells[slot]) - self.facts.memory.window_tokens)
+
+
+def test_a_window_that_cannot_take_a_wrong_guess_back_computes_again():
+    backend = ForgetfulBackend(memory=MemoryTraits(kind="window", window_tokens=16))
+    engine = Engine(backend, lambda: 0.0, EnginePolicy())
+    answer = "one two three, one two four, one two five, one two three, one two six"
+    engine.add(request(1, f"echo:{answer}\n"))
+    texts, finishes = run(engine)
+    assert {1: answer} == texts
+    stats = finishes[1].stats
+    wrong = stats.drafted_tokens - stats.accepted_tokens
+    assert 0 < wrong
+    assert stats.prompt_tokens + stats.completion_tokens - 1 + wrong < backend.computed_rows
+    assert_nothing_leaks(engine, backend)
