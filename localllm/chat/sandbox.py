@@ -35,7 +35,7 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -206,6 +206,22 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if characters > MAX_OUTPUT_CHARACTERS or self.produced_characters > MAX_PRODUCED_CHARACTERS:
             raise SecurityError(_TOO_LONG)
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """jinja2's own, which asks for every attribute what these kinds of values never are: dangerous, or changed."""
+        kind = type(obj)
+        if kind is dict and attribute not in _DICT_ATTRIBUTES:
+            try:
+                return obj[attribute]
+            except KeyError:
+                return self.undefined(obj=obj, name=attribute)
+        is_plain = (kind is str and attribute in _STR_METHODS) or kind is Namespace or kind is LoopContext
+        if is_plain and not attribute.startswith("_"):
+            try:
+                return getattr(obj, attribute)
+            except AttributeError:
+                return self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         # jinja2 hands out an undefined value that only complains when it is used, and prints as nothing.
         raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is not allowed")
@@ -272,6 +288,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return bounded
 
 
+_DICT_ATTRIBUTES = frozenset(dir(dict))
+# Without format and format_map, which jinja2 gives out in a form that keeps to the sandbox.
+_STR_METHODS = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
 # What a template may do to a list, and by which method of the sandbox.
 _LIST_METHODS = {"append": "append_to", "pop": "pop_from"}
 # Methods that make long values or bytes, and that no honest template needs.

@@ -232,12 +232,29 @@ def test_a_fault_in_a_template_is_a_template_error(source):
         "{{ cycler.__init__.__globals__.os }}",
         "{{ self._TemplateReference__context }}",
         "{{ namespace.__init__ }}",
+        "{% set n = namespace(a=1) %}{{ n.__class__ }}",
+        "{% set n = namespace(a=1) %}{{ n._Namespace__attrs.a.__class__.x }}",
+        "{% for m in messages %}{{ loop._iterable }}{% endfor %}",
+        "{% for m in messages %}{{ loop.__class__.__init__.__globals__ }}{% endfor %}",
+        "{{ messages[0].__class__ }}",
+        "{{ messages[0].setdefault('x', 1) }}",
+        "{{ ''.encode().x }}",
         "{% macro m() %}{% endmacro %}{{ m.__call__ }}",
     ],
 )
 def test_a_walk_through_attributes_is_refused(source):
     with pytest.raises(TemplateError):
         rendered(source)
+
+
+def test_attributes_are_looked_up_as_jinja_does():
+    source = (
+        "{% set n = namespace(a=1) %}{{ n.a }}{{ n.b }}{{ n.b is defined }}{{ messages[0].items is callable }}"
+        "{{ messages[0].role }}{{ messages[0].nothing is defined }}{{ 'a-b'.split('-')[1] }}{{ 'x'.nothing is defined }}"
+        "{% for m in messages %}{{ loop.index }}{{ loop.first }}{{ loop.nothing is defined }}{% endfor %}"
+        "{{ {'keys': 1}.keys is callable }}"
+    )
+    assert "1FalseTrueuserFalsebFalse1TrueFalseTrue" == rendered(source)
 
 
 DOUBLING = (
