@@ -91,9 +91,9 @@ def encode_text(pieces: Sequence[bytes]) -> bytes:
     return to_json({"content": b"".join(pieces).decode("utf-8", "replace")})
 
 
-def encode_prompt(prompt: str) -> bytes:
-    """What a template made of a conversation."""
-    return to_json({"prompt": prompt})
+def encode_prompt(prompt: str, tokens: Sequence[int]) -> bytes:
+    """What a template made of a conversation, and the ids of its tokens, which llama-server does not tell."""
+    return to_json({"prompt": prompt, "tokens": list(tokens)})
 
 
 def encode_embedding(parts: Sequence[Embeddings]) -> bytes:

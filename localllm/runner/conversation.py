@@ -99,7 +99,11 @@ class Conversations:
 
     def render(self, request: GenerationRequest) -> tuple[str, list[int]]:
         """The prompt text the model would see, and its tokens."""
-        prompt = request.prompt or "" if request.raw else self._render(_messages(request), request)
+        if request.fill_in is not None or request.prompt_tokens is not None:
+            infill = request.fill_in and self._infill(request, request.fill_in)
+            tokens = infill.tokens if infill else self._plain_tokens(request)
+            return b"".join(self.detokenize(tokens)).decode("utf-8", "replace"), tokens
+        prompt = request.prompt or "" if request.raw else self._render(self._fit(request)[0], request)
         return prompt, self._tokenize_prompt(prompt)
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:

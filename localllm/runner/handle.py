@@ -166,10 +166,10 @@ class RunnerHandle:
         """The tokens that a request's prompt becomes. Raises TemplateError or RunnerError."""
         return (await self._ask(protocol.Render(next(self._ids), request), protocol.Rendered)).tokens
 
-    async def render(self, request: GenerationRequest) -> str:
-        """The prompt the model's template makes of a request. Raises TemplateError or RunnerError."""
-        question = protocol.Render(next(self._ids), request)
-        return (await self._ask(question, protocol.Rendered)).prompt
+    async def prompt(self, request: GenerationRequest) -> tuple[str, tuple[int, ...]]:
+        """The prompt that a request becomes, as text and as tokens. Raises TemplateError or RunnerError."""
+        rendered = await self._ask(protocol.Render(next(self._ids), request), protocol.Rendered)
+        return rendered.prompt, rendered.tokens
 
     async def stats(self) -> protocol.Stats:
         """What the engine holds now. Raises RunnerError."""

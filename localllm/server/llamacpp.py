@@ -67,11 +67,11 @@ async def detokenize(services: Services, request: Request) -> Response:
 
 
 async def apply_template(services: Services, request: Request) -> Response:
-    """POST /apply-template: what the model's own template makes of a conversation."""
+    """POST /apply-template: what the model's own template makes of a conversation, and the tokens of that."""
     decoded = decode_chat(await request.body(), needs_model=False)
     _, decoded = await _with_model(services, decoded)
-    prompt = await ask_about(services, request, decoded, lambda runner, asked: runner.render(asked))
-    return _json(llamacpp_tokens.encode_prompt(prompt), decoded.ignored)
+    prompt, tokens = await ask_about(services, request, decoded, lambda runner, asked: runner.prompt(asked))
+    return _json(llamacpp_tokens.encode_prompt(prompt, tokens), decoded.ignored)
 
 
 async def embedding(services: Services, request: Request) -> Response:

@@ -211,11 +211,13 @@ class FakeRunner:
             raise BadRequestError(f"there is no token {max(tokens)}: the model's are 0 to {BOS}")
         return tuple(b"<s>" if token == BOS else bytes([token]) for token in tokens)
 
-    async def render(self, request: GenerationRequest) -> str:
-        return "".join(f"<{message.role}>{message.content}" for message in request.messages or ())
+    async def prompt(self, request: GenerationRequest) -> tuple[str, tuple[int, ...]]:
+        text = "".join(f"<{message.role}>{message.content}" for message in request.messages or ())
+        text = text or request.prompt or ""
+        return text, await self.tokenize(text, add_special=True)
 
     async def prompt_tokens(self, request: GenerationRequest) -> tuple[int, ...]:
-        return await self.tokenize(await self.render(request), add_special=True)
+        return (await self.prompt(request))[1]
 
     async def _events(self, word: str, rest: str) -> AsyncIterator[Event]:
         if word == "silent":

@@ -93,7 +93,8 @@ def test_texts_become_tokens_and_tokens_texts(one_model):
 
 def test_a_conversation_becomes_the_prompt_that_the_model_would_get(one_model):
     answer = post(one_model, "/apply-template", messages=[{"role": "user", "content": "hi"}])
-    assert {"prompt": "<system>Be brief.<user>before<assistant>yes<user>hi"} == answer.json()
+    prompt = "<system>Be brief.<user>before<assistant>yes<user>hi"
+    assert {"prompt": prompt, "tokens": [256, *prompt.encode()]} == answer.json()
 
 
 @pytest.mark.parametrize("path", ["/embedding", "/embeddings"])

@@ -76,7 +76,7 @@ def test_questions_are_answered_or_refused_by_the_runner():
     async def talk() -> None:
         async with runner("answers") as handle:
             assert (104, 105) == await handle.tokenize("hi")
-            assert "hello" == await handle.render(ask("hello"))
+            assert ("hello", tuple(b"hello")) == await handle.prompt(ask("hello"))
             assert tuple(b"hello") == await handle.prompt_tokens(ask("hello"))
             assert (b"h", b"i") == await handle.detokenize((104, 105))
             assert 4096 == (await handle.stats()).pool_tokens
