@@ -2,11 +2,15 @@
 
 Decode rows come first, so that running streams keep flowing. What is left of the step goes to prompts:
 
-    priority class  >  the client that was given least  >  the shortest rest, less what it has waited
+    priority class  >  the client that was given least  >  the shortest rest, less what it has waited  >  who came first
+
+Rests of the same order of magnitude are equal: who came first is then done first, and a step goes to few prompts. Parts
+of several in one step cost more than one large part (llama.cpp cuts a batch where streams have unlike numbers of rows).
 
 A prompt that arrived while streams were flowing is `late`: it shares the smaller budget that keeps those streams near
 their pace (see `pace`). A prompt that was there before them owes them nothing, so a burst of requests is computed in
-full batches. An eighth of each budget goes to the prompt that has waited longest, whatever its class: nobody starves.
+full batches. In one step of eight the prompt that has waited longest is served first, whatever its class: nobody
+starves.
 
 When the pool cannot hold even the decode rows, the newest sequence of the lowest class gives its cells back and goes on
 later: a running request is slowed, never failed. The oldest of the highest class always goes on, so everything ends.
@@ -17,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RESERVED_PART = 8  # one in so many tokens is for the prompt that waited longest
+OLDEST_FIRST_EVERY = 8  # steps with prompts
 CLIENT_GRAIN_TOKENS = 1024.0  # clients within this are equal: else two prompts would take turns every step
 TOKENS_PER_WAITED_SECOND = 200.0  # a long prompt catches up with fresh short ones
 SECONDS_PER_CLASS = 20.0  # after so long a waiting request counts as of the next better class
@@ -69,21 +73,25 @@ def service_order(claims: Sequence[Claim], remaining_tokens: Sequence[int]) -> l
     def key(index: int) -> tuple[int, int, float, int]:
         claim = claims[index]
         rank = claim.priority - int(claim.waited_seconds / SECONDS_PER_CLASS)
-        rest = remaining_tokens[index] - TOKENS_PER_WAITED_SECOND * claim.waited_seconds
-        return rank, int(claim.client_tokens / CLIENT_GRAIN_TOKENS), rest, index
+        rest = max(0.0, remaining_tokens[index] - TOKENS_PER_WAITED_SECOND * claim.waited_seconds)
+        return rank, int(claim.client_tokens / CLIENT_GRAIN_TOKENS), int(rest).bit_length(), index
 
     return sorted(range(len(claims)), key=key)
 
 
-def plan_batch(active: Sequence[Load], batch_tokens: int, late_tokens: int, free_cells: int) -> BatchPlan:
+def plan_batch(
+    active: Sequence[Load], batch_tokens: int, late_tokens: int, free_cells: int, *, oldest_first: bool = False
+) -> BatchPlan:
     """Plan one decode for the active sequences, oldest first. `batch_tokens` is at least their number.
 
-    `late_tokens` bounds the prompt tokens of late sequences together.
+    `late_tokens` bounds the prompt tokens of late sequences together; `oldest_first` serves the prompt that has waited
+    longest before all others.
     """
     remaining = list(range(len(active)))
     preempt: list[int] = []
     while True:
-        shares = _shares([(index, active[index]) for index in remaining], batch_tokens, late_tokens, free_cells)
+        loads = [(index, active[index]) for index in remaining]
+        shares = _shares(loads, batch_tokens, late_tokens, free_cells, oldest_first)
         if shares is not None or len(remaining) <= 1:
             return BatchPlan(tuple(preempt), shares or ())
         victim = newest_of_lowest_class(remaining, active)
@@ -110,41 +118,43 @@ def may_admit(active: Sequence[Load], needed_cells: int, free_cells: int) -> boo
 
 
 def _shares(
-    active: list[tuple[int, Load]], batch_tokens: int, late_tokens: int, free_cells: int
+    active: list[tuple[int, Load]], batch_tokens: int, late_tokens: int, free_cells: int, oldest_first: bool
 ) -> tuple[Share, ...] | None:
     """The batch for these sequences, or None when the pool is too full to move."""
     decoding = [index for index, load in active if load.to_compute == 1]
     if len(decoding) > free_cells:
         return None
     room = min(batch_tokens, free_cells) - len(decoding)
-    prompts = [(index, load) for index, load in active if load.to_compute > 1]
+    prompts = _in_order([(index, load) for index, load in active if load.to_compute > 1], oldest_first)
     counts = _prompt_counts(prompts, room, min(late_tokens, room))
     if not decoding and not counts and prompts:
         counts = _prompt_counts(prompts, room, room)  # nobody flows: a bound on lateness would only waste the step
     shares = [Share(index, 1) for index in decoding]
-    shares += [Share(index, counts[index]) for index, _ in prompts if counts.get(index)]
+    shares += [Share(index, counts[index]) for index, _ in sorted(prompts, key=_index) if counts.get(index)]
     return tuple(shares) if shares else None
 
 
-def _prompt_counts(prompts: list[tuple[int, Load]], room: int, late_room: int) -> dict[int, int]:
-    """How many tokens each prompt gets, by index."""
-    counts: dict[int, int] = {}
+def _in_order(prompts: list[tuple[int, Load]], oldest_first: bool) -> list[tuple[int, Load]]:
+    """The prompts in the order of service."""
+    order = service_order([load.claim for _, load in prompts], [load.to_compute for _, load in prompts])
+    if oldest_first and order:
+        longest = max(order, key=lambda at: (prompts[at][1].claim.waited_seconds, -at))
+        order = [longest, *(at for at in order if at != longest)]
+    return [prompts[at] for at in order]
 
-    def give(index: int, load: Load, most: int) -> None:
-        nonlocal room, late_room
-        bound = min(most, room, late_room) if load.is_late else min(most, room)
-        count = min(load.to_compute, load.most or load.to_compute) - counts.get(index, 0)
-        count = max(0, min(count, bound))
-        counts[index] = counts.get(index, 0) + count
+
+def _index(prompt: tuple[int, Load]) -> int:
+    return prompt[0]
+
+
+def _prompt_counts(prompts: list[tuple[int, Load]], room: int, late_room: int) -> dict[int, int]:
+    """How many tokens each prompt gets, by index; the first are served first."""
+    counts: dict[int, int] = {}
+    for index, load in prompts:
+        most = min(room, late_room) if load.is_late else room
+        count = max(0, min(load.to_compute, load.most or load.to_compute, most))
+        if count:
+            counts[index] = count
         room -= count
         late_room -= count if load.is_late else 0
-
-    if prompts:
-        longest = max(range(len(prompts)), key=lambda at: (prompts[at][1].claim.waited_seconds, -at))
-        index, load = prompts[longest]
-        reserve = (late_room if load.is_late else room) // RESERVED_PART
-        give(index, load, max(1, reserve))
-    order = service_order([load.claim for _, load in prompts], [load.to_compute for _, load in prompts])
-    for at in order:
-        give(*prompts[at], room)
-    return {index: count for index, count in counts.items() if count}
+    return counts

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from localllm.engine.backend import Backend, BackendFacts, EngineError
-from localllm.engine.batch import Load, plan_batch
+from localllm.engine.batch import OLDEST_FIRST_EVERY, Load, plan_batch
 from localllm.engine.decoding import Work, batches, build_batch, sample
 from localllm.engine.logprobs import LogprobRecorder
 from localllm.engine.memory import takes_back
@@ -77,6 +77,7 @@ class Engine:
         self._layout_stays = False  # changing it failed
         self._layout_until = -math.inf  # it pays to stay
         self._in_flight: dict[int, int] = {}  # rows of the decode that runs, by request
+        self._prompt_steps = 1
         self._counts = dict.fromkeys(("steps", "prompt", "completion", "drafted", "accepted"), 0)
 
     @property
@@ -138,7 +139,10 @@ class Engine:
             return []
         loads = self._roster.loads(active)
         self._pool.make_room(min(sum(load.to_compute for load in loads), self._chunk_most))
-        plan = plan_batch(loads, self._chunk_most, self._late_tokens(active, loads), self._pool.cells.free)
+        late_tokens, free_cells = self._late_tokens(active, loads), self._pool.cells.free
+        oldest_first = self._prompt_steps % OLDEST_FIRST_EVERY == 0
+        plan = plan_batch(loads, self._chunk_most, late_tokens, free_cells, oldest_first=oldest_first)
+        self._prompt_steps += any(share.count > 1 for share in plan.shares)
         for index in plan.preempt:
             self._roster.preempt(active[index])
         works = self._with_draft([Work(active[share.index], share.count) for share in plan.shares])

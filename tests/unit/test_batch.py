@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.engine.batch import (
-    RESERVED_PART,
     SECONDS_PER_CLASS,
     BatchPlan,
     Claim,
@@ -118,12 +117,18 @@ def test_every_stream_that_keeps_its_cells_gets_its_token_in_every_step(active, 
         assert streams <= set(counts(planned))
 
 
-@given(loads, st.integers(64, 256))
-def test_the_prompt_that_waited_longest_always_gets_its_part(active, batch_tokens):
+@given(loads, st.integers(12, 256))
+def test_the_prompt_that_waited_longest_gets_all_it_can_when_it_is_its_turn(active, batch_tokens):
     prompts = [index for index, load in enumerate(active) if load.to_compute > 1]
     streams = len(active) - len(prompts)
-    if prompts:
+    if prompts and streams < batch_tokens:
         longest = max(prompts, key=lambda index: (active[index].claim.waited_seconds, -index))
-        part = max(1, (batch_tokens - streams) // RESERVED_PART)
-        wanted = min(active[longest].to_compute, active[longest].most or 50)
-        assert counts(plan(active, batch_tokens))[longest] >= min(part, wanted)
+        wanted = min(active[longest].to_compute, active[longest].most or 50, batch_tokens - streams)
+        planned = plan_batch(active, batch_tokens, batch_tokens, 1000, oldest_first=True)
+        assert wanted == counts(planned)[longest]
+
+
+def test_prompts_of_like_length_are_computed_one_after_another():
+    assert [0, 1, 2] == service_order([Claim()] * 3, [700, 690, 1000])
+    assert {0: 64} == counts(plan([Load(700, 0), Load(690, 0)], batch_tokens=64))
+    assert {0: 64} == counts(plan([Load(636, 64), Load(690, 0)], batch_tokens=64))

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from test_engine import expected_text, request, run
 
+from localllm.engine.batch import OLDEST_FIRST_EVERY
 from localllm.engine.engine import Engine
 from localllm.engine.fake import FakeBackend
 from localllm.engine.policy import EnginePolicy
@@ -205,3 +206,18 @@ def test_an_old_request_of_the_lowest_class_ends_however_many_better_ones_arrive
         if any(output.finish for output in outputs if output.id == 0):
             break
     assert expected_text("old and patient " * 4, 40) == text
+
+
+def test_a_prompt_of_the_lowest_class_moves_on_however_many_better_ones_come():
+    engine, backend = new_engine(batch_tokens=32, max_sequences=4)
+    backend.slowness = 0.0  # no time passes, so waiting lifts nobody
+    engine.add(request(0, "z" * 160, priority=2, max_new_tokens=1))
+    steps, better, ended = 0, 0, []
+    while 0 not in ended:
+        while engine.stats().running + engine.stats().waiting < 4:
+            better += 1
+            engine.add(request(better, f"{better:03}" + "y" * 60, priority=0, max_new_tokens=1))
+        ended += [output.id for output in engine.step() if output.finish]
+        steps += 1
+        assert steps < OLDEST_FIRST_EVERY * 8
+    assert len(ended) > 10
