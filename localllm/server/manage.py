@@ -23,6 +23,7 @@ from localllm.version import __version__
 OLLAMA_API_VERSION = "0.32.0"
 ANTHROPIC_VERSION = "anthropic-version"  # the header that each request of Anthropic's clients has
 PAGE = (Path(__file__).parent / "web" / "index.html").read_bytes()
+REFERENCE = (Path(__file__).parent / "web" / "reference.html").read_bytes()
 _PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -36,6 +37,11 @@ async def root(services: Services, request: Request) -> Response:
     if "text/html" in request.headers.get("accept", ""):
         return Response(PAGE, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
     return text_response("Ollama is running", headers={"vary": "Accept"})
+
+
+async def reference(services: Services, request: Request) -> Response:
+    """GET /docs: a page that shows /openapi.json."""
+    return Response(REFERENCE, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
 
 async def version(services: Services, request: Request) -> Response:
