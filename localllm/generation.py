@@ -52,11 +52,26 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_call_id: str | None = None
 
 
-class Tool(msgspec.Struct, frozen=True):
-    """A function the model may call. `definition` is the client's JSON text, passed to the template untouched."""
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function the model may call. `definition` is the client's JSON text, passed to the template untouched.
+
+    The arguments of a `strict` one are held to its schema or the request is refused.
+    """
 
     name: str
     definition: str
+    strict: bool = False
+
+
+class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether the model may call a tool, may not, or must; only those in `names`, or any if there are none.
+
+    Without `parallel` it makes one call at most.
+    """
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    names: tuple[str, ...] = ()
+    parallel: bool = True
 
 
 class Options(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -89,6 +104,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     stop: tuple[str, ...] | None = None
     logit_bias: tuple[tuple[int, float], ...] | None = None
     num_ctx: int | None = None
+    thinking_budget: int | None = None
     # while loading
     num_batch: int | None = None
     num_gpu: int | None = None
@@ -129,9 +145,13 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ResponseFormat(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A constraint on the answer: any JSON object, or one that a JSON Schema (as JSON text) allows."""
+    """A constraint on the answer: any JSON object, JSON that a schema (as text) allows, or a text.
 
-    kind: Literal["json_object", "json_schema"]
+    The whole text is what the regular expression `schema` matches, or its grammar allows: in llguidance's dialect of
+    Lark, or in llama.cpp's notation (GBNF).
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "grammar"]
     schema: str | None = None
 
 
@@ -156,7 +176,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One request for generated text, whatever the dialect. Of `messages`, `prompt` and `prompt_tokens` one is set.
 
     `raw` sends `prompt` to the tokenizer as it is; `fill_in` makes it the text before a gap. `think` None leaves
-    thinking to the template's own default.
+    thinking to the template's own default; the option `thinking_budget` ends it after so many tokens, -1 never.
     `keep_alive_seconds` None leaves the model's keep-alive as it is; infinity is for ever.
     `context_policy` says what happens to a prompt that does not fit: refused with the numbers, or cut.
     `shifts_context` lets an answer that reaches the end of its context go on without the older half of it.
@@ -174,6 +194,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: bool = False
     system: str | None = None
     tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
     response_format: ResponseFormat | None = None
     think: bool | str | None = None
     options: Options = Options()

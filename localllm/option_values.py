@@ -20,12 +20,12 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "dry_base": (1.0, 100.0), "dry_allowed_length": (0, _MOST), "dry_penalty_last_n": (-1, _MOST),
     "xtc_probability": (0.0, 1.0), "xtc_threshold": (0.0, 1.0), "top_n_sigma": (-1.0, 100.0), "mirostat": (0, 2),
     "mirostat_tau": (0.0, 100.0), "mirostat_eta": (0.0, 100.0), "num_ctx": (0, _MOST), "num_batch": (0, _MOST),
-    "num_gpu": (-1, _MOST), "main_gpu": (0, _MOST), "num_thread": (0, _MOST),
+    "num_gpu": (-1, _MOST), "main_gpu": (0, _MOST), "num_thread": (0, _MOST), "thinking_budget": (-1, _MOST),
 }  # fmt: skip
 _INTEGERS = frozenset(
     (
         "num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "dry_allowed_length", "dry_penalty_last_n",
-        "mirostat", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread",
+        "mirostat", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "thinking_budget",
     )
 )  # fmt: skip
 # llama.cpp looks for each breaker in the whole vocabulary, about 7 ms for 150k tokens, and cuts longer ones.

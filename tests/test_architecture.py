@@ -44,7 +44,7 @@ LAYERS = (
     ("gguf",),
     ("gguf_tokens", "gguf_architectures"),
     ("gguf_file", "gguf_types"),
-    ("embedding", "generation", "load_options"),
+    ("answer_rules", "embedding", "generation", "load_options"),
     ("config", "logs"),
     ("connecting", "durations", "keys", "option_values", "paths"),
     ("remote_errors", "sizes", "template_syntax", "tls"),

@@ -19,7 +19,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from localllm.generation import Options, ResponseFormat, Sampling
+from localllm.answer_rules import AnswerRules
+from localllm.generation import Options, Sampling
 from localllm.placement.cell_layout import CellLayout, MemoryKind
 from localllm.placement.layout import BufferBytes
 
@@ -160,8 +161,14 @@ class Backend(Protocol):
     def is_end_of_generation(self, token: int) -> bool:
         """Whether the model ends its turn with this token."""
 
-    def new_constraint(self, response_format: ResponseFormat) -> Constraint:
-        """A constraint for one answer; thread-safe. Raises BadRequestError for a schema that cannot be kept."""
+    def new_constraint(self, rules: AnswerRules) -> Constraint:
+        """The rules of one answer, their grammars compiled; for one thread at a time, which need not be the engine's.
+
+        Raises BadRequestError for a grammar that cannot be kept.
+        """
+
+    def special_token(self, text: str) -> int | None:
+        """The token that is this text and that no text is split into but by reading marks; thread-safe."""
 
     def new_sampler(
         self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], constraint: Constraint | None

@@ -8,15 +8,17 @@ letters that depends on every token before. Used by tests, and by benches of eve
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from localllm.answer_rules import AnswerRules
 from localllm.engine.backend import (
     NO_BOUND,
     BackendFacts,
@@ -26,10 +28,12 @@ from localllm.engine.backend import (
     EngineError,
     InfillTokens,
     MemoryTraits,
+    Sampler,
     State,
 )
-from localllm.errors import UnsupportedError
-from localllm.generation import ResponseFormat, Sampling
+from localllm.engine.constrained import ConstrainedSampler, HeldAnswer, hold
+from localllm.engine.grammar import Grammars, Vocabulary, byte_tokenizer
+from localllm.generation import Sampling
 
 END_TOKEN = 256
 MARK_TOKEN = ord("<")  # begins a message in TEMPLATE
@@ -51,7 +55,7 @@ class Cell:
 
 
 class FakeBackend:
-    """See the module. `pool_tokens` cells are shared by `slots` slots, of which `max_sequences` run at once."""
+    """See the module. `marks` are tokens of its own besides the bytes. `pool_tokens` cells are shared by `slots` slots, of which `max_sequences` run at once."""
 
     def __init__(
         self,
@@ -64,9 +68,12 @@ class FakeBackend:
         can_change_layout: bool = False,
         mixed_rows_most: int = NO_BOUND,
         infill: InfillTokens | None = None,
+        marks: Sequence[str] = (),
     ) -> None:
+        self._marks = {text: END_TOKEN + 1 + index for index, text in enumerate(marks)}
+        self._tokens = [*(bytes([byte]) for byte in range(END_TOKEN)), b"", *(text.encode() for text in marks)]
         self.facts = BackendFacts(
-            vocabulary_size=END_TOKEN + 1,
+            vocabulary_size=len(self._tokens),
             trained_context_tokens=pool_tokens,
             pool_tokens=pool_tokens,
             batch_tokens=batch_tokens,
@@ -82,6 +89,7 @@ class FakeBackend:
         )
         self._numbers = itertools.count()
         self.cells: list[list[Cell]] = [[] for _ in range(self.facts.slots)]
+        self._rows: dict[int, npt.NDArray[np.float32]] = {}  # logits that somebody asked for
         self.outputs: dict[int, tuple[int, int]] = {}  # row → slot and length there, of the last batch
         self.decodes = 0
         self.computed_rows = 0
@@ -103,8 +111,8 @@ class FakeBackend:
         return list(text.encode())
 
     def token_bytes(self, token: int, *, special: bool) -> bytes:
-        """The byte itself."""
-        return b"" if token == END_TOKEN else bytes([token])
+        """The byte itself, or the mark."""
+        return self._tokens[token] if special or token < END_TOKEN else b""
 
     def is_end_of_generation(self, token: int) -> bool:
         """True for the end token."""
@@ -114,15 +122,32 @@ class FakeBackend:
         """True for what begins a message."""
         return token == MARK_TOKEN
 
-    def new_constraint(self, response_format: ResponseFormat) -> Constraint:
-        """The fake model keeps to no grammar."""
-        raise UnsupportedError("the fake model has no structured output")
+    def special_token(self, text: str) -> int | None:
+        """One of its marks."""
+        return self._marks.get(text)
+
+    def new_constraint(self, rules: AnswerRules) -> Constraint:
+        """The grammars are real ones, over bytes."""
+        return hold(rules, self._grammars)
+
+    @functools.cached_property
+    def _grammars(self) -> Grammars:
+        vocabulary = Vocabulary(
+            tokenizer=byte_tokenizer(self._tokens, END_TOKEN),
+            token_bytes=self._tokens.__getitem__,
+            tokens_of=lambda text: list(text.encode()),
+            ends=frozenset([END_TOKEN]),
+        )
+        return Grammars(vocabulary)
 
     def new_sampler(
         self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], constraint: Constraint | None
-    ) -> FakeSampler:
+    ) -> Sampler:
         """A sampler that mixes the seed into the choice unless the temperature is 0."""
-        return FakeSampler(self, 0 if sampling.temperature == 0.0 else seed)
+        sampler = FakeSampler(self, 0 if sampling.temperature == 0.0 else seed)
+        if not isinstance(constraint, HeldAnswer):
+            return sampler
+        return ConstrainedSampler(ChanceSampler(sampler, self.logits), constraint, self.logits)
 
     def decode(self, batch: Batch) -> DecodeStatus:
         """Append each row to its slot's cells; refuses gaps, unknown tokens and slots, and an over-full batch."""
@@ -140,6 +165,7 @@ class FakeBackend:
             self.interrupts_next = False
             return "interrupted"
         self.outputs = {row: (rows[row][2], rows[row][1] + 1) for row in range(len(rows)) if batch.outputs[row]}
+        self._rows = {}
         self.decodes += 1
         self.computed_rows += len(rows)
         return "done"
@@ -151,10 +177,13 @@ class FakeBackend:
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """What a temperature of 0 takes stands out, and behind it the token after that."""
+        if row in self._rows:
+            return self._rows[row]
         slot, length = self.outputs[row]
         token = next_token([cell.token for cell in self.cells[slot][:length]])
         logits = np.zeros(self.facts.vocabulary_size, dtype=np.float32)
         logits[[token, (token + 1) % self.facts.vocabulary_size]] = 8.0, 4.0
+        self._rows[row] = logits
         return logits
 
     def use_threads(self, count: int) -> None:
@@ -267,6 +296,28 @@ class FakeSampler:
     def close(self) -> None:
         """Remember it, for tests of leaks."""
         self.is_closed = True
+
+
+class ChanceSampler:
+    """The sampler inside a constraint: what the model would say if that may follow, else any token that may."""
+
+    def __init__(self, sampler: FakeSampler, logits: Callable[[int], npt.NDArray[np.float32]]) -> None:
+        self._sampler = sampler
+        self._logits = logits
+        self._count = 0
+
+    def sample(self, row: int) -> int:
+        """The same for the same sequence and the same number of tries."""
+        token = self._sampler.sample(row)
+        possible = np.flatnonzero(np.isfinite(self._logits(row)))
+        if token in possible:
+            return token
+        self._count += 1
+        return int(possible[zlib.crc32(b"%d %d" % (token, self._count)) % len(possible)])
+
+    def close(self) -> None:
+        """Close the sampler."""
+        self._sampler.close()
 
 
 def next_token(tokens: Sequence[int], seed: int = 0) -> int:

@@ -1,59 +1,98 @@
-"""Constrained output: only tokens that keep the answer within a grammar can be chosen.
+"""Grammars: llguidance compiles them once, and a matcher of one says step by step which tokens may follow.
 
-llguidance compiles a JSON Schema to a matcher and says for each step which tokens may follow; the others' logits become
-minus infinity before the sampler sees them, so that every sampling parameter still means what it says.
+Not here: when a grammar is in force (constrained.py), and where its text comes from (chat/).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from localllm.engine.backend import EngineError, Sampler
 from localllm.errors import BadRequestError
-from localllm.generation import ResponseFormat
 
-ANY_OBJECT = '{"type": "object"}'
-# Between two parts of the JSON: nothing, a space, or a new line and its indentation. Without a bound a weak model that
-# may not end its turn there writes white space for ever.
-WHITE_SPACE = r"( |\n[ \t]{0,48})?"
+KEPT_GRAMMARS = 32
+_MISSING_KEYWORDS = re.compile(r"Unimplemented keys: (\[.*?\])")
+_PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
 
 
-def new_matcher(tokenizer: LLTokenizer, response_format: ResponseFormat) -> LLMatcher:
-    """A matcher at the start of an answer. Raises BadRequestError naming what the schema has that cannot be kept."""
-    schema = ANY_OBJECT if response_format.schema is None else response_format.schema
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens that grammars are about. `ends` end the model's turn; `token_bytes` has the text of control tokens."""
+
+    tokenizer: LLTokenizer
+    token_bytes: Callable[[int], bytes]
+    tokens_of: Callable[[str], list[int]]
+    ends: frozenset[int]
+
+    def tokens_with_bytes(self, data: bytes) -> list[int] | None:
+        """Tokens that together are `data`, whichever; None when there are none."""
+        tokens = self.tokenizer.tokenize_bytes(data)
+        if b"".join(map(self.token_bytes, tokens)) != data:
+            return None
+        return list(tokens)
+
+
+class Grammars:
+    """Compiles grammars, and remembers those that were used last: agents send the same tools again and again."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._compiled: dict[str, LLMatcher] = {}
+
+    def matcher(self, lark: str) -> LLMatcher:
+        """A matcher at the start of a text. Raises BadRequestError for a grammar that is none, or too large."""
+        compiled = self._compiled.pop(lark, None)
+        if compiled is None:
+            compiled = LLMatcher(self.vocabulary.tokenizer, LLMatcher.grammar_from_lark(lark), log_level=0)
+            if compiled.is_error():
+                raise BadRequestError(f"the grammar cannot be kept: {readable(compiled.get_error())}")
+        self._compiled[lark] = compiled
+        if len(self._compiled) > KEPT_GRAMMARS:
+            del self._compiled[next(iter(self._compiled))]
+        return compiled.deep_copy()
+
+
+@functools.lru_cache(maxsize=1024)
+def schema_complaint(schema: str) -> str | None:
+    """What of a JSON Schema (its text) cannot be kept, in words; None when all of it can."""
     try:
-        grammar = LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": WHITE_SPACE})
+        grammar = LLMatcher.grammar_from_json_schema(schema)
     except ValueError as error:
-        raise BadRequestError(f"the JSON schema of `format` cannot be read: {error}") from error
-    is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, tokenizer)
-    if is_error or messages:
-        raise BadRequestError(f"the JSON schema of `format` cannot be kept: {'; '.join(messages)}")
-    return LLMatcher(tokenizer, grammar, log_level=0)
+        return str(error)
+    is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+    return "; ".join(map(readable, messages)) or None if is_error or messages else None
 
 
-class ConstrainedSampler:
-    """A sampler that never leaves the grammar of its matcher. `logits` gives a row's logits, to be written to."""
+def readable(message: str) -> str:
+    """llguidance's message without places in texts that nobody wrote, and with keywords named as such."""
+    first = _PLACE.sub("", message.partition("\n   1 | ")[0].strip())
+    found = _MISSING_KEYWORDS.search(first)
+    if found is None:
+        return first
+    names = ", ".join(f'"{name}"' for name in json.loads(found.group(1)))
+    return f"unsupported keywords: {names}"
 
-    def __init__(self, sampler: Sampler, matcher: LLMatcher, logits: Callable[[int], npt.NDArray[np.float32]]) -> None:
-        self._sampler = sampler
-        self._matcher = matcher
-        self._logits = logits
 
-    def sample(self, row: int) -> int:
-        """The inner sampler's choice among the tokens that may follow."""
-        logits = self._logits(row)
-        allowed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        bits = np.unpackbits(allowed, count=len(logits), bitorder="little")
-        logits[bits == 0] = -np.inf
-        token = self._sampler.sample(row)
-        if not self._matcher.consume_token(token):
-            raise EngineError(f"the answer left its grammar: {self._matcher.get_error()}")
-        return token
+class _Pieces:
+    """A vocabulary as TokenizerWrapper wants it: the bytes of every token, and no way to split text but by bytes."""
 
-    def close(self) -> None:
-        """Free the inner sampler."""
-        self._sampler.close()
+    def __init__(self, tokens: Sequence[bytes], end: int) -> None:
+        self.tokens = list(tokens)
+        self.eos_token_id = end
+        self.bos_token_id = None
+        self.special_token_ids = [end, *(token for token in range(len(tokens)) if len(tokens[token]) > 1)]
+        self._of_byte = {token: index for index, token in enumerate(tokens)}
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        data = text if isinstance(text, bytes) else text.encode()
+        return [self._of_byte[data[at : at + 1]] for at in range(len(data))]
+
+
+def byte_tokenizer(tokens: Sequence[bytes], end: int) -> LLTokenizer:
+    """A tokenizer for a vocabulary of single bytes, the token `end`, and marks."""
+    return LLTokenizer(TokenizerWrapper(_Pieces(tokens, end)), n_vocab=len(tokens), eos_token=[end], slices=[])

@@ -7,6 +7,7 @@ in child processes. It owns the context and the samplers of a model.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from pathlib import Path
 import llama_cpp.llama_cpp as native
 import numpy as np
 import numpy.typing as npt
-from llguidance import LLMatcher, LLTokenizer
 from llguidance.llamacpp import lltokenizer_from_vocab
 
+from localllm.answer_rules import AnswerRules
 from localllm.engine.backend import (
     NO_BOUND,
     BackendFacts,
@@ -30,7 +31,8 @@ from localllm.engine.backend import (
     Sampler,
     State,
 )
-from localllm.engine.grammar import ConstrainedSampler, new_matcher
+from localllm.engine.constrained import ConstrainedSampler, HeldAnswer, hold
+from localllm.engine.grammar import Grammars, Vocabulary
 from localllm.engine.layout import changed
 from localllm.engine.llama_breakdown import breakdown
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
@@ -40,7 +42,7 @@ from localllm.engine.llama_rows import Rows
 from localllm.engine.llama_samplers import Samplers
 from localllm.engine.memory import needs_checkpoints
 from localllm.errors import InvalidOptionError
-from localllm.generation import Options, ResponseFormat, Sampling, merge_options, parse_options
+from localllm.generation import Options, Sampling, merge_options, parse_options
 from localllm.placement.cell_layout import LayoutChoice, WantedLayout, choose_layout
 from localllm.placement.layout import Layout
 from localllm.placement.shape import ContextShape
@@ -118,7 +120,6 @@ class LlamaBackend:
         # A build without a GPU backend also says that it offloads; weights on a device are what proves it.
         self._gpu_weight_bytes = self._model.log.sizes.gpu_bytes
         self._stop_flag = ctypes.create_string_buffer(2)
-        self._grammar_tokenizer: LLTokenizer | None = None
         try:
             self._open(self._choose_layout(config))
         except ModelLoadError:
@@ -254,19 +255,33 @@ class LlamaBackend:
         """Whether the vocabulary marks the token as its own."""
         return bool(native.llama_vocab_is_control(self._vocabulary, token))
 
-    def new_constraint(self, response_format: ResponseFormat) -> LLMatcher:
-        """A matcher for one answer; the vocabulary's tables are built at the first one (about 1 s for 150k tokens)."""
-        if self._grammar_tokenizer is None:
-            ends = [token for token in range(self.vocabulary_size) if self.is_end_of_generation(token)]
-            self._grammar_tokenizer = lltokenizer_from_vocab(self._vocabulary, eos_token=ends)
-        return new_matcher(self._grammar_tokenizer, response_format)
+    def special_token(self, text: str) -> int | None:
+        """The token that is this text, if grammars too take it for a mark and not for text."""
+        tokens = self.tokenize(text, add_special=False, parse_special=True)
+        is_one = len(tokens) == 1 and self._grammars.vocabulary.tokenizer.is_special_token(tokens[0])
+        return tokens[0] if is_one and self.token_bytes(tokens[0], special=True) == text.encode() else None
+
+    def new_constraint(self, rules: AnswerRules) -> HeldAnswer:
+        """Compiled rules; the vocabulary's tables are built at the first ones (about 1 s for 150k tokens)."""
+        return hold(rules, self._grammars)
+
+    @functools.cached_property
+    def _grammars(self) -> Grammars:
+        ends = [token for token in range(self.vocabulary_size) if self.is_end_of_generation(token)]
+        vocabulary = Vocabulary(
+            tokenizer=lltokenizer_from_vocab(self._vocabulary, eos_token=ends),
+            token_bytes=lambda token: self.token_bytes(token, special=True),
+            tokens_of=lambda text: self.tokenize(text, add_special=False, parse_special=True),
+            ends=frozenset(ends),
+        )
+        return Grammars(vocabulary)
 
     def new_sampler(
         self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], constraint: Constraint | None
     ) -> Sampler:
         """The chain of `sampling`, built once per request, within the constraint if there is one."""
         sampler = self._samplers.new(sampling, seed, recent_tokens, self.facts.trained_context_tokens)
-        return ConstrainedSampler(sampler, constraint, self.logits) if isinstance(constraint, LLMatcher) else sampler
+        return ConstrainedSampler(sampler, constraint, self.logits) if isinstance(constraint, HeldAnswer) else sampler
 
     def decode(self, batch: Batch) -> DecodeStatus:
         """Compute the batch. Raises EngineError for what llama.cpp would abort on, and for its own failures."""

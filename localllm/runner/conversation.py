@@ -13,11 +13,14 @@ from datetime import datetime
 from functools import cached_property
 from typing import get_args
 
+from localllm.answer_rules import AnswerRules
+from localllm.chat.constraint import Grounds, rules_for
 from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.logprobs import LogprobAttacher
 from localllm.chat.parser import OutputParser
 from localllm.chat.templates import Template, open_template
 from localllm.engine.backend import Backend
+from localllm.engine.grammar import schema_complaint
 from localllm.engine.infill import InfillPrompt, InfillWriter
 from localllm.engine.memory import needs_checkpoints
 from localllm.engine.sequence import Finish, SequenceOutput, SequenceRequest
@@ -84,18 +87,32 @@ class Conversations:
         """Render, tokenize, and fix every number. Raises BadRequestError, TemplateError, PromptTooLongError."""
         if request.fill_in is not None:
             infill = self._infill(request, request.fill_in)
-            sequence = self._sequence(request_id, request, infill.tokens, frozenset())
+            sequence = self._sequence(request_id, request, infill.tokens, self._plain_rules(request))
             return Prepared(sequence, None, dropped_tokens=infill.dropped_tokens)
         if request.raw or request.prompt_tokens is not None:
-            return Prepared(self._sequence(request_id, request, self._plain_tokens(request), frozenset()), None)
+            tokens, rules = self._plain_tokens(request), self._plain_rules(request)
+            return Prepared(self._sequence(request_id, request, tokens, rules), None)
         messages, dropped = self._fit(request)
         prompt = self._render(messages, request)
-        is_thinking = self._format.opens_thinking(prompt)
-        if is_thinking and request.response_format is not None:
-            raise UnsupportedError("`format` cannot be combined with thinking yet", hint="send `think`: false")
         parser = OutputParser(self._format, request.tools, prompt=prompt, new_call_id=self._sources.new_call_id)
-        sequence = self._sequence(request_id, request, self._tokenize_prompt(prompt), self._preserved)
-        return Prepared(sequence, parser, dropped)
+        rules, tokens = self._rules(request, prompt), self._tokenize_prompt(prompt)
+        return Prepared(self._sequence(request_id, request, tokens, rules, self._preserved), parser, dropped)
+
+    def _rules(self, request: GenerationRequest, prompt: str) -> AnswerRules | None:
+        """What the answer behind this prompt is held to."""
+        opens_thinking = self._format.opens_thinking(prompt)
+        grounds = Grounds(
+            self._format,
+            self._backend,
+            schema_complaint,
+            opens_thinking=opens_thinking,
+            may_think=request.think is not False and not opens_thinking,
+            opens_text=self._format.opens_text(prompt),
+        )
+        return rules_for(request, grounds)
+
+    def _plain_rules(self, request: GenerationRequest) -> AnswerRules | None:
+        return rules_for(request, Grounds(OutputFormat(), self._backend, schema_complaint))
 
     def render(self, request: GenerationRequest) -> tuple[str, list[int]]:
         """The prompt text the model would see, and its tokens."""
@@ -158,7 +175,12 @@ class Conversations:
         return min(request.options.num_ctx or most, most)
 
     def _sequence(
-        self, request_id: int, request: GenerationRequest, tokens: list[int], preserved: frozenset[int]
+        self,
+        request_id: int,
+        request: GenerationRequest,
+        tokens: list[int],
+        rules: AnswerRules | None,
+        preserved: frozenset[int] = frozenset(),
     ) -> SequenceRequest:
         options = merge_options(request.options, self._backend.facts.sampling_defaults)
         sampling = sampling_from(options)
@@ -174,7 +196,7 @@ class Conversations:
             max_new_tokens=None if predict is None or predict < 0 else predict,
             stop=options.stop or (),
             preserved_tokens=preserved,
-            constraint=self._backend.new_constraint(request.response_format) if request.response_format else None,
+            constraint=self._backend.new_constraint(rules) if rules is not None else None,
             shifts=request.shifts_context,
             keep_tokens=_keep_tokens(options.num_keep, len(tokens)),
             priority=_PRIORITIES.index(request.priority),

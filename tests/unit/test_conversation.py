@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 import pytest
 
+from localllm.answer_rules import Free, Held, Mark
 from localllm.engine.backend import InfillTokens
 from localllm.engine.fake import FakeBackend
 from localllm.engine.sequence import Finish, SequenceOutput, SequenceStats
@@ -139,10 +140,11 @@ def test_a_template_that_refuses_fails_the_request_with_its_own_words():
         conversations("{{ raise_exception('only cats') }}").prepare(1, GenerationRequest("m", prompt="hi"))
 
 
-def test_a_structured_answer_cannot_begin_inside_thinking():
+def test_a_structured_answer_follows_free_thinking():
     request = GenerationRequest("m", prompt="hi", think=True, response_format=ResponseFormat("json_object"))
-    with pytest.raises(UnsupportedError, match="thinking"):
-        conversations(THINKING_TEMPLATE).prepare(1, request)
+    thinking, answer = conversations(THINKING_TEMPLATE).prepare(1, request).sequence.constraint.rules.stages
+    assert Free(marks=(Mark("</think>", 1),), must_go_on=True) == thinking
+    assert isinstance(answer, Held)
 
 
 def test_truncation_drops_the_oldest_turns_but_never_the_system_text_or_the_last():

@@ -1,0 +1,312 @@
+"""What an answer is held to: from a request and what is known of the model's answers to the stages of answer_rules.py.
+
+    thinking      free, up to its end; a budget of tokens ends it
+    a format      the answer is JSON, or a text, that was asked for
+    tools, auto   free, until a call begins: that is held to the tools' schemas
+    tools, must   the answer is a call
+    tools, none   free, but for the marks of a call
+
+A schema that cannot be kept is refused where a format was asked for, a call is demanded or the tool is strict. Other
+tools are held to as much of their schemas as can be kept: agents bring schemas of all kinds, and did not ask.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from llguidance import regex_to_lark
+
+from localllm.answer_rules import AnswerRules, Free, Held, Mark, Opening, Stage
+from localllm.chat.call_grammar import CallableTool, call_grammar
+from localllm.chat.formats import OutputFormat
+from localllm.chat.gbnf import is_gbnf, lark_of_gbnf
+from localllm.chat.json_schema import KINDS, unsound
+from localllm.chat.lark import BLANKS, Lark, Marks, Part, pattern
+from localllm.chat.syntax import CallSyntax, Channels, PythonSyntax, Syntax
+from localllm.errors import BadRequestError
+from localllm.generation import GenerationRequest, ResponseFormat, Tool
+
+logger = logging.getLogger(__name__)
+
+ANY_OBJECT: Mapping[str, object] = {"type": "object"}
+NO_ARGUMENTS: Mapping[str, object] = {"type": "object", "properties": {}, "additionalProperties": False}
+_AS_FAR_AS_POSSIBLE = {"lenient": True, "coerce_one_of": True}
+PLAIN = OutputFormat()
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What rules are made of besides the request. `complaint` says what of a schema's text cannot be kept.
+
+    The prompt `opens_thinking`, or `opens_text`, or else the model `may_think` if it likes.
+    """
+
+    format: OutputFormat
+    marks: Marks
+    complaint: Callable[[str], str | None]
+    opens_thinking: bool = False
+    may_think: bool = False
+    opens_text: bool = False
+
+
+def rules_for(request: GenerationRequest, grounds: Grounds) -> AnswerRules | None:
+    """The rules of the answer, None if it is free. Raises BadRequestError for what cannot be kept."""
+    plan = _Plan(request, grounds)
+    stages = plan.stages()
+    return AnswerRules(tuple(stages)) if any(_holds(stage) for stage in stages) else None
+
+
+def _holds(stage: Stage) -> bool:
+    if isinstance(stage, Held):
+        return True
+    return stage.most_tokens is not None or bool(stage.forbidden)
+
+
+class _Plan:
+    """The stages of one answer. Stage 0 is where it begins; others are found by the names they are made for."""
+
+    def __init__(self, request: GenerationRequest, grounds: Grounds) -> None:
+        self._request = request
+        self._grounds = grounds
+        self._format = grounds.format
+        self._stages: list[Stage] = []
+        self._places: dict[str, int] = {}
+        budget = request.options.thinking_budget
+        self._budget = None if budget is None or budget < 0 else budget
+        choice = request.tool_choice
+        self._must_call = choice.mode == "required"
+        self._tools = [tool for tool in request.tools if not choice.names or tool.name in choice.names]
+        self._syntax = self._format.calls if self._tools and choice.mode != "none" else None
+        self._callable = self._callable_tools()
+
+    def stages(self) -> list[Stage]:
+        if self._must_call and not self._callable:
+            raise BadRequestError("a call cannot be forced: this model has no notation for calls that is known")
+        self._place("start", lambda: self._thinking() if self._grounds.opens_thinking else self._answer(is_first=True))
+        return self._stages
+
+    def _place(self, name: str, make: Callable[[], Stage]) -> int:
+        """The number of the stage of that name, made if it is not there yet."""
+        if name not in self._places:
+            self._places[name] = at = len(self._stages)
+            self._stages.append(Free())  # stages lead to one another: the place is known before what stands there
+            self._stages[at] = make()
+        return self._places[name]
+
+    @property
+    def _is_held(self) -> bool:
+        return self._must_call or self._request.response_format is not None
+
+    def _thinking(self) -> Free:
+        assert self._format.thinking is not None
+        after = self._place("answer", lambda: self._answer(is_first=False))
+        marks = (Mark(self._format.thinking.end, after),)
+        return Free(marks, most_tokens=self._budget, must_go_on=self._is_held)
+
+    def _answer(self, *, is_first: bool) -> Stage:
+        return self._held_answer(is_first) if self._is_held else self._free_answer(is_first)
+
+    def _thinking_place(self) -> int:
+        return self._place("thinking", self._thinking)
+
+    def _held_answer(self, is_first: bool) -> Held:
+        """A call, or what was asked for; a model that may think can do so before."""
+        lark = Lark(self._grounds.marks)
+        wanted: list[str] = []
+        if self._callable:
+            head = self._head_of_call(lark, is_first)
+            call = lark.rule(self._calls(lark, None))
+            is_repeated = self._may_call_again and self._format.parallel_calls and self._format.channels is None
+            more = [f"({lark.sequence(BLANKS, call)})*"] if self._must_call and is_repeated else []
+            wanted.append(" ".join([*head, call.name, *more]))
+        if self._request.response_format is not None and not self._must_call:
+            body = format_expression(lark, self._request.response_format, self._complaint)
+            wanted.append(" ".join([*self._head_of_text(lark, is_first), body, *self._tail_of_text(lark)]))
+        marks: tuple[Mark, ...] = ()
+        if is_first and self._grounds.may_think and self._format.thinking and self._format.thinking.start:
+            start = self._format.thinking.start
+            wanted.append(lark.sequence(BLANKS, *lark.mark(start)))
+            marks = (Mark(start, self._thinking_place()),)
+        return Held(lark.text(lark.rule(*wanted).name), None, marks)
+
+    @property
+    def _may_call_again(self) -> bool:
+        return self._request.tool_choice.parallel
+
+    def _head_of_text(self, lark: Lark, is_first: bool) -> list[str]:
+        """What stands before an answer's text: blanks behind thinking, and the model's own marks."""
+        channels, answer = self._format.channels, self._format.answer
+        if is_first and self._grounds.opens_text:
+            return []
+        if channels is not None:
+            start = "" if is_first else channels.start
+            return [lark.sequence(*lark.mark(start + header_of_text(self._format, channels)))]
+        blanks: tuple[Part, ...] = (
+            (BLANKS,) if self._format.thinking and (not is_first or self._grounds.may_think) else ()
+        )
+        if answer is not None and answer.start:
+            return [f"({lark.sequence(*blanks, *lark.mark(answer.start))})?", lark.sequence(BLANKS)]
+        return [lark.sequence(*blanks)] if blanks else []
+
+    def _tail_of_text(self, lark: Lark) -> list[str]:
+        answer = self._format.answer
+        ends = lark.end_words(answer.ends[:1]) if answer is not None else []
+        return [f"({lark.sequence(BLANKS, *lark.mark(end))})?" for end in ends]
+
+    def _head_of_call(self, lark: Lark, is_first: bool) -> list[str]:
+        channels = self._format.channels
+        if channels is not None and not is_first:
+            return [lark.sequence(*lark.mark(channels.start), BLANKS)]
+        return [lark.sequence(BLANKS)]
+
+    def _free_answer(self, is_first: bool) -> Free:
+        openings: list[Opening] = []
+        thinking = self._format.thinking
+        if is_first and self._grounds.may_think and thinking is not None and thinking.start:
+            openings.append(Opening(rb"\s*" + re.escape(thinking.start.encode()), self._thinking_place()))
+        if self._callable and (opening := self._bare_opening()) is not None:
+            openings.append(Opening(opening, self._place("bare", lambda: self._call_stage(None)), is_part=True))
+        return Free(self._call_marks(), tuple(openings), self._forbidden())
+
+    def _later(self) -> Free:
+        """The answer behind its first call, or text: nothing begins here that may only begin an answer."""
+        return Free(self._call_marks(), (), self._forbidden())
+
+    def _call_marks(self) -> tuple[Mark, ...]:
+        if not self._callable or self._syntax is None:
+            return ()
+        marks = [Mark(start, self._place(start, lambda start=start: self._call_stage(start))) for start in self._starts]  # type: ignore[misc]
+        channels, thinking = self._format.channels, self._format.thinking
+        if channels is not None:
+            text = self._place("text", self._channel_text)
+            marks.append(Mark(header_of_text(self._format, channels), text))
+            if thinking is not None:
+                marks.append(Mark(thinking.start, self._thinking_place()))
+        return tuple(marks)
+
+    @property
+    def _starts(self) -> tuple[str, ...]:
+        return self._syntax.starts if self._syntax is not None else ()
+
+    def _channel_text(self) -> Free:
+        """The text of a channel: only behind its end a call may begin."""
+        assert self._format.channels is not None
+        later = self._place("later", self._later)
+        return Free(tuple(Mark(end, later) for end in self._format.channels.ends))
+
+    def _forbidden(self) -> tuple[str, ...]:
+        is_forbidden = self._request.tool_choice.mode == "none" and self._request.tools and self._format.calls
+        return self._format.calls.starts if is_forbidden and self._format.calls else ()
+
+    def _call_stage(self, begun: str | None) -> Held:
+        lark = Lark(self._grounds.marks)
+        grammar = lark.text(self._calls(lark, begun))
+        return Held(grammar, self._place("later", self._later) if self._may_call_again else None)
+
+    def _calls(self, lark: Lark, begun: str | None) -> str:
+        assert self._syntax is not None
+        return call_grammar(
+            lark, self._syntax, self._callable, begun, several=self._may_call_again and self._format.parallel_calls
+        )
+
+    def _bare_opening(self) -> bytes | None:
+        """What an answer begins with that is a call without a mark."""
+        names = b"|".join(re.escape(tool.name.encode()) for tool in self._callable)
+        if isinstance(self._syntax, CallSyntax) and self._syntax.bare:
+            kind = rb'(?:"type"\s*:\s*"function"\s*,\s*)?'
+            key = json.dumps(self._syntax.name_key).encode()
+            named = rb'"(?:%b)"\s*:' % names
+            return rb"\s*\{\s*" + (kind + key + rb'\s*:\s*"(?:%b)"' % names if self._syntax.name_key else named)
+        if isinstance(self._syntax, PythonSyntax) and self._syntax.bare:
+            return rb"\s*\[\s*(?:%b)\(" % names
+        return None
+
+    def _callable_tools(self) -> list[CallableTool]:
+        if self._syntax is None:
+            return []
+        found = [self._callable_tool(tool, self._syntax) for tool in self._tools]
+        return [tool for tool in found if tool is not None]
+
+    def _callable_tool(self, tool: Tool, syntax: Syntax) -> CallableTool | None:
+        """The tool with the schema its arguments are held to; None for one that cannot be called in this notation."""
+        parameters = parameters_of(tool)
+        is_strict = tool.strict or self._must_call
+        complaints: list[str] = []
+        for schema in (parameters, *(() if is_strict else lesser_schemas(parameters))):
+            candidate = CallableTool(tool.name, schema)
+            complaint = self._complaint(schema) or self._cannot_write(candidate, syntax)
+            if complaint is None:
+                if complaints:
+                    logger.warning('arguments of "%s" are held to less than its schema: %s', tool.name, complaints[0])
+                return candidate
+            complaints.append(complaint)
+        if is_strict:
+            raise BadRequestError(
+                f'calls of the tool "{tool.name}" cannot be held to its schema: {complaints[0]}',
+                hint=None if self._must_call else 'leave out "strict" to hold them to as much of it as possible',
+            )
+        logger.warning('calls of "%s" are not held to anything: %s', tool.name, complaints[0])
+        return None
+
+    def _complaint(self, schema: Mapping[str, object]) -> str | None:
+        return unsound(schema) or self._grounds.complaint(json.dumps(schema))
+
+    def _cannot_write(self, tool: CallableTool, syntax: Syntax) -> str | None:
+        try:
+            call_grammar(Lark(self._grounds.marks), syntax, [tool], None, several=False)
+        except BadRequestError as error:
+            return error.message
+        return None
+
+
+def header_of_text(found: OutputFormat, channels: Channels) -> str:
+    """The header of an answer's text, as that of thinking is written."""
+    if found.thinking is not None and channels.thinking:
+        return found.thinking.start.replace(channels.thinking, channels.text)
+    return f"{channels.text}{channels.header_end}"
+
+
+def format_expression(
+    lark: Lark, wanted: ResponseFormat, complaint_of: Callable[[Mapping[str, object]], str | None]
+) -> str:
+    """The expression of an answer in this format. Raises BadRequestError."""
+    if wanted.kind in ("json_object", "json_schema"):
+        schema = json.loads(wanted.schema) if wanted.schema is not None else ANY_OBJECT
+        if complaint := complaint_of(schema):
+            raise BadRequestError(f"the answer cannot be held to its JSON schema: {complaint}")
+        return lark.json(schema).name
+    text = wanted.schema or ""
+    if wanted.kind == "regex":
+        return lark.sequence(pattern(regex_to_lark(text, "dw")))
+    return lark.lark(lark_of_gbnf(text) if is_gbnf(text) else text).name
+
+
+def parameters_of(tool: Tool) -> Mapping[str, object]:
+    """The JSON Schema of a tool's arguments, which are an object; without one there are none."""
+    definition = json.loads(tool.definition)
+    function = definition.get("function") if isinstance(definition, dict) else None
+    inner = function if isinstance(function, dict) else definition
+    parameters = inner.get("parameters") if isinstance(inner, dict) else None
+    if not isinstance(parameters, dict) or not parameters:
+        return NO_ARGUMENTS
+    return parameters if "$ref" in parameters else {**parameters, "type": "object"}
+
+
+def lesser_schemas(schema: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """Schemas that ask less and less, for one that cannot be kept as it is."""
+    yield {**schema, "x-guidance": _AS_FAR_AS_POSSIBLE}
+    properties, required = schema.get("properties"), schema.get("required")
+    if isinstance(properties, dict):
+        kinds = {name: _kind_alone(one) for name, one in properties.items()}
+        names = [name for name in required if name in kinds] if isinstance(required, list) else []
+        yield {"type": "object", "properties": kinds, "required": names}
+    yield ANY_OBJECT
+
+
+def _kind_alone(schema: object) -> Mapping[str, object]:
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    return {"type": kind} if isinstance(kind, str) and kind in KINDS else {}

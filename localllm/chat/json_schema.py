@@ -1,0 +1,128 @@
+"""Parts of a JSON Schema: what a reference stands for, and a part as a schema of its own.
+
+What a schema means is llguidance's business; here only as much as it takes to write values in notations that are not
+JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from localllm.errors import BadRequestError
+
+Schema = Mapping[str, object]
+_ROOT = "#/$defs/root"
+_MOST_REFERENCES = 32  # one to another, before it is taken for a circle
+# They say nothing of which values are allowed.
+ANNOTATIONS = frozenset(
+    "title description default examples deprecated readOnly writeOnly $comment $schema $id $defs definitions".split()
+)
+_VALUES = frozenset(["enum", "const", "default", "examples"])
+_SCHEMAS_BY_NAME = frozenset(["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"])
+_SCHEMAS = frozenset(
+    "additionalProperties items prefixItems anyOf oneOf allOf not if then else contains propertyNames".split()
+)
+KINDS = ("string", "integer", "number", "boolean", "null", "object", "array")
+_KEYWORDS_OF_KIND = {
+    "object": frozenset("properties required additionalProperties patternProperties minProperties".split()),
+    "array": frozenset("items prefixItems minItems maxItems".split()),
+    "string": frozenset("minLength maxLength pattern format".split()),
+    "number": frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()),
+}
+
+
+def resolved(node: object, root: Schema) -> Schema:
+    """The schema at a place, its own references followed; True is the empty schema. Raises BadRequestError."""
+    for _ in range(_MOST_REFERENCES):
+        if node is True:
+            return {}
+        if not isinstance(node, Mapping):
+            raise BadRequestError("a part of it is no schema")
+        reference = node.get("$ref")
+        if not isinstance(reference, str):
+            return node
+        if any(key not in ANNOTATIONS and key != "$ref" for key in node):
+            raise BadRequestError('"$ref" beside other keywords cannot be kept in this model\'s notation')
+        node = _target(reference, root)
+    raise BadRequestError("its references go round in a circle")
+
+
+def unsound(schema: Schema) -> str | None:
+    """What a grammar would not keep although it takes it: so many members, whose names may be the same one twice."""
+    for part in parts_of(schema):
+        least, required = part.get("minProperties", 0), part.get("required", [])
+        options = part.get("x-guidance")
+        is_lenient = isinstance(options, Mapping) and bool(options.get("lenient"))
+        if isinstance(least, int) and isinstance(required, list) and least > len(required) + 1 and not is_lenient:
+            return '"minProperties" of more than the required properties and one'
+    return None
+
+
+def parts_of(schema: object) -> Iterator[Schema]:
+    """A schema and every schema within it."""
+    if not isinstance(schema, Mapping):
+        return
+    yield schema
+    for key, value in schema.items():
+        if key in _SCHEMAS_BY_NAME and isinstance(value, Mapping):
+            for one in value.values():
+                yield from parts_of(one)
+        elif key in _SCHEMAS:
+            for one in value if isinstance(value, list) else [value]:
+                yield from parts_of(one)
+
+
+def _target(reference: str, root: Schema) -> object:
+    node: object = root
+    if not reference.startswith("#"):
+        raise BadRequestError(f'"$ref": "{reference}" leads out of the schema')
+    for step in reference[1:].split("/")[1:]:
+        key = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, Mapping) and key in node:
+            node = node[key]
+        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            raise BadRequestError(f'"$ref": "{reference}" leads nowhere')
+    return node
+
+
+def kinds_of(schema: Schema) -> tuple[str, ...]:
+    """The types of values that a resolved schema may allow, from its keywords where it does not say."""
+    named = schema.get("type")
+    if isinstance(named, str):
+        return (named,)
+    if isinstance(named, list):
+        return tuple(str(one) for one in named)
+    implied = [kind for kind, keywords in _KEYWORDS_OF_KIND.items() if not keywords.isdisjoint(schema)]
+    return tuple(implied) if implied else KINDS
+
+
+def standalone(node: object, root: Schema) -> Schema | bool:
+    """The same schema where it is no part of `root` any more."""
+    if isinstance(node, bool):
+        return node
+    if not isinstance(node, Mapping):
+        raise BadRequestError("a part of it is no schema")
+    moved = _moved(node)
+    assert isinstance(moved, dict)
+    return {**moved, "$defs": {"root": _moved(root)}} if _has_reference(node) else moved
+
+
+def _moved(node: object) -> object:
+    """With references that lead through the definition `root`."""
+    if isinstance(node, list):
+        return [_moved(one) for one in node]
+    if not isinstance(node, Mapping):
+        return node
+    moved = {key: value if key in _VALUES else _moved(value) for key, value in node.items() if key != "$schema"}
+    reference = node.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = _ROOT + reference[1:]
+    return moved
+
+
+def _has_reference(node: object) -> bool:
+    if isinstance(node, Mapping):
+        return isinstance(node.get("$ref"), str) or any(_has_reference(value) for value in node.values())
+    return isinstance(node, list) and any(map(_has_reference, node))

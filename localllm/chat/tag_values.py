@@ -1,0 +1,104 @@
+"""The value of one argument between its tags: texts as they are, all else as JSON.
+
+How a value is read back is values.py's business: a text only where the argument's schema, or a word in its tag, says
+so. Elsewhere what looks like JSON, or like Python's words, is that; a text there is written plainly only if it is
+neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from localllm.chat.json_schema import Schema, kinds_of, resolved, standalone
+from localllm.chat.lark import Lark, Part, Text, literal, other_than, pattern, without
+from localllm.chat.notation import STANDARD_KEYWORDS, are_disjoint
+from localllm.chat.raw_text import TEXT_KEYWORDS, listed, raw_text
+from localllm.chat.syntax import WILD, ArgumentMarkers
+from localllm.chat.values import Schema as ReadSchema
+from localllm.errors import BadRequestError
+
+# No number, text, list or object of JSON or Python begins so; the words that are values of theirs are left out.
+_PLAIN_TEXT = pattern(r"[A-Za-z_](?s:.*)")
+_LITERAL_WORDS = ("true", "false", "null", "True", "False", "None", "NaN", "Infinity")
+_RAW_MARK = "<![CDATA["
+_TRUE_OR_FALSE = {"true": "false"}
+_WORDS_OF_KIND = {"integer": "number"}
+
+
+class TagValues:
+    """The values of the arguments of one tool; `end` are the parts that end one."""
+
+    def __init__(self, lark: Lark, root: Schema, markers: ArgumentMarkers, end: tuple[Part, ...]) -> None:
+        self._lark = lark
+        self._root = root
+        self._markers = markers
+        self._line = (literal("\n"),) if markers.on_lines else ()
+        self._end = end
+
+    def alternatives(self, node: object) -> Iterator[tuple[str, tuple[Part, ...]]]:
+        """The ways to write a value: the word in WILD's place in its tag, and the value with its end."""
+        if any(WILD in word for word in self._markers.middle.words):
+            for branch in self._branches(node):
+                yield from self._by_word(branch)
+        elif ReadSchema(node, self._root).is_text:
+            for branch in self._branches(node):
+                yield "", self._text(branch)
+        else:
+            yield "", self._json(standalone(node, self._root))
+            if any(self._has_any_text(branch) for branch in self._branches(node)):
+                yield "", self._between(other_than(without(_PLAIN_TEXT, self._forbidden), _LITERAL_WORDS))
+
+    def _branches(self, node: object) -> list[Schema]:
+        """A schema as alternatives of which none has alternatives itself."""
+        schema = resolved(node, self._root)
+        key = next((key for key in ("anyOf", "oneOf") if key in schema), None)
+        options = schema.get(key) if key else None
+        if not isinstance(options, list) or any(name in STANDARD_KEYWORDS and name != key for name in schema):
+            return [schema]
+        if key == "oneOf" and not are_disjoint([resolved(option, self._root) for option in options]):
+            raise BadRequestError('"oneOf" of schemas that overlap cannot be kept in this model\'s notation')
+        return [branch for option in options for branch in self._branches(option)]
+
+    def _by_word(self, branch: Schema) -> Iterator[tuple[str, tuple[Part, ...]]]:
+        """A text or JSON, as the word in the tag says."""
+        text_word = self._markers.text_middle or "string"
+        values = listed(branch)
+        if values is not None:
+            if any(isinstance(value, str) for value in values):
+                yield text_word, self._text(branch)
+            others: list[object] = [value for value in values if not isinstance(value, str)]
+            if others:
+                yield _TRUE_OR_FALSE.get(text_word, "object"), self._json({"enum": others})
+            return
+        for kind in kinds_of(branch):
+            if kind == "string":
+                yield text_word, self._text(branch)
+            else:
+                word = _TRUE_OR_FALSE.get(text_word, _WORDS_OF_KIND.get(kind, kind))
+                narrowed = standalone({**branch, "type": kind}, self._root)
+                yield word, self._json(narrowed)
+
+    @staticmethod
+    def _has_any_text(branch: Schema) -> bool:
+        """Whether a branch allows every text there is."""
+        says_more = any(name in STANDARD_KEYWORDS and name != "type" for name in branch)
+        return "string" in kinds_of(branch) and not says_more
+
+    @property
+    def _forbidden(self) -> tuple[str, ...]:
+        return (self._markers.end.words[0],)
+
+    def _text(self, branch: Schema) -> tuple[Part, ...]:
+        if others := [name for name in branch if name in STANDARD_KEYWORDS and name not in TEXT_KEYWORDS]:
+            raise BadRequestError(f"cannot be kept in this model's notation: {', '.join(others)}")
+        body = raw_text(branch, self._forbidden)
+        if not self._line and listed(branch) is None:
+            # A reader would take it for a mark of raw text, and leave it out.
+            body = Text(f"({body.body} & ~/{_RAW_MARK.replace('[', chr(92) + '[')}(?s:.*)/)")
+        return self._between(body)
+
+    def _json(self, schema: Schema | bool) -> tuple[Part, ...]:
+        return self._between(self._lark.json(schema))
+
+    def _between(self, value: Part) -> tuple[Part, ...]:
+        return (*self._line, value, *self._line, *self._end)
