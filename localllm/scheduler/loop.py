@@ -176,7 +176,8 @@ class Scheduler:
             assert runner.ready is not None
             waited = self._now() - arrived_at
             load = max(0.0, min(runner.ready_at, arrived_at + waited) - max(runner.started_at, arrived_at))
-            yield Lease(runner.ready.handle, runner.ready.loaded, load, max(0.0, waited - load))
+            ready = runner.ready
+            yield Lease(ready.handle, ready.loaded, load, max(0.0, waited - load), ready.plan.fallback)
         finally:
             del self._waiters[ticket.id]
             self._post(Left(ticket.id))

@@ -95,6 +95,13 @@ class Planner:
             budgets[device] = max(0, budgets.get(device, 0) - missing)
         return plan(estimated, self._room(machine, wishes, budgets), wishes)
 
+    async def room(self, wishes: Wishes, machine: Machine | None = None) -> Room:
+        """What a model may take of this machine now, or of another one."""
+        if machine is None:
+            there = await self._look_at_machine()
+            return self._room(there, wishes, budgets_of(there, wishes))
+        return room_of(machine, wishes)
+
     async def learn(self, made: Plan, measured: Mapping[str, int]) -> None:
         """Remember by how much a load took more, or less, than its plan said."""
         for share in made.shares:

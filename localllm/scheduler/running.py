@@ -34,12 +34,16 @@ class Fleet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A runner to use until the lease ends. The seconds are what this request waited: for a load, and for its turn."""
+    """A runner to use until the lease ends. The seconds are what this request waited: for a load, and for its turn.
+
+    `fallback` says why something is on the CPU that was meant for a GPU; empty when nothing is.
+    """
 
     runner: RunnerHandle
     loaded: Loaded
     load_seconds: float
     queue_seconds: float
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ async def _serve(
         planner = _build_planner(settings, store, store_thread)
         scheduler = _build_scheduler(settings, planner)
         scheduler.start()
-        services = _build_services(settings, store, scheduler, store_thread, activity)
+        services = _build_services(settings, store, scheduler, planner, store_thread, activity)
         rules = rules_from(settings, socket.gethostname(), is_exposed=is_exposed(listener))
         server = _Server(server_config(build_app(services, rules), settings))
         serving = asyncio.create_task(server.serve([listener]))
@@ -122,6 +122,7 @@ def _build_services(
     settings: Settings,
     store: Store,
     scheduler: ModelScheduler,
+    planner: Planner,
     store_thread: ThreadPoolExecutor,
     activity: Activity,
 ) -> Services:
@@ -132,6 +133,7 @@ def _build_services(
         settings=settings,
         store=store,
         scheduler=scheduler,
+        planner=planner,
         store_thread=store_thread,
         clock=Clock(time.monotonic, time.time_ns),
         new_id=lambda: secrets.token_hex(8),

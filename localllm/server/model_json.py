@@ -16,7 +16,9 @@ from localllm.generation import Options
 from localllm.gguf import ArrayInfo, Header, Value
 from localllm.load_options import LoadOptions
 from localllm.modelfile import load_parameters
+from localllm.scheduler.fleet import measured_bytes
 from localllm.scheduler.state import QueuePlace
+from localllm.server.plan_json import proven_json, sizes_of
 from localllm.server.services import RunningModel
 from localllm.store.model import Model
 
@@ -40,21 +42,23 @@ def tag(model: Model) -> dict[str, Any]:
 
 
 def running(entry: RunningModel, served_context: int) -> dict[str, Any]:
-    """One item of /api/ps; `state`, `active` and `waiting` are ours."""
+    """One item of /api/ps; `state`, `active`, `waiting` and `placement` are ours."""
     model, loaded = entry.model, entry.loaded
+    size, size_vram = sizes_of(loaded) if loaded else (model.size_bytes, 0)
+    measured = measured_bytes(loaded) if loaded else {}
     return {
         "name": model.name,
         "model": model.name,
-        "size": loaded.weight_bytes + loaded.kv_bytes if loaded else model.size_bytes,
+        "size": size,
         "digest": model.digest,
         "details": details(model),
         "expires_at": rfc3339(entry.expires_at or FOREVER),
-        "size_vram": loaded.gpu_bytes if loaded else 0,
+        "size_vram": size_vram,
         "context_length": served_context,
         "state": entry.state,
         "active": entry.active,
         "waiting": entry.waiting,
-    }
+    } | ({"placement": proven} if (proven := proven_json(entry.plan, loaded, measured)) else {})
 
 
 def queued(place: QueuePlace, *, shows_client: bool) -> dict[str, Any]:

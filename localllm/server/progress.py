@@ -4,7 +4,8 @@
     x-localllm-queue-eta-ms       until it is likely to have its turn
     x-localllm-queue-ms           what it waited for its turn     ┐
     x-localllm-load-ms            what it waited for a load       ├ once it has its turn
-    x-localllm-placement          cpu, gpu, or gpu 10/32 layers   ┘
+    x-localllm-placement          cpu, gpu, or gpu 10/32 layers   │
+    x-localllm-fallback           why not all of it is on a GPU   ┘
     x-localllm-prompt-tokens, -cached-tokens, -prefill-tokens-per-second, -decode-tokens-per-second
 
 The last line is known at an answer's end: in the headers of an answer that is not streamed; a stream has these figures
@@ -28,6 +29,7 @@ HEADER_NAMES = (
     "x-localllm-queue-ms",
     "x-localllm-load-ms",
     "x-localllm-placement",
+    "x-localllm-fallback",
     "x-localllm-prompt-tokens",
     "x-localllm-cached-tokens",
     "x-localllm-prefill-tokens-per-second",
@@ -93,12 +95,15 @@ def placement_text(loaded: Loaded) -> str:
 
 
 def _lease_headers(lease: Lease) -> dict[str, str]:
-    return {
+    told = {
         "x-localllm-queue-position": "0",
         "x-localllm-queue-ms": str(_milliseconds(lease.queue_seconds)),
         "x-localllm-load-ms": str(_milliseconds(lease.load_seconds)),
         "x-localllm-placement": placement_text(lease.loaded),
     }
+    if lease.fallback:
+        told["x-localllm-fallback"] = lease.fallback.encode("ascii", "replace").decode()
+    return told
 
 
 def _end_headers(finished: Finished) -> dict[str, str]:

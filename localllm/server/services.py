@@ -20,7 +20,10 @@ from localllm.embedding import Embeddings, EmbedRequest
 from localllm.generation import Event, GenerationRequest
 from localllm.gguf import Header, TensorInfo
 from localllm.modelfile import Modelfile
-from localllm.placement.devices import Host, host
+from localllm.placement.choose import Room
+from localllm.placement.devices import Host, Machine, host
+from localllm.placement.plan import Plan
+from localllm.placement.wishes import Wishes
 from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded, Stats
 from localllm.scheduler.state import Counts, QueuePlace, Requester
@@ -79,6 +82,8 @@ class Lease(Protocol):
     def load_seconds(self) -> float: ...
     @property
     def queue_seconds(self) -> float: ...
+    @property
+    def fallback(self) -> str: ...
 
 
 class Turn(Protocol):
@@ -106,6 +111,8 @@ class RunningModel(Protocol):
     def waiting(self) -> int: ...
     @property
     def expires_at(self) -> datetime | None: ...
+    @property
+    def plan(self) -> Plan | None: ...
 
 
 class ModelScheduler(Protocol):
@@ -118,6 +125,12 @@ class ModelScheduler(Protocol):
     async def stats(self) -> dict[str, Stats]: ...
     @property
     def counts(self) -> Counts: ...
+
+
+class Planning(Protocol):
+    """What a model may take here, or on another machine."""
+
+    async def room(self, wishes: Wishes, machine: Machine | None = None) -> Room: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +152,7 @@ class Services:
     settings: Settings
     store: ModelStore
     scheduler: ModelScheduler
+    planner: Planning
     store_thread: Executor
     clock: Clock
     new_id: Callable[[], str]

@@ -21,7 +21,6 @@ from localllm.store.repository import Choice, HubFile, Repository, Variant, choi
 from localllm.store.source import Source
 
 _PIECE_BYTES = 2**20
-_TRY_EVERY_BYTES = 4 * 2**20
 _MOST_BYTES = 64 * 2**20
 
 
@@ -79,13 +78,15 @@ def remote_header(source: Source, repository: Repository, file: HubFile) -> Head
             tempfile.TemporaryFile() as kept,
             source.open(repository, file, 0, _PIECE_BYTES) as opened,
         ):
-            received = 0
+            received, try_at = 0, _PIECE_BYTES
             for piece in opened.pieces:
                 kept.seek(received)
                 kept.write(piece)
                 received += len(piece)
                 is_last = received >= min(_MOST_BYTES, file.size_bytes)
-                if is_last or received % _TRY_EVERY_BYTES < len(piece):
+                if is_last or received >= try_at:
+                    # The parts of a split model have small headers, a vocabulary takes megabytes.
+                    try_at = 2 * received
                     kept.flush()
                     if (header := _read(kept.fileno(), file)) or is_last:
                         return header

@@ -40,6 +40,11 @@ from localllm.generation import (
     Usage,
 )
 from localllm.gguf import ArrayInfo, Header, TensorInfo
+from localllm.placement.budgets import room_of
+from localllm.placement.choose import Room
+from localllm.placement.devices import Device, Host, Machine
+from localllm.placement.plan import Plan
+from localllm.placement.wishes import Wishes
 from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded, Stats
 from localllm.scheduler.loop import ANYONE
@@ -148,6 +153,7 @@ class FakeLease:
     loaded: Loaded = LOADED
     load_seconds: float = 0.25
     queue_seconds: float = 0.125
+    fallback: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ class FakeRunning:
     active: int = 1
     waiting: int = 2
     expires_at: datetime | None = TOLD
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -306,3 +313,14 @@ def text_of(request: GenerationRequest) -> str:
     if request.prompt_tokens is not None:
         return bytes(request.prompt_tokens).decode()
     return request.prompt or (request.messages[-1].content if request.messages else "")
+
+
+class FakePlanner:
+    """A machine with one GPU of 8 GiB and a host of 16."""
+
+    async def room(self, wishes: Wishes, machine: Machine | None = None) -> Room:
+        gib = 2**30
+        host = Host(4, 16 * gib, 16 * gib)
+        gpu = Device("gpu", "CUDA0", "a card", total_bytes=8 * gib, free_bytes=8 * gib, backend="CUDA")
+        cpu = Device("cpu", "CPU", total_bytes=host.total_bytes, free_bytes=host.available_bytes)
+        return room_of(machine or Machine((gpu, cpu), host), wishes)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fake_scheduler import FakeScheduler, FakeStore
+from fake_scheduler import FakePlanner, FakeScheduler, FakeStore
 
 from localllm.config import load_settings
 from localllm.server.access import rules_from
@@ -69,6 +69,7 @@ def live_server(
             settings=settings,
             store=store,
             scheduler=scheduler,
+            planner=FakePlanner(),
             store_thread=store_thread,
             clock=Clock(time.monotonic, time.time_ns),
             new_id=lambda: f"id{next(ids)}",

@@ -6,7 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fake_scheduler import FakeScheduler, FakeStore
+from fake_scheduler import FakePlanner, FakeScheduler, FakeStore
 
 from localllm.config import load_settings
 from localllm.dialects.ollama_encode import OllamaEncoder
@@ -35,6 +35,7 @@ async def writes_of(events) -> list[bytes]:
             load_settings({}),
             FakeStore(),
             FakeScheduler(),
+            FakePlanner(),
             store_thread,
             Clock(lambda: 0.0, lambda: NOW_NS),
             str,

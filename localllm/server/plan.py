@@ -1,0 +1,100 @@
+"""POST /api/plan: how a model would lie here, or on the machine of a device file, before it is loaded or even pulled.
+
+A model that is here is planned by its file's header; one that is not, by its header on the hub or in the registry, of
+which a process of its own reads the first megabytes (store/peek). What is loaded now is not counted as free.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localllm.dialects.plans import PlanQuestion, decode_plan
+from localllm.errors import DoesNotFitError, ModelNotFoundError
+from localllm.generation import Failed, Options, error_from, merge_options
+from localllm.load_options import LoadOptions, merge_load_options
+from localllm.placement.alternatives import alternatives_to
+from localllm.placement.choose import Room
+from localllm.placement.device_file import parse_devices
+from localllm.placement.estimate import Estimate, estimate
+from localllm.placement.plan import plan
+from localllm.placement.wishes import Wishes, wishes_from
+from localllm.server.plan_json import alternatives_json, machine_json, plan_json
+from localllm.server.replies import json_response
+from localllm.server.services import Services
+from localllm.store.peek import Peeked
+from localllm.store.processes import lines_from
+
+_PEEK = "localllm.store.peek"
+_answer: msgspec.json.Decoder[Peeked | Failed] = msgspec.json.Decoder(Peeked | Failed)
+
+
+async def make_plan(services: Services, request: Request) -> Response:
+    """POST /api/plan."""
+    question = decode_plan(await request.body())
+    about, estimated, wishes, others = await _model(services, question)
+    room = await _room(services, question, wishes)
+    told: dict[str, Any] = {**about, "machine": machine_json(room)}
+    try:
+        told["plan"] = plan_json(plan(estimated, room, wishes))
+    except DoesNotFitError as error:
+        told |= {"plan": None, "error": error.message, "hint": error.hint, "missing": error.missing_bytes}
+    told["alternatives"] = alternatives_json(alternatives_to(estimated, room, wishes, others))
+    return json_response(told)
+
+
+Asked = tuple[dict[str, Any], Estimate, Wishes, tuple[tuple[str, int], ...]]
+
+
+async def _model(services: Services, question: PlanQuestion) -> Asked:
+    """What is known of the model, its estimate, what is wished, and its other quantisations."""
+    try:
+        if question.quant:
+            raise ModelNotFoundError(question.name)
+        model = await services.in_store(services.store.find, question.name)
+    except ModelNotFoundError:
+        return await _remote_model(services, question)
+    header = await services.in_store(services.store.header, model)
+    wishes = _wishes(services, question, model.options, model.load, embeds="embedding" in model.capabilities)
+    about = {
+        "model": model.name,
+        "is_here": True,
+        "quantization": model.quantization_level,
+        "file_bytes": model.size_bytes,
+    }
+    return about, estimate(header), wishes, ()
+
+
+async def _remote_model(services: Services, question: PlanQuestion) -> Asked:
+    wanted = await services.in_store(services.store.pull_request, question.name, question.quant)
+    if wanted is None:
+        raise ModelNotFoundError(question.name)
+    async with aclosing(lines_from(_PEEK, wanted)) as lines:
+        found = _answer.decode(await anext(lines))
+    if isinstance(found, Failed):
+        raise error_from(found)
+    wishes = _wishes(services, question, found.options, LoadOptions(), embeds=found.is_embedding_model)
+    about = {
+        "model": question.name,
+        "is_here": False,
+        "quantization": found.label,
+        "file_bytes": found.size_bytes,
+        "repository": found.repository,
+        "remarks": list(found.remarks),
+    }
+    return about, found.estimate, wishes, tuple((size.label, size.size_bytes) for size in found.others)
+
+
+def _wishes(services: Services, question: PlanQuestion, options: Options, load: LoadOptions, *, embeds: bool) -> Wishes:
+    options = merge_options(question.options, options)
+    load = merge_load_options(question.load, load)
+    return wishes_from(services.settings, options, load, embeds=embeds)
+
+
+async def _room(services: Services, question: PlanQuestion, wishes: Wishes) -> Room:
+    machine = parse_devices(question.devices, "devices") if question.devices else None
+    return await services.planner.room(wishes, machine)

@@ -1,0 +1,124 @@
+"""The process that looks at a model before it is downloaded: its headers by ranges of bytes, and what they come to.
+
+    python -m localllm.store.peek        one PullRequest in on stdin, one line of JSON out: Peeked or Failed
+
+A process of its own for the reasons of store/pull: huggingface_hub need not stay in the daemon's memory, nor may its
+network hold up the daemon's event loop. A header is some megabytes at the beginning of a file; of a model in parts the
+headers of all are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import msgspec
+
+from localllm.errors import HubError, LocalllmError
+from localllm.generation import Failed, Options, failed_from
+from localllm.gguf import Header
+from localllm.placement.estimate import Estimate, estimate
+from localllm.pulling import PullRequest
+from localllm.store.fitting import remote_header
+from localllm.store.hub import Hub
+from localllm.store.image import settings_of
+from localllm.store.registry import Registry
+from localllm.store.repository import HubFile, Repository, choose, variants_in
+from localllm.store.source import Source
+
+MOST_VARIANTS = 40
+NOTHING_SAID = Options()
+
+
+class Size(msgspec.Struct, frozen=True):
+    """Another quantisation that can be had, and its bytes."""
+
+    label: str
+    size_bytes: int
+
+
+class Peeked(msgspec.Struct, frozen=True, tag="peeked"):
+    """What is known of a model that is not here. `others` are its other quantisations; `options` its registry's."""
+
+    repository: str
+    label: str
+    size_bytes: int
+    estimate: Estimate
+    is_embedding_model: bool = False
+    others: tuple[Size, ...] = ()
+    remarks: tuple[str, ...] = ()
+    options: Options = NOTHING_SAID
+
+
+def peek(hub: Hub, request: PullRequest) -> Peeked:
+    """Look at the variant of a repository that a pull would choose. Raises LocalllmErrors."""
+    repository = hub.look_up(request.repository)
+    choice = choose(repository, request.choice)
+    others = tuple(
+        Size(other.label, other.size_bytes)
+        for other in variants_in(repository)
+        if other.is_whole and other is not choice.variant
+    )
+    header = _headers(hub, repository, choice.variant.files)
+    return Peeked(
+        repository.id,
+        str(choice.variant),
+        choice.variant.size_bytes,
+        estimate(header),
+        header.is_embedding_model,
+        others[:MOST_VARIANTS],
+        choice.remarks,
+    )
+
+
+def peek_image(registry: Registry, request: PullRequest) -> Peeked:
+    """Look at a model of Ollama's registry. Raises LocalllmErrors."""
+    image = registry.look_up(request.repository, request.choice)
+    settings, remarks = settings_of([(text.kind, registry.read(image, text)) for text in image.texts])
+    header = _headers(registry, image.repository, image.files)
+    return Peeked(
+        image.repository.id,
+        request.choice,
+        sum(file.size_bytes for file in image.files),
+        estimate(header),
+        header.is_embedding_model,
+        (),
+        (*image.remarks, *remarks),
+        settings.options,
+    )
+
+
+def _headers(source: Source, repository: Repository, files: tuple[HubFile, ...]) -> Header:
+    """The first file's header with the tensors of all."""
+    headers = [remote_header(source, repository, file) for file in files]
+    whole = [header for header in headers if header is not None]
+    if len(whole) < len(headers):
+        missing = next(file.name for file, header in zip(files, headers, strict=True) if header is None)
+        raise HubError(
+            f"the header of {missing} cannot be read from {source.title}",
+            hint="try again, or pull the model: the plan is then made of its file",
+        )
+    return dataclasses.replace(whole[0], tensors=tuple(tensor for header in whole for tensor in header.tensors))
+
+
+def _run(request: PullRequest) -> Peeked:
+    if request.registry is None:
+        return peek(Hub(), request)
+    with Registry(request.registry.url, Path(request.registry.blobs_dir)) as registry:
+        return peek_image(registry, request)
+
+
+def main() -> None:
+    """Answer the one request of this process."""
+    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=PullRequest)
+    answer: Peeked | Failed
+    try:
+        answer = _run(request)
+    except LocalllmError as error:
+        answer = failed_from(error)
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+
+
+if __name__ == "__main__":
+    main()
