@@ -41,8 +41,8 @@ _ESCAPE = re.compile(
 class Decoded:
     """A body, understood. `request.model` is the name as the client wrote it.
 
-    `action` "load" and "unload" are Ollama's empty prompts. `unknown_options` are names to warn about, `ignored` fields
-    that say something and change nothing.
+    `action` "load" and "unload" are Ollama's empty prompts, "render" asks for the prompt instead of an answer.
+    `unknown_options` are names to warn about, `ignored` fields that say something and change nothing.
 
     `choices` are the requests of an answer that is made of several: `candidates_per_prompt` of them for each prompt, of
     which `answers_per_prompt` are told. `echoes` lets each begin with its prompt; a dialect that tells logprobs only
@@ -52,7 +52,7 @@ class Decoded:
 
     request: GenerationRequest
     stream: bool
-    action: Literal["generate", "load", "unload"] = "generate"
+    action: Literal["generate", "load", "unload", "render"] = "generate"
     include_usage: bool = False
     unknown_options: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()

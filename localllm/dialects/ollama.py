@@ -103,7 +103,6 @@ def decode_generate(body: bytes) -> Decoded:
     """The body of POST /api/generate. Raises BadRequestError's kinds, ModelNotFoundError for an empty name."""
     fields = read(body, _generate_decoder)
     logprobs = read_logprobs(fields.logprobs, fields.top_logprobs)  # Ollama looks at these before the name
-    _refuse_what_is_not_supported(fields)
     model = fields.model or fields.name or ""
     if not model:
         raise ModelNotFoundError("")
@@ -124,7 +123,7 @@ def decode_generate(body: bytes) -> Decoded:
         logprobs=logprobs,
         fill_in=FillIn(fields.suffix) if fields.suffix else None,
     )
-    action = _action(bool(prompt or fields.suffix), request)
+    action = "render" if fields.debug_render_only else _action(bool(prompt or fields.suffix), request)
     return Decoded(request, fields.stream is not False, action, unknown_options=unknown)
 
 
@@ -132,7 +131,6 @@ def decode_chat(body: bytes) -> Decoded:
     """The body of POST /api/chat. Raises BadRequestError's kinds."""
     fields = read(body, _chat_decoder)
     logprobs = read_logprobs(fields.logprobs, fields.top_logprobs)
-    _refuse_what_is_not_supported(fields)
     model = fields.model or fields.name or ""
     if not model:
         raise InvalidFieldError("model is required", field="model")
@@ -140,7 +138,8 @@ def decode_chat(body: bytes) -> Decoded:
     messages = with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages or ())])
     tools = read_tools(fields.tools)
     request = msgspec.structs.replace(request, messages=messages, tools=tools, logprobs=logprobs)
-    return Decoded(request, fields.stream is not False, _action(bool(messages), request), unknown_options=unknown)
+    action = "render" if fields.debug_render_only else _action(bool(messages), request)
+    return Decoded(request, fields.stream is not False, action, unknown_options=unknown)
 
 
 def decode_name(body: bytes) -> tuple[str, bool]:
@@ -164,11 +163,6 @@ def read_think(value: object) -> bool | str | None:
     if value not in THINK_LEVELS:
         raise InvalidFieldError(f'invalid think value: "{value}" (must be {_THINK_WORDS})', field="think")
     return value
-
-
-def _refuse_what_is_not_supported(fields: _Common) -> None:
-    if fields.debug_render_only:
-        raise UnsupportedError("_debug_render_only is not supported by this version")
 
 
 def _refuse_images(images: list[Any] | None, field: str) -> None:

@@ -10,7 +10,7 @@ one), `dropped_messages` and `dropped_tokens` are ours; Ollama's clients ignore 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -129,6 +129,14 @@ class OllamaEncoder:
             "done_reason": _done_reason(event.reason),
             **_metrics(event),
         }
+
+
+def rendered_body(model: str, prompt: str, tokens: Sequence[int], now_ns: int, *, is_chat: bool) -> bytes:
+    """The prompt instead of an answer, for `_debug_render_only`; the tokens are ours."""
+    said: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
+    shown = {"rendered_template": prompt, "tokens": list(tokens)}
+    head = {"model": model, "created_at": timestamp(now_ns)}
+    return to_json({**head, **said, "done": False, "_debug_info": shown})
 
 
 def error_body(failed: Failed) -> bytes:

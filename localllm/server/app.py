@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.errors import LocalllmError
 from localllm.logs import request_id
-from localllm.server import anthropic, create, embed, generate, llamacpp, manage, pull, responses
+from localllm.server import anthropic, create, embed, generate, llamacpp, manage, ollama, pull, responses
 from localllm.server.access import OPEN_PATHS, Access, AccessRules
 from localllm.server.replies import INTERNAL, error_response, failed_response, text_response
 from localllm.server.services import Services
@@ -50,8 +50,8 @@ ROUTES: tuple[Entry, ...] = (
     Entry("GET|HEAD", "/api/tags", manage.tags, "The models there are"),
     Entry("POST", "/api/show", manage.show, "Everything about one model"),
     Entry("GET", "/api/ps", manage.running, "The models that are loaded, and the requests that wait"),
-    Entry("POST", "/api/generate", generate.ollama_generate, "Answer a prompt; an empty one loads or unloads"),
-    Entry("POST", "/api/chat", generate.ollama_chat, "Answer a conversation; an empty one loads or unloads"),
+    Entry("POST", "/api/generate", ollama.generate, "Answer a prompt; an empty one loads or unloads"),
+    Entry("POST", "/api/chat", ollama.chat, "Answer a conversation; an empty one loads or unloads"),
     Entry("POST", "/api/embed", embed.ollama_embed_inputs, "Turn texts into vectors"),
     Entry("POST", "/api/embeddings", embed.ollama_embed_prompt, "Turn one text into a vector; older than the above"),
     Entry("POST", "/api/pull", pull.ollama_pull, "Download a model from Hugging Face or Ollama's registry"),

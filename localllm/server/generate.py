@@ -51,16 +51,6 @@ class Route:
     encoder: Callable[[Decoded, Services], Encoder]
 
 
-async def ollama_generate(services: Services, request: Request) -> AnswerResponse:
-    """POST /api/generate."""
-    return await answer(services, request, _OLLAMA_GENERATE)
-
-
-async def ollama_chat(services: Services, request: Request) -> AnswerResponse:
-    """POST /api/chat."""
-    return await answer(services, request, _OLLAMA_CHAT)
-
-
 async def openai_completion(services: Services, request: Request) -> AnswerResponse:
     """POST /v1/completions."""
     return await answer(services, request, _OPENAI_COMPLETION)
@@ -88,8 +78,8 @@ def _completion_encoder(decoded: Decoded, services: Services) -> CompletionEncod
     return CompletionEncoder(f"cmpl-{services.new_id()}", decoded.request.model, services.clock.time_ns(), shape)
 
 
-_OLLAMA_GENERATE = Route("generate", ollama.decode_generate, lambda d, _: OllamaEncoder("generate", d.request.model))
-_OLLAMA_CHAT = Route("chat", ollama.decode_chat, lambda d, _: OllamaEncoder("chat", d.request.model))
+OLLAMA_GENERATE = Route("generate", ollama.decode_generate, lambda d, _: OllamaEncoder("generate", d.request.model))
+OLLAMA_CHAT = Route("chat", ollama.decode_chat, lambda d, _: OllamaEncoder("chat", d.request.model))
 _OPENAI_CHAT = Route("chat", openai.decode_chat, _openai_encoder)
 _OPENAI_COMPLETION = Route("generate", decode_completion, _completion_encoder)
 

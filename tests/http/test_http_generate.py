@@ -57,6 +57,29 @@ def test_a_chat_streams_lines_and_ends_with_the_metrics(server):
     assert 0 < lines[-1]["total_duration"] < 10**10
 
 
+def test_the_prompt_can_be_had_instead_of_an_answer(server):
+    def shown(path, **fields):
+        answer = post(server, path, {"model": "guide", "_debug_render_only": True, **fields})
+        assert (200, "application/json; charset=utf-8") == (answer.status_code, answer.headers["content-type"])
+        body = answer.json()
+        assert body.pop("created_at").endswith("Z")
+        return body
+
+    told = "<system>Be brief.<user>before<assistant>yes<user>hi"
+    shape = {"model": "guide", "done": False}
+    debug = {"rendered_template": told, "tokens": [256, *told.encode()]}
+    chat_body = shown("/api/chat", messages=[{"role": "user", "content": "hi"}])
+    assert {**shape, "message": {"role": "assistant", "content": ""}, "_debug_info": debug} == chat_body
+    assert {**shape, "response": "", "_debug_info": debug} == shown("/api/generate", prompt="hi", stream=False)
+    raw = shown("/api/generate", prompt="hi", raw=True)["_debug_info"]
+    assert {"rendered_template": "hi", "tokens": [256, 104, 105]} == raw
+
+
+def test_the_prompt_of_a_model_that_is_not_there_is_an_error(server):
+    answer = post(server, "/api/chat", {**chat("hi"), "model": "nobody", "_debug_render_only": True})
+    assert (404, "model_not_found") == (answer.status_code, answer.json()["code"])
+
+
 def test_an_answer_that_is_not_streamed_is_the_same_in_one_object(server):
     answer = post(server, "/api/generate", {"model": "guide", "prompt": "echo a b", "stream": False})
     assert "application/json; charset=utf-8" == answer.headers["content-type"]
