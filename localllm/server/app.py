@@ -10,6 +10,7 @@ README's table of routes is checked against ROUTES.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -22,10 +23,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from localllm.dialects.framing import JSON_MEDIA_TYPE, to_json
 from localllm.errors import LocalllmError
 from localllm.logs import request_id
 from localllm.server import anthropic, create, embed, generate, llamacpp, manage, ollama, pull, responses
 from localllm.server.access import OPEN_PATHS, Access, AccessRules
+from localllm.server.openapi import document
 from localllm.server.replies import INTERNAL, error_response, failed_response, text_response
 from localllm.server.services import Services
 from localllm.version import __version__
@@ -44,8 +47,20 @@ class Entry(NamedTuple):
     purpose: str
 
 
+async def _openapi(services: Services, request: Request) -> Response:
+    """GET /openapi.json."""
+    return Response(_document(), media_type=JSON_MEDIA_TYPE)
+
+
+@functools.cache
+def _document() -> bytes:
+    return to_json(document(ROUTES))
+
+
 ROUTES: tuple[Entry, ...] = (
     Entry("GET|HEAD", "/", manage.root, "`Ollama is running`; for a browser a page with the models"),
+    Entry("GET", "/openapi.json", _openapi, "This table and all that can be sent and answered, as an OpenAPI document"),
+    Entry("GET", "/docs", manage.reference, "The same for people: the reference of the API"),
     Entry("GET|HEAD", "/api/version", manage.version, "The Ollama version this API follows, and localllm's own"),
     Entry("GET|HEAD", "/api/tags", manage.tags, "The models there are"),
     Entry("POST", "/api/show", manage.show, "Everything about one model"),

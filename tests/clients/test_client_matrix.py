@@ -1,0 +1,87 @@
+"""Every client library people use, against the real daemon: chat, stream, tools, JSON, vectors, models, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_process import run_cli
+from client_programs import run_program
+from daemon_process import running_daemon
+from synthetic_models import build
+
+GUIDE = Path(__file__).resolve().parents[2] / "modelfiles" / "guide" / "guide.gguf"
+ALL = {"chat", "stream", "tools", "structured", "embeddings", "models", "error"}
+# What a library has no call for, or none that asks this daemon.
+LACKS = {
+    ("litellm_client.py", "ollama"): {"models"},
+    ("litellm_client.py", "openai"): {"models"},
+    ("langchain_client.py", "ollama"): {"models"},
+    ("langchain_client.py", "openai"): {"models"},
+    ("pydantic_ai_client.py", ""): {"models", "embeddings"},
+    ("instructor_client.py", ""): {"models", "embeddings", "tools"},
+    ("llama_index_client.py", ""): {"models", "embeddings"},
+    ("anthropic_client.mjs", ""): {"embeddings"},
+    ("ai_sdk_client.mjs", ""): {"models"},
+}
+WAYS = (
+    ("litellm_client.py", "ollama"), ("litellm_client.py", "openai"),
+    ("langchain_client.py", "ollama"), ("langchain_client.py", "openai"),
+    ("llm_client.py", ""), ("pydantic_ai_client.py", ""), ("instructor_client.py", ""), ("llama_index_client.py", ""),
+    ("ollama_client.mjs", ""), ("openai_client.mjs", ""), ("anthropic_client.mjs", ""), ("ai_sdk_client.mjs", ""),
+)  # fmt: skip
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    with running_daemon(tmp_path_factory.mktemp("matrix")) as running:
+        file = build("bert-tiny", GUIDE, running.home / "bert-tiny.gguf")
+        assert 0 == run_cli("create", "bert-tiny", "--from", str(file), environment=running.environment).returncode
+        yield running
+
+
+@pytest.fixture(scope="module")
+def said(daemon, tmp_path_factory):
+    """What each program said; each runs once."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def of(program: str, way: str) -> dict[str, Any]:
+        if program not in known:
+            known[program] = run_program(program, daemon.url, tmp_path_factory.mktemp("home"))
+        return known[program][way] if way else known[program]
+
+    return of
+
+
+@pytest.mark.parametrize(("program", "way"), WAYS)
+def test_a_client_gets_what_it_asks_for(said, program, way):
+    results = said(program, way)
+    asked = ALL - LACKS.get((program, way), set())
+    assert asked <= results.keys()
+    assert "localllm pull" in results["chat"]
+    assert "nosuch" in results["error"]
+    assert results["structured"]["command"] in ("pull", "run")
+    pieces = results["stream"]
+    assert len(pieces) > 2
+    if program != "instructor_client.py":  # whose pieces are objects that grow
+        assert results["chat"].strip() == "".join(pieces).strip()
+    if "tools" in asked:
+        name, arguments, told = results["tools"]
+        assert ("get_weather", {"city": "Paris"}) == (name, arguments)
+        assert "21" in told
+    if "embeddings" in asked:
+        assert {256} == set(results["embeddings"])
+    if "models" in asked:
+        assert any("guide" in name for name in results["models"])
+
+
+def test_litellm_finds_out_what_a_model_is(said):
+    assert ["guide"] == said("litellm_client.py", "")["models"]
+
+
+def test_openais_responses_and_anthropics_count_of_tokens_are_there_too(said):
+    assert "localllm pull" in said("openai_client.mjs", "")["responses"]
+    assert said("anthropic_client.mjs", "")["tokens"] > 5
