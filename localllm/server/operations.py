@@ -61,6 +61,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "/api/tags": Operation(a.OllamaModels, _LOOKING),
     "/api/show": Operation(a.OllamaShown, _CHANGING, example={"model": "guide"}),
     "/api/ps": Operation(a.OllamaLoaded, _LOOKING),
+    "/api/plan": Operation(dict[str, Any], _FETCHING, example={"model": "llama3.2"}),
     "/api/generate": _asking(
         a.OllamaGenerated, (NDJSON_MEDIA_TYPE, a.OllamaGenerated), {"model": "guide", "prompt": "Hello"}
     ),
