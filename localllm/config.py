@@ -89,6 +89,9 @@ class Settings:
     body_timeout_seconds: float
     idle_connection_seconds: float
     max_body_bytes: int
+    ping_seconds: float
+    responses_keep_seconds: float
+    responses_most_bytes: int
     log_level: str
     log_format: LogFormat
     idle_exit_seconds: float
@@ -283,6 +286,12 @@ SETTINGS: tuple[Setting, ...] = (
             "How long a connection stays open without a request"),
     Setting("max_body_bytes", "max_body_bytes", _positive, str(64 * 2**20), "a count of bytes",
             "The largest request body"),
+    Setting("ping", "ping_seconds", _time_limit, "10s", "seconds or a duration; -1 for never",
+            "How long a stream may be silent before it says, outside of its events, that it goes on"),
+    Setting("responses_keep", "responses_keep_seconds", _seconds, "24h", "seconds or a duration; 0 for not at all",
+            "How long a response of `/v1/responses` can be gone on from; in memory only"),
+    Setting("responses_most_bytes", "responses_most_bytes", _count, str(32 * 2**20), "a count of bytes",
+            "How much memory these may take together; the oldest go first"),
     Setting("log_level", "log_level", _level, "INFO", "DEBUG, INFO, WARNING or ERROR", "How much the daemon logs"),
     Setting("log_format", "log_format", _log_format, "human", "human or json", "How the daemon's log lines look"),
     Setting("idle_exit", "idle_exit_seconds", _seconds, "30m", "seconds or a duration; -1 for never",

@@ -46,6 +46,7 @@ from localllm.server.app import build_app
 from localllm.server.connections import ConnectionLimits, Connections, raise_open_files
 from localllm.server.listener import bound_address, is_exposed, open_listener
 from localllm.server.pulls import Pulls
+from localllm.server.responses_store import ResponseStore
 from localllm.server.services import Clock, ModelScheduler, Services
 from localllm.store.bundled import bundled_dir, probe_model
 from localllm.store.model import Model
@@ -139,6 +140,8 @@ def _build_services(
         new_id=lambda: secrets.token_hex(8),
         activity=activity,
         pulls=Pulls(register),
+        responses=ResponseStore(settings.responses_keep_seconds, settings.responses_most_bytes),
+        ping_seconds=settings.ping_seconds,
     )
 
 
