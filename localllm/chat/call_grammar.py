@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from localllm.chat.element_values import ElementValues
 from localllm.chat.json_schema import Schema, resolved, standalone
 from localllm.chat.lark import BLANKS, Lark, Part, Rule, Text, literal, maybe, other_than, pattern
 from localllm.chat.notation import GEMMA, KEY_PATTERN, PYTHON, Values, properties_of
@@ -18,6 +19,7 @@ from localllm.chat.syntax import (
     WILD,
     ArgumentMarkers,
     CallSyntax,
+    ElementSyntax,
     GemmaSyntax,
     PythonSyntax,
     Syntax,
@@ -47,6 +49,11 @@ def call_grammar(lark: Lark, syntax: Syntax, tools: Sequence[CallableTool], begu
             return _JsonCalls(lark, syntax, tools).grammar(begun, several=several)
         case TaggedSyntax():
             return _TaggedCalls(lark, syntax, tools).grammar(begun, several=several)
+        case ElementSyntax():
+            frame = TaggedSyntax(
+                syntax.section, syntax.lead, syntax.after_name, syntax.call_end, syntax.section_end, arguments=None
+            )
+            return _ElementCalls(lark, frame, tools, syntax).grammar(begun, several=several)
         case PythonSyntax():
             return _python_calls(lark, syntax, tools, begun, several=several)
         case GemmaSyntax():
@@ -143,10 +150,13 @@ class _TaggedCalls:
         name = self._name(tool.name)
         after_name = self._words(syntax.after_name.words, tool.name)
         end = self._words(self._lark.end_words(syntax.call_end.words))
-        if syntax.arguments is None:
-            arguments = self._lark.json(standalone(tool.parameters, tool.parameters))
-            return (*name, *after_name, BLANKS, arguments, *((BLANKS, *end) if end else ()))
-        return (*name, *after_name, Rule(self._arguments(tool, syntax.arguments)), *((BLANKS, *end) if end else ()))
+        return (*name, *after_name, *self._given(tool), *((BLANKS, *end) if end else ()))
+
+    def _given(self, tool: CallableTool) -> tuple[Part, ...]:
+        """The arguments of a call."""
+        if self._syntax.arguments is None:
+            return (BLANKS, self._lark.json(standalone(tool.parameters, tool.parameters)))
+        return (Rule(self._arguments(tool, self._syntax.arguments)),)
 
     def _name(self, name: str) -> tuple[Part, ...]:
         if not all(character.isalnum() or character in "_.-/@" for character in name):
@@ -190,6 +200,16 @@ class _TaggedCalls:
             parts += self._lark.words([word.replace(WILD, said)], before)
             before = word
         return tuple(parts)
+
+
+class _ElementCalls(_TaggedCalls):
+    def __init__(self, lark: Lark, frame: TaggedSyntax, tools: Sequence[CallableTool], elements: ElementSyntax) -> None:
+        super().__init__(lark, frame, tools)
+        self._elements = elements
+
+    def _given(self, tool: CallableTool) -> tuple[Part, ...]:
+        values = ElementValues(self._lark, self._elements, tool.parameters)
+        return (self._lark.rule(values.members(resolved(tool.parameters, tool.parameters))),)
 
 
 def _python_calls(

@@ -22,6 +22,7 @@ from llguidance import regex_to_lark
 
 from localllm.answer_rules import AnswerRules, Free, Held, Mark, Opening, Stage
 from localllm.chat.call_grammar import CallableTool, call_grammar
+from localllm.chat.channel_calls import begun_call, starts_of, whole_calls
 from localllm.chat.formats import OutputFormat
 from localllm.chat.gbnf import is_gbnf, lark_of_gbnf
 from localllm.chat.json_schema import KINDS, unsound
@@ -115,14 +116,10 @@ class _Plan:
 
     def _held_answer(self, is_first: bool) -> Held:
         """A call, or what was asked for; a model that may think can do so before."""
-        lark = Lark(self._grounds.marks)
+        lark = self._new_lark()
         wanted: list[str] = []
         if self._callable:
-            head = self._head_of_call(lark, is_first)
-            call = lark.rule(self._calls(lark, None))
-            is_repeated = self._may_call_again and self._format.parallel_calls and self._format.channels is None
-            more = [f"({lark.sequence(BLANKS, call)})*"] if self._must_call and is_repeated else []
-            wanted.append(" ".join([*head, call.name, *more]))
+            wanted.append(self._whole_calls(lark, is_first))
         if self._request.response_format is not None and not self._must_call:
             body = format_expression(lark, self._request.response_format, self._complaint)
             wanted.append(" ".join([*self._head_of_text(lark, is_first), body, *self._tail_of_text(lark)]))
@@ -157,11 +154,15 @@ class _Plan:
         ends = lark.end_words(answer.ends[:1]) if answer is not None else []
         return [f"({lark.sequence(BLANKS, *lark.mark(end))})?" for end in ends]
 
-    def _head_of_call(self, lark: Lark, is_first: bool) -> list[str]:
+    def _whole_calls(self, lark: Lark, is_first: bool) -> str:
+        """An answer that is a call, or several if there may be."""
         channels = self._format.channels
-        if channels is not None and not is_first:
-            return [lark.sequence(*lark.mark(channels.start), BLANKS)]
-        return [lark.sequence(BLANKS)]
+        if channels is not None and self._syntax is not None:
+            return whole_calls(lark, channels, self._syntax, self._callable, is_first=is_first)
+        call = lark.rule(self._calls(lark, None))
+        is_repeated = self._may_call_again and self._format.parallel_calls
+        more = f" ({lark.sequence(BLANKS, call)})*" if is_repeated else ""
+        return f"{lark.sequence(BLANKS)} {call.name}{more}"
 
     def _free_answer(self, is_first: bool) -> Free:
         openings: list[Opening] = []
@@ -169,7 +170,14 @@ class _Plan:
         if is_first and self._grounds.may_think and thinking is not None and thinking.start:
             openings.append(Opening(rb"\s*" + re.escape(thinking.start.encode()), self._thinking_place()))
         if self._callable and (opening := self._bare_opening()) is not None:
-            openings.append(Opening(opening, self._place("bare", lambda: self._call_stage(None)), is_part=True))
+            openings.append(Opening(opening, self._call_place(None), is_part=True))
+        channels = self._format.channels
+        if channels is not None and channels.recipient == "" and is_first:
+            # The prompt has said the start of the first message.
+            openings += [
+                Opening(re.escape(start.removeprefix(channels.start).encode()), self._channel_call_place(start))
+                for start in starts_of(channels, self._callable)
+            ]
         return Free(self._call_marks(), tuple(openings), self._forbidden())
 
     def _later(self) -> Free:
@@ -179,18 +187,25 @@ class _Plan:
     def _call_marks(self) -> tuple[Mark, ...]:
         if not self._callable or self._syntax is None:
             return ()
-        marks = [Mark(start, self._place(start, lambda start=start: self._call_stage(start))) for start in self._starts]  # type: ignore[misc]
         channels, thinking = self._format.channels, self._format.thinking
-        if channels is not None:
-            text = self._place("text", self._channel_text)
-            marks.append(Mark(header_of_text(self._format, channels), text))
-            if thinking is not None:
-                marks.append(Mark(thinking.start, self._thinking_place()))
-        return tuple(marks)
+        if channels is None:
+            return tuple(Mark(start, self._call_place(start)) for start in self._syntax.starts)
+        marks = [Mark(start, self._channel_call_place(start)) for start in starts_of(channels, self._callable)]
+        text = self._place("text", self._channel_text)
+        marks.append(Mark(header_of_text(self._format, channels), text))
+        return (*marks, *((Mark(thinking.start, self._thinking_place()),) if thinking is not None else ()))
 
-    @property
-    def _starts(self) -> tuple[str, ...]:
-        return self._syntax.starts if self._syntax is not None else ()
+    def _call_place(self, begun: str | None) -> int:
+        return self._place(f"call {begun}", lambda: self._call_stage(lambda lark: self._calls(lark, begun)))
+
+    def _channel_call_place(self, start: str) -> int:
+        channels, syntax = self._format.channels, self._syntax
+        assert channels is not None
+        assert syntax is not None
+        tools = starts_of(channels, self._callable)[start]
+        return self._place(
+            f"call {start}", lambda: self._call_stage(lambda lark: begun_call(lark, channels, syntax, tools))
+        )
 
     def _channel_text(self) -> Free:
         """The text of a channel: only behind its end a call may begin."""
@@ -202,10 +217,12 @@ class _Plan:
         is_forbidden = self._request.tool_choice.mode == "none" and self._request.tools and self._format.calls
         return self._format.calls.starts if is_forbidden and self._format.calls else ()
 
-    def _call_stage(self, begun: str | None) -> Held:
-        lark = Lark(self._grounds.marks)
-        grammar = lark.text(self._calls(lark, begun))
-        return Held(grammar, self._place("later", self._later) if self._may_call_again else None)
+    def _call_stage(self, write: Callable[[Lark], str]) -> Held:
+        lark = self._new_lark()
+        return Held(lark.text(write(lark)), self._place("later", self._later) if self._may_call_again else None)
+
+    def _new_lark(self) -> Lark:
+        return Lark(self._grounds.marks, self._format.markers)
 
     def _calls(self, lark: Lark, begun: str | None) -> str:
         assert self._syntax is not None
@@ -257,7 +274,7 @@ class _Plan:
 
     def _cannot_write(self, tool: CallableTool, syntax: Syntax) -> str | None:
         try:
-            call_grammar(Lark(self._grounds.marks), syntax, [tool], None, several=False)
+            call_grammar(self._new_lark(), syntax, [tool], None, several=False)
         except BadRequestError as error:
             return error.message
         return None

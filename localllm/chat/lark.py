@@ -19,7 +19,7 @@ from llguidance import regex_to_lark
 # not end its turn there writes white space for ever.
 JSON_BLANKS = r"( |\n[ \t]{0,48})?"
 ANY_CHARACTERS = "(?s:.*)"
-_TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+_TAG = r"<[^<>\s]+>|\[[^\[\]\s]+\]"
 # Rust's regular expressions take a backslash before any ASCII punctuation but these two.
 _NEEDS_ESCAPE = re.compile(r"[!-/:;=?-@\[-^`{-~]")
 
@@ -112,11 +112,12 @@ class Marks(Protocol):
 
 
 class Lark:
-    """One grammar. `marks` tell which tokens marks are."""
+    """One grammar. `marks` tell which tokens marks are; besides tags, the `known` texts may be marks."""
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, marks: Marks, known: Sequence[str] = ()) -> None:
         self.marks = marks
         self._special_token = marks.special_token
+        self._mark = re.compile("|".join([*map(re.escape, sorted(known, key=len, reverse=True)), _TAG]))
         self._lines: list[str] = []
         self._names: dict[str, str] = {}
 
@@ -124,7 +125,7 @@ class Lark:
         """A text in which the vocabulary's own marks are the tokens they are."""
         parts: list[Part] = []
         at = 0
-        for tag in _TAG.finditer(text):
+        for tag in self._mark.finditer(text):
             token = self._special_token(tag.group())
             if token is not None:
                 parts += [literal(text[at : tag.start()])] if tag.start() > at else []
@@ -146,7 +147,7 @@ class Lark:
         """The words of a mark, with the blanks that may stand between them. `before` is the word before them."""
         parts: list[Part] = []
         for word in words:
-            if before:
+            if before and not (word[0] in '">=:' and before[-1] not in ">]"):
                 parts.append(SPACE if word[0].isalpha() and before[-1] not in ">]=:." else BLANKS)
             parts += self.mark(word)
             before = word

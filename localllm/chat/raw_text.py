@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from localllm.chat.lark import Text, any_of, literal, searched, without
+from localllm.chat.lark import Text, any_of, literal, pattern, searched, without
 from localllm.errors import BadRequestError
 
+# No number, text, list or object of JSON or Python begins so; the words that are values of theirs are to be left out.
+PLAIN_TEXT = pattern(r"[A-Za-z_](?s:.*)")
+LITERAL_WORDS = ("true", "false", "null", "True", "False", "None", "NaN", "Infinity")
 # What raw_text keeps; `type` and annotations go without saying.
 TEXT_KEYWORDS = frozenset(["type", "enum", "const", "minLength", "maxLength", "pattern", "format"])
 _DATE = r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])"

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from localllm.chat.json_schema import Schema, kinds_of, resolved, standalone
-from localllm.chat.lark import Lark, Part, Text, literal, other_than, pattern, without
-from localllm.chat.notation import STANDARD_KEYWORDS, are_disjoint
-from localllm.chat.raw_text import TEXT_KEYWORDS, listed, raw_text
+from localllm.chat.branches import branches_of, has_any_text
+from localllm.chat.json_schema import Schema, kinds_of, standalone
+from localllm.chat.lark import Lark, Part, Text, literal, other_than, without
+from localllm.chat.notation import STANDARD_KEYWORDS
+from localllm.chat.raw_text import LITERAL_WORDS, PLAIN_TEXT, TEXT_KEYWORDS, listed, raw_text
 from localllm.chat.syntax import WILD, ArgumentMarkers
 from localllm.chat.values import Schema as ReadSchema
 from localllm.errors import BadRequestError
 
-# No number, text, list or object of JSON or Python begins so; the words that are values of theirs are left out.
-_PLAIN_TEXT = pattern(r"[A-Za-z_](?s:.*)")
-_LITERAL_WORDS = ("true", "false", "null", "True", "False", "None", "NaN", "Infinity")
 _RAW_MARK = "<![CDATA["
 _TRUE_OR_FALSE = {"true": "false"}
 _WORDS_OF_KIND = {"integer": "number"}
@@ -38,26 +36,15 @@ class TagValues:
     def alternatives(self, node: object) -> Iterator[tuple[str, tuple[Part, ...]]]:
         """The ways to write a value: the word in WILD's place in its tag, and the value with its end."""
         if any(WILD in word for word in self._markers.middle.words):
-            for branch in self._branches(node):
+            for branch in branches_of(node, self._root):
                 yield from self._by_word(branch)
         elif ReadSchema(node, self._root).is_text:
-            for branch in self._branches(node):
+            for branch in branches_of(node, self._root):
                 yield "", self._text(branch)
         else:
             yield "", self._json(standalone(node, self._root))
-            if any(self._has_any_text(branch) for branch in self._branches(node)):
-                yield "", self._between(other_than(without(_PLAIN_TEXT, self._forbidden), _LITERAL_WORDS))
-
-    def _branches(self, node: object) -> list[Schema]:
-        """A schema as alternatives of which none has alternatives itself."""
-        schema = resolved(node, self._root)
-        key = next((key for key in ("anyOf", "oneOf") if key in schema), None)
-        options = schema.get(key) if key else None
-        if not isinstance(options, list) or any(name in STANDARD_KEYWORDS and name != key for name in schema):
-            return [schema]
-        if key == "oneOf" and not are_disjoint([resolved(option, self._root) for option in options]):
-            raise BadRequestError('"oneOf" of schemas that overlap cannot be kept in this model\'s notation')
-        return [branch for option in options for branch in self._branches(option)]
+            if any(has_any_text(branch) for branch in branches_of(node, self._root)):
+                yield "", self._between(other_than(without(PLAIN_TEXT, self._forbidden), LITERAL_WORDS))
 
     def _by_word(self, branch: Schema) -> Iterator[tuple[str, tuple[Part, ...]]]:
         """A text or JSON, as the word in the tag says."""
@@ -77,12 +64,6 @@ class TagValues:
                 word = _TRUE_OR_FALSE.get(text_word, _WORDS_OF_KIND.get(kind, kind))
                 narrowed = standalone({**branch, "type": kind}, self._root)
                 yield word, self._json(narrowed)
-
-    @staticmethod
-    def _has_any_text(branch: Schema) -> bool:
-        """Whether a branch allows every text there is."""
-        says_more = any(name in STANDARD_KEYWORDS and name != "type" for name in branch)
-        return "string" in kinds_of(branch) and not says_more
 
     @property
     def _forbidden(self) -> tuple[str, ...]:

@@ -55,7 +55,10 @@ class Cell:
 
 
 class FakeBackend:
-    """See the module. `marks` are tokens of its own besides the bytes. `pool_tokens` cells are shared by `slots` slots, of which `max_sequences` run at once."""
+    """See the module. `pool_tokens` cells are shared by `slots` slots, of which `max_sequences` run at once.
+
+    `marks` are tokens of its own besides the bytes.
+    """
 
     def __init__(
         self,
