@@ -22,12 +22,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from localllm.client_plans import Placement, PlanAnswer, PlanBody
 from localllm.connecting import ANSWER_SECONDS, CONNECT_SECONDS, LOOK_AT_LOG, connection_errors, http_client, httpx
 from localllm.errors import DaemonError
 from localllm.remote_errors import error_of, stream_error
 
-
 _VERSION_SECONDS = 5.0
+_PLAN_SECONDS = 120.0  # the header of a model that is not here comes over the network
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ class ModelSummary(msgspec.Struct, frozen=True):
 
 
 class RunningModel(msgspec.Struct, frozen=True):
-    """One row of `ps`. `active` and `waiting` count requests; `state`, `active` and `waiting` are localllm's own."""
+    """One row of `ps`. `active` and `waiting` count requests; these two, `state` and `placement` are localllm's own."""
 
     name: str
     size: int = 0
@@ -72,6 +73,7 @@ class RunningModel(msgspec.Struct, frozen=True):
     state: str | None = None
     active: int | None = None
     waiting: int | None = None
+    placement: Placement | None = None
 
 
 class QueuedRequest(msgspec.Struct, frozen=True):
@@ -274,6 +276,10 @@ class Client:
         """Everything about one model; `verbose` includes long arrays of its metadata. Raises ModelNotFoundError."""
         return self._ask("POST", "/api/show", ModelInfo, {"model": name, "verbose": verbose}, name=name)
 
+    def plan(self, body: PlanBody) -> PlanAnswer:
+        """How a model would lie; one that is not here is looked up where it is pulled from. Raises LocalllmErrors."""
+        return self._ask("POST", "/api/plan", PlanAnswer, body, name=body.model, seconds=_PLAN_SECONDS)
+
     def delete(self, name: str) -> None:
         """Remove a model. Raises ModelNotFoundError."""
         self._ask("DELETE", "/api/delete", None, {"model": name}, name=name)
@@ -304,7 +310,7 @@ class Client:
         method: str,
         path: str,
         kind: type[_Answer] | None,
-        body: dict[str, object] | None = None,
+        body: dict[str, object] | PlanBody | None = None,
         *,
         name: str = "",
         seconds: float | None = ANSWER_SECONDS,

@@ -38,6 +38,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("search", "search", "search", "Find models to pull, here and on Hugging Face"),
     Command("du", "disk", "du", "Show what models take of the disk, and what no name uses"),
     Command("gc", "disk", "gc", "Remove what localllm downloaded and no name uses"),
+    Command("plan", "plan", "plan", "Show how a model would lie here, before it is loaded or pulled"),
     Command("ps", "running", "ps", "List the models that are loaded"),
     Command("stop", "running", "stop", "Unload a model"),
     Command("doctor", "doctor", "doctor", "Check this machine, the engine on it and the daemon"),

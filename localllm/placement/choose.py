@@ -60,8 +60,10 @@ class Found:
 def best(costs: Costs, room: Room, wishes: Wishes, *, may_use_gpus: bool = True) -> Found | None:
     """The fastest arrangement that fits; None when none does."""
     found = all_found(costs, room, wishes, may_use_gpus=may_use_gpus)
-    # The first of equals: fewer GPUs, and those named first.
-    return min(found, key=lambda one: (one.seconds, len(one.arrangement.gpus)), default=None)
+    # Of equals rather on a GPU than not, on fewer of them, and on those named first.
+    return min(
+        found, key=lambda one: (one.seconds, not one.arrangement.gpu_layers, len(one.arrangement.gpus)), default=None
+    )
 
 
 def all_found(costs: Costs, room: Room, wishes: Wishes, *, may_use_gpus: bool = True) -> list[Found]:

@@ -15,6 +15,7 @@ from localllm.placement.devices import Device
 # Of what is measured by a plain copy or a large product, what llama.cpp's kernels reach.
 _READ_SHARE = 0.75
 _COMPUTE_SHARE = 0.5
+_BATCH_SECONDS = 2e-3  # of putting a batch together
 _HANDOVER_SECONDS = 60e-6  # from one device to the next, for each token
 _LAYER_SECONDS = {"gpu": 40e-6, "cpu": 15e-6}  # of starting what a layer computes
 _EXPERT_SHARE = 0.4  # of the rate that a dense matrix reaches, when a batch is spread over many small ones
@@ -55,18 +56,21 @@ def predicted_speed(arrangement: Arrangement, costs: Costs, host: Device) -> Spe
     """How fast `arrangement` answers, and how fast it reads a prompt."""
     devices = (*arrangement.gpus, host)
     is_assumed = any(d.bandwidth_bytes_per_second is None or d.flops is None for d in devices)
+    started = arrangement.gpu_layers * _LAYER_SECONDS["gpu"]
+    started += (costs.count - arrangement.gpu_layers) * _LAYER_SECONDS["cpu"]
     return Speed(
-        1 / max(decode_seconds(arrangement, costs, host), 1e-9),
+        1 / max(decode_seconds(arrangement, costs, host) + started, 1e-9),
         costs.shape.batch_tokens / max(_batch_seconds(arrangement, costs, host), 1e-9),
         is_assumed,
     )
 
 
 def decode_seconds(arrangement: Arrangement, costs: Costs, host: Device) -> float:
-    """Seconds of one next token."""
+    """Seconds of one next token, without what it takes to start each layer: that would put small models on the CPU,
+    which is busy enough."""
     cpu = rates_of(host)
     first = costs.count - arrangement.gpu_layers
-    seconds = sum(_layer_seconds(costs, index, cpu, "cpu", _active(costs, index)) for index in range(first))
+    seconds = sum(_layer_seconds(costs, index, cpu, _active(costs, index)) for index in range(first))
     at, experts_out = first, 0
     for device, block in zip(arrangement.gpus, arrangement.blocks, strict=True):
         # A GPU that seems slower than the host is still where layers belong: figures of two kinds compare badly.
@@ -78,14 +82,14 @@ def decode_seconds(arrangement: Arrangement, costs: Costs, host: Device) -> floa
                 experts_out += 1
                 seconds += experts / (cpu.bandwidth * _READ_SHARE)
                 active -= experts
-            seconds += _layer_seconds(costs, index, gpu, "gpu", active)
+            seconds += _layer_seconds(costs, index, gpu, active)
         at += block
     handovers = len(arrangement.gpus) - 1 + (first > 0 and bool(arrangement.gpus)) + 2 * experts_out
     return seconds + max(handovers, 0) * _HANDOVER_SECONDS
 
 
-def _layer_seconds(costs: Costs, index: int, rates: Rates, kind: str, weights: float) -> float:
-    return (weights + costs.remembered[index]) / (rates.bandwidth * _READ_SHARE) + _LAYER_SECONDS[kind]
+def _layer_seconds(costs: Costs, index: int, rates: Rates, weights: float) -> float:
+    return (weights + costs.remembered[index]) / (rates.bandwidth * _READ_SHARE)
 
 
 def _active(costs: Costs, index: int) -> float:
@@ -120,6 +124,7 @@ def _batch_seconds(arrangement: Arrangement, costs: Costs, host: Device) -> floa
         return min(alone, bytes_ / helper.link + 2 * parameters * tokens / (helper.flops * _COMPUTE_SHARE))
 
     seconds = sum(on_host(sum(_parameters(costs, index)), costs.weights[index]) for index in range(first))
+    seconds += _BATCH_SECONDS
     at = first
     for device, block in zip(arrangement.gpus, arrangement.blocks, strict=True):
         for index in range(at, at + block):

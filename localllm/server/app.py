@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from localllm.dialects.framing import JSON_MEDIA_TYPE, to_json
 from localllm.errors import LocalllmError
 from localllm.logs import request_id
-from localllm.server import anthropic, create, embed, generate, llamacpp, manage, ollama, pull, responses
+from localllm.server import anthropic, create, embed, generate, llamacpp, manage, ollama, plan, pull, responses
 from localllm.server.access import OPEN_PATHS, Access, AccessRules
 from localllm.server.openapi import document
 from localllm.server.replies import INTERNAL, error_response, failed_response, text_response
@@ -70,6 +70,7 @@ ROUTES: tuple[Entry, ...] = (
     Entry("POST", "/api/embed", embed.ollama_embed_inputs, "Turn texts into vectors"),
     Entry("POST", "/api/embeddings", embed.ollama_embed_prompt, "Turn one text into a vector; older than the above"),
     Entry("POST", "/api/pull", pull.ollama_pull, "Download a model from Hugging Face or Ollama's registry"),
+    Entry("POST", "/api/plan", plan.make_plan, "How a model would lie here, or elsewhere, before it is loaded"),
     Entry("POST", "/api/create", create.ollama_create, "Make a model of another one, or of a file that was sent"),
     Entry("POST", "/api/copy", create.ollama_copy, "Give a model a second name"),
     Entry("HEAD|POST", "/api/blobs/{digest}", create.blob, "Ask for a file by its sha256, or send one"),
