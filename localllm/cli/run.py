@@ -1,7 +1,8 @@
 """`run`: ask a model once, or chat with it.
 
 Not interactive when there is a prompt, when stdin is piped (its text comes before the prompt's words) or when stdout is
-no terminal; then one /api/generate. Else the REPL. An empty prompt loads the model and says nothing.
+no terminal; then one /api/generate. Else the REPL. An empty prompt loads the model and says nothing. With --render the
+prompt is shown that the model would get, and no answer is asked for.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ def run(
         str | None, typer.Option("--keepalive", metavar="DURATION", help='Keep the model loaded, such as "5m"')
     ] = None,
     nowordwrap: Annotated[bool, typer.Option("--nowordwrap", help="Do not break lines between words")] = False,
+    render: Annotated[
+        bool, typer.Option("--render", help="Print what the model would be given, and ask nothing")
+    ] = False,
 ) -> None:
     """Ask a model, or chat with it."""
     screen, settings = screen_of(os.environ), load_settings(os.environ)
@@ -57,10 +61,14 @@ def run(
         keep_alive=_parsed(keepalive, parse_keep_alive_argument, "--keepalive"),
     )
     text = prompt_text(prompt, sys.stdin)
+    if render and text is None:
+        raise typer.BadParameter("it needs a prompt", param_hint="--render")
     if is_path(model):
         options = replace(options, model=_registered(model, settings, screen))
     with connect(settings, screen) as client:
-        if text is None and screen.stdout_is_terminal:
+        if render:
+            with_model(client, options.model, screen, lambda: show_prompt(client, options, text or "", screen))
+        elif text is None and screen.stdout_is_terminal:
             with_model(client, options.model, screen, lambda: _chat(client, options, screen, settings))
         else:
             with_model(client, options.model, screen, lambda: ask(client, options, text or "", screen))
@@ -68,17 +76,30 @@ def run(
 
 def ask(client: Client, options: RunOptions, prompt: str, screen: Screen) -> None:
     """One question, one answer; an empty question only loads the model."""
-    request = GenerateRequest(
+    writer = AnswerWriter(screen, options.style)
+    last = show_answer(client.generate(_request(options, prompt)), options.model, screen, writer)
+    if options.style.shows_statistics:
+        screen.say("\n".join(["", *statistics_lines(last)]))
+
+
+def show_prompt(client: Client, options: RunOptions, prompt: str, screen: Screen) -> None:
+    """The text that the model would be given on stdout, to the letter; its tokens on stderr, all of them if verbose."""
+    rendered = client.render(_request(options, prompt))
+    screen.out(screen.clean(rendered.text))
+    if screen.stdout_is_terminal:
+        screen.out("\n")
+    ids = f": {' '.join(map(str, rendered.tokens))}" if options.style.shows_statistics else ""
+    screen.say(f"{len(rendered.tokens)} tokens{ids}")
+
+
+def _request(options: RunOptions, prompt: str) -> GenerateRequest:
+    return GenerateRequest(
         model=options.model,
         prompt=prompt,
         format=options.format,
         think=options.think,
         keep_alive=options.keep_alive,
     )
-    writer = AnswerWriter(screen, options.style)
-    last = show_answer(client.generate(request), options.model, screen, writer)
-    if options.style.shows_statistics:
-        screen.say("\n".join(["", *statistics_lines(last)]))
 
 
 def prompt_text(words: Sequence[str] | None, stdin: TextIO) -> str | None:

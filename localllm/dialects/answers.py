@@ -129,7 +129,9 @@ class OllamaFigures(Shape):
     prompt_cache_miss: dict[str, Any] | UnsetType = UNSET
     dropped_messages: int | UnsetType = UNSET
     dropped_tokens: int | UnsetType = UNSET
+    unfinished_tool_call: bool | UnsetType = UNSET
     done_reason: Literal["stop", "length", "load", "unload"] | UnsetType = UNSET
+    debug_info: dict[str, Any] | UnsetType = msgspec.field(default=UNSET, name="_debug_info")
 
 
 class OllamaMessage(Shape):
@@ -231,9 +233,10 @@ class LlamaCppText(Shape):
 
 
 class LlamaCppPrompt(Shape):
-    """What a template made of a conversation."""
+    """What a template made of a conversation, and the ids of its tokens."""
 
     prompt: str
+    tokens: list[int]
 
 
 class LlamaCppEmbedding(Shape):

@@ -72,6 +72,18 @@ def test_verbose_prints_statistics_on_stderr(tmp_path):
     assert ("a b c\n", statistics) == (result.stdout, result.stderr.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("more", "said"), [([], "3 tokens\n"), (["--verbose"], "3 tokens: 1 22 333\n")], ids=["plain", "verbose"]
+)
+def test_render_prints_the_prompt_to_the_letter_and_its_tokens_apart(tmp_path, more, said):
+    shown = {"response": "", "done": False, "_debug_info": {"rendered_template": "<s>hi\n\x1b", "tokens": [1, 22, 333]}}
+    with daemon(Reply(json.dumps(shown))) as server:
+        environment = cli_environment(tmp_path, server.address)
+        result = run_cli("run", "guide", "hi", "--render", *more, environment=environment)
+        assert [{"model": "guide", "prompt": "hi", "_debug_render_only": True}] == server.bodies("POST /api/generate")
+    assert (0, "<s>hi\n\x1b", said) == (result.returncode, result.stdout, result.stderr)
+
+
 def test_text_arrives_while_the_stream_still_runs(tmp_path):
     end = threading.Event()
     with daemon(Reply(pieces=endless_lines("tick ", end))) as server:
