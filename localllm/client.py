@@ -148,6 +148,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     think: bool | str | None = None
     keep_alive: float | str | None = None
     options: dict[str, Any] | None = None
+    debug_render_only: bool = msgspec.field(default=False, name="_debug_render_only")
 
 
 class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -182,6 +183,17 @@ class GenerateChunk(Metrics, frozen=True):
     thinking: str | None = None
     done: bool = False
     done_reason: str | None = None
+
+
+class RenderedPrompt(msgspec.Struct, frozen=True):
+    """A prompt as the model would get it: its text, and the ids of its tokens."""
+
+    text: str = msgspec.field(name="rendered_template")
+    tokens: tuple[int, ...] = ()
+
+
+class _Rendered(msgspec.Struct, frozen=True):
+    prompt: RenderedPrompt = msgspec.field(name="_debug_info")
 
 
 class ChatChunk(Metrics, frozen=True):
@@ -300,6 +312,11 @@ class Client:
     def generate(self, request: GenerateRequest) -> Generator[GenerateChunk, None, None]:
         """Stream an answer to a prompt. Ends with a chunk that is `done`, or raises."""
         return self._stream("/api/generate", request.model, request, GenerateChunk)
+
+    def render(self, request: GenerateRequest) -> RenderedPrompt:
+        """What a prompt becomes for the model, without an answer; loads the model if it is not."""
+        body = msgspec.to_builtins(msgspec.structs.replace(request, debug_render_only=True))
+        return self._ask("POST", "/api/generate", _Rendered, body, name=request.model, seconds=None).prompt
 
     def chat(self, request: ChatRequest) -> Generator[ChatChunk, None, None]:
         """Stream the next turn of a conversation. Ends with a chunk that is `done`, or raises."""
