@@ -240,11 +240,15 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
     total_seconds: float = 0.0
 
 
-class PromptProgress(msgspec.Struct, frozen=True, tag="progress"):
-    """The prompt is tokenized, or one more chunk of it is computed."""
+class PromptProgress(msgspec.Struct, frozen=True, tag="progress", omit_defaults=True):
+    """The prompt is tokenized, or one more chunk of it is computed.
+
+    `processed_tokens` includes `cached_tokens`, which were taken over from an earlier request.
+    """
 
     processed_tokens: int
     prompt_tokens: int
+    cached_tokens: int = 0
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):

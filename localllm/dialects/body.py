@@ -47,7 +47,8 @@ class Decoded:
     `choices` are the requests of an answer that is made of several: `candidates_per_prompt` of them for each prompt, of
     which `answers_per_prompt` are told. `echoes` lets each begin with its prompt; a dialect that tells logprobs only
     sometimes looks at `shows_logprobs`, and `service_tier` is for the answer to repeat. `thinks_if_it_can`: a
-    model that cannot think is to answer without. `response_fields` are paths that llama-server's answers are cut to.
+    model that cannot think is to answer without. `response_fields` are paths that llama-server's answers are cut to;
+    `reports_progress` lets a stream tell how far the prompt is.
     """
 
     request: GenerationRequest
@@ -64,6 +65,7 @@ class Decoded:
     service_tier: str | None = None
     thinks_if_it_can: bool = False
     response_fields: tuple[str, ...] = ()
+    reports_progress: bool = False
 
 
 def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -32,6 +32,10 @@ JSON_MEDIA_TYPE = "application/json; charset=utf-8"
 NDJSON_MEDIA_TYPE = "application/x-ndjson"
 SSE_MEDIA_TYPE = "text/event-stream; charset=utf-8"
 NANOSECONDS = 1_000_000_000
+# What streams send so that nobody takes their silence for an end. A comment is no event; and a line of JSON may begin
+# with blanks, while an empty line would be no JSON.
+SSE_PING = b": keep-alive\n\n"
+NDJSON_PING = b" "
 
 _encoder = msgspec.json.Encoder()
 

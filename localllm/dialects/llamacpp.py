@@ -72,6 +72,7 @@ class _Fields(msgspec.Struct):
     t_max_prompt_ms: float | None = None
     t_max_predict_ms: float | None = None
     response_fields: list[str] | None = None
+    return_progress: bool | None = None
 
 
 class _File(msgspec.Struct):
@@ -102,6 +103,7 @@ def decode_completion(body: bytes) -> Decoded:
         ignored=ignored_names(body, _Fields),
         choices=requests if len(requests) > 1 else (),
         response_fields=tuple(fields.response_fields or ()),
+        reports_progress=bool(fields.return_progress),
     )
 
 
@@ -126,6 +128,7 @@ def decode_infill(body: bytes) -> Decoded:
         bool(fields.stream),
         ignored=ignored_names(body, _InfillFields),
         response_fields=tuple(fields.response_fields or ()),
+        reports_progress=bool(fields.return_progress),
     )
 
 

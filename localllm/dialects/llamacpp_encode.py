@@ -4,6 +4,7 @@
     data: {"index", "content": "", "stop": true, "stop_type", "stopping_word", "truncated", "timings", …}      the last
     data: {"error": {"code", "message", "type"}}                                  instead of the last, when it failed
 
+With `return_progress` objects without text come first, with a `prompt_progress`.
 With `response_fields` the last object is cut down to the values at those paths ("timings/prompt_n"), under the paths as
 keys. What a client asks of slots (`id_slot`) has no counterpart here and is -1; token ids are not told.
 """
@@ -15,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from localllm.dialects.framing import SSE_MEDIA_TYPE, collect_choices, sse, to_json, token_logprobs
+from localllm.dialects.framing import SSE_MEDIA_TYPE, SSE_PING, collect_choices, sse, to_json, token_logprobs
+from localllm.dialects.prompt_progress import PromptReport
 from localllm.generation import (
     AnswerEvent,
     ContentDelta,
@@ -44,11 +46,14 @@ class LlamaCppEncoder:
     """One answer to /completion or /infill. `requests` are what was asked: one, or one for each prompt."""
 
     media_type = SSE_MEDIA_TYPE
-    ping = b""
+    ping = SSE_PING
 
-    def __init__(self, requests: Sequence[GenerationRequest], response_fields: tuple[str, ...]) -> None:
+    def __init__(
+        self, requests: Sequence[GenerationRequest], response_fields: tuple[str, ...], *, reports_progress: bool = False
+    ) -> None:
         self._requests = requests
         self._response_fields = response_fields
+        self._reports = {index: PromptReport() for index in range(len(requests))} if reports_progress else {}
         self._prompt_tokens = dict.fromkeys(range(len(requests)), 0)
         self._pieces = dict.fromkeys(range(len(requests)), 0)
         self._has_line: dict[int, bool] = {}
@@ -56,12 +61,12 @@ class LlamaCppEncoder:
     def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:
         """The event that `event` becomes; those of Finished and Failed are the last."""
         if isinstance(event, OfChoice):
-            return self._of_choice(event.index, event.event)
+            return self._of_choice(event.index, event.event, now_ns)
         if isinstance(event, Failed):
             return b"data: " + error_body(event) + b"\n\n"
         if isinstance(event, Finished) and len(self._requests) > 1:
             return b""  # each prompt has had its own
-        return self._of_choice(0, event)
+        return self._of_choice(0, event, now_ns)
 
     def whole(self, events: Iterable[AnswerEvent], now_ns: int) -> bytes:
         """The one object of an answer that is not streamed, or the array of several."""
@@ -76,14 +81,23 @@ class LlamaCppEncoder:
         """llama-server's error object."""
         return error_body(failed)
 
-    def _of_choice(self, index: int, event: Event) -> bytes:
+    def _of_choice(self, index: int, event: Event, now_ns: int) -> bytes:
+        report = self._reports.get(index)
         if isinstance(event, PromptProgress):
             self._prompt_tokens[index] = event.prompt_tokens
-        elif isinstance(event, ContentDelta):
+            return self._progress(index, report.step(event, now_ns)) if report else b""
+        before = report.end(now_ns) if report else None
+        return (self._progress(index, before) if before else b"") + self._said(index, event)
+
+    def _progress(self, index: int, progress: dict[str, Any]) -> bytes:
+        return sse(to_json({**self._piece(index, ContentDelta("")), "prompt_progress": progress}))
+
+    def _said(self, index: int, event: Event) -> bytes:
+        if isinstance(event, ContentDelta):
             self._pieces[index] += 1
             self._has_line[index] = self._has_line.get(index, False) or "\n" in event.text
             return sse(to_json(self._piece(index, event)))
-        elif isinstance(event, Finished):
+        if isinstance(event, Finished):
             return sse(to_json(self._last(index, event, "", (), self._has_line.get(index, False))))
         return b""
 

@@ -18,6 +18,7 @@ import msgspec
 from localllm.dialects.framing import (
     NANOSECONDS,
     NDJSON_MEDIA_TYPE,
+    NDJSON_PING,
     collect,
     extend_call,
     is_object,
@@ -51,7 +52,7 @@ class OllamaEncoder:
     """One answer to /api/chat or /api/generate. `model` is the name as the client wrote it."""
 
     media_type = NDJSON_MEDIA_TYPE
-    ping = b""
+    ping = NDJSON_PING
 
     def __init__(self, kind: Literal["chat", "generate"], model: str) -> None:
         self._kind = kind

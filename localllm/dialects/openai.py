@@ -88,6 +88,7 @@ class _ChatBody(CommonFields):
     top_logprobs: int | None = None
     reasoning_effort: str | None = None
     reasoning: _Reasoning | None = None
+    return_progress: bool | None = None  # llama-server's
 
 
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
@@ -125,6 +126,7 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
         ignored=ignored_names(body, _ChatBody),
         choices=with_own_seeds(request, count) if count > 1 else (),
         service_tier=fields.service_tier,
+        reports_progress=bool(fields.return_progress),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from localllm.dialects.framing import (
     NANOSECONDS,
     SSE_MEDIA_TYPE,
+    SSE_PING,
     Answer,
     collect_choices,
     sse,
@@ -42,7 +43,7 @@ class CompletionEncoder:
     """One answer to /v1/completions. `id` is unique; `model` is the name as the client wrote it."""
 
     media_type = SSE_MEDIA_TYPE
-    ping = b""
+    ping = SSE_PING
 
     def __init__(self, id: str, model: str, created_ns: int, shape: Shape) -> None:
         self._common = {

@@ -18,12 +18,14 @@ from typing import Any
 from localllm.dialects.framing import (
     NANOSECONDS,
     SSE_MEDIA_TYPE,
+    SSE_PING,
     Answer,
     collect_choices,
     sse,
     to_json,
     token_logprobs,
 )
+from localllm.dialects.prompt_progress import PromptReport
 from localllm.generation import (
     AnswerEvent,
     ContentDelta,
@@ -31,6 +33,7 @@ from localllm.generation import (
     Failed,
     Finished,
     OfChoice,
+    PromptProgress,
     ThinkingDelta,
     TokenLogprob,
     ToolCall,
@@ -52,13 +55,28 @@ ERROR_CODES = {"prompt_too_long": "context_length_exceeded", "unauthorized": "in
 class _Choice:
     """The stream of one choice: what it must remember between its events. `head` begins every object of the answer."""
 
-    def __init__(self, head: bytes, index: int) -> None:
+    def __init__(self, head: bytes, index: int, report: PromptReport | None) -> None:
         self._before_delta = b"data: " + head + b',"choices":[{"index":' + str(index).encode() + b',"delta":{'
         self._role = b'"role":"assistant",'
         self._has_calls = False
+        self._report = report
 
-    def chunk(self, event: Event) -> bytes:
+    def chunk(self, event: Event, now_ns: int) -> bytes:
         """The events that `event` becomes."""
+        if self._report is None:
+            return self._said(event)
+        if isinstance(event, PromptProgress):
+            return self._progress(self._report.step(event, now_ns))
+        last = self._report.end(now_ns)
+        return (self._progress(last) if last else b"") + self._said(event)
+
+    def _progress(self, progress: dict[str, Any]) -> bytes:
+        role, self._role = self._role, b""
+        content = b'"content":null' if role else b""
+        after = b'},"finish_reason":null}],"prompt_progress":' + to_json(progress) + b"}\n\n"
+        return self._before_delta + role + content + after
+
+    def _said(self, event: Event) -> bytes:
         if isinstance(event, ContentDelta):
             return self._delta(b'"content":' + to_json(event.text), event.logprobs)
         if isinstance(event, ThinkingDelta):
@@ -86,10 +104,17 @@ class OpenAIEncoder:
     """One answer to /v1/chat/completions. `id` is unique; `model` is the name as the client wrote it."""
 
     media_type = SSE_MEDIA_TYPE
-    ping = b""
+    ping = SSE_PING
 
     def __init__(
-        self, id: str, model: str, created_ns: int, *, include_usage: bool, service_tier: str | None = None
+        self,
+        id: str,
+        model: str,
+        created_ns: int,
+        *,
+        include_usage: bool,
+        service_tier: str | None = None,
+        reports_progress: bool = False,
     ) -> None:
         self._common = {"id": id, "created": created_ns // NANOSECONDS, "model": model}
         self._include_usage = include_usage
@@ -97,7 +122,8 @@ class OpenAIEncoder:
         self._tier: dict[str, Any] = {"service_tier": "default"} if service_tier else {}
         head = {"id": id, "object": "chat.completion.chunk", "created": created_ns // NANOSECONDS, "model": model}
         self._head = to_json({**head, "system_fingerprint": "fp_localllm", **self._tier})[:-1]
-        self._choices = {0: _Choice(self._head, 0)}
+        self._reports_progress = reports_progress
+        self._choices = {0: self._new_choice(0)}
         self._has_several = False
 
     def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:
@@ -105,13 +131,13 @@ class OpenAIEncoder:
         if isinstance(event, OfChoice):
             self._has_several = True
             if event.index not in self._choices:
-                self._choices[event.index] = _Choice(self._head, event.index)
-            return self._choices[event.index].chunk(event.event)
+                self._choices[event.index] = self._new_choice(event.index)
+            return self._choices[event.index].chunk(event.event, now_ns)
         if isinstance(event, Failed):
             return sse(error_body(event)) + DONE
         if not isinstance(event, Finished):
-            return self._choices[0].chunk(event)
-        last = b"" if self._has_several else self._choices[0].chunk(event)
+            return self._choices[0].chunk(event, now_ns)
+        last = b"" if self._has_several else self._choices[0].chunk(event, now_ns)
         usage = b""
         if self._include_usage:
             usage = sse(self._head + b',"choices":[],"usage":' + to_json(usage_object(event)) + b"}")
@@ -136,6 +162,9 @@ class OpenAIEncoder:
     def error(self, failed: Failed) -> bytes:
         """OpenAI's error object."""
         return error_body(failed)
+
+    def _new_choice(self, index: int) -> _Choice:
+        return _Choice(self._head, index, PromptReport() if self._reports_progress else None)
 
 
 def _whole_choice(answer: Answer, index: int) -> dict[str, Any]:

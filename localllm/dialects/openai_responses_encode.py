@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from localllm.dialects.framing import NANOSECONDS, SSE_MEDIA_TYPE, to_json, token_logprobs
+from localllm.dialects.framing import NANOSECONDS, SSE_MEDIA_TYPE, SSE_PING, to_json, token_logprobs
 from localllm.dialects.openai_encode import ERROR_CODES, error_body
 from localllm.dialects.openai_responses import DecodedResponse, echo_json
 from localllm.dialects.openai_responses_items import StoredItem, sealed
@@ -65,7 +65,7 @@ class ResponsesEncoder:
     """One answer to /v1/responses. `id` is the response's; `stores` says whether it can be asked for later."""
 
     media_type = SSE_MEDIA_TYPE
-    ping = b": keep-alive\n\n"
+    ping = SSE_PING
 
     def __init__(self, id: str, request: DecodedResponse, created_ns: int, *, stores: bool) -> None:
         self._id = id

@@ -287,7 +287,9 @@ class Engine:
         if not is_last_chunk and sequence.is_out_of_time(self._clock):
             return self._finish(sequence, "length")
         if not is_last_chunk:
-            return SequenceOutput(sequence.request.id, prompt_processed=min(resident.computed, sequence.prompt_length))
+            processed = min(resident.computed, sequence.prompt_length)
+            cached = sequence.cached_tokens
+            return SequenceOutput(sequence.request.id, prompt_processed=processed, prompt_cached=cached)
         if was_prefilling:
             sequence.first_token_at = self._clock()
         if sequence.has_all_it_asked_for:  # for no token at all

@@ -91,6 +91,7 @@ class Finish:
 class SequenceOutput:
     """What one step gave one sequence: new tokens and their text, or progress on its prompt.
 
+    Of `prompt_processed` tokens `prompt_cached` were taken over from others.
     The last has `finish`, or `error`. Text may be held back or cut (stop strings), logprobs go with it, tokens do not.
     """
 
@@ -98,6 +99,7 @@ class SequenceOutput:
     text: str = ""
     tokens: tuple[int, ...] = ()
     prompt_processed: int | None = None
+    prompt_cached: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
     error: str | None = None

@@ -282,7 +282,7 @@ class Stream:
         """The events of one output that is not an error."""
         events: list[Event] = []
         if output.prompt_processed is not None:
-            events.append(PromptProgress(output.prompt_processed, self._prompt_tokens))
+            events.append(PromptProgress(output.prompt_processed, self._prompt_tokens, output.prompt_cached))
         spoken: list[Event] = []
         if output.text:
             spoken += self._parser.feed(output.text) if self._parser else [ContentDelta(output.text)]

@@ -68,6 +68,7 @@ def _openai_encoder(decoded: Decoded, services: Services) -> OpenAIEncoder:
         services.clock.time_ns(),
         include_usage=decoded.include_usage,
         service_tier=decoded.service_tier,
+        reports_progress=decoded.reports_progress,
     )
 
 

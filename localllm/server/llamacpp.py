@@ -154,7 +154,8 @@ async def _with_model(services: Services, decoded: Decoded) -> tuple[Model, Deco
 
 
 def _encoder(decoded: Decoded, services: Services) -> LlamaCppEncoder:
-    return LlamaCppEncoder(decoded.choices or (decoded.request,), decoded.response_fields)
+    requests = decoded.choices or (decoded.request,)
+    return LlamaCppEncoder(requests, decoded.response_fields, reports_progress=decoded.reports_progress)
 
 
 def _running(services: Services, model: Model) -> RunningModel | None:

@@ -160,7 +160,7 @@ class Services:
     pulls: Pulls
     metrics: Metrics = field(default_factory=Metrics)
     responses: ResponseStore = field(default_factory=ResponseStore)
-    early_headers_seconds: float = 10.0
+    early_headers_seconds: float = 1.0
     ping_seconds: float = 10.0
     look_at_host: Callable[[], Host] = host
 

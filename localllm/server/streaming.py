@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
@@ -52,7 +53,8 @@ class AnswerResponse:
         self._time_ns = services.clock.time_ns
         self._activity = services.activity
         self._early_headers_seconds = services.early_headers_seconds
-        self._ping_seconds = services.ping_seconds
+        self._ping_seconds = services.ping_seconds if encoder.ping else math.inf
+        self._spoken_at = 0.0
         self._pending: list[AnswerEvent] = []
         self._wake = asyncio.Event()
         self._is_client_gone = False
@@ -131,6 +133,7 @@ class AnswerResponse:
             await self._write_error(batch[-1], send)
             return
         await self._start(send, 200, self._encoder.media_type)
+        self._spoken_at = asyncio.get_running_loop().time()
         chunk, time_ns = self._encoder.chunk, self._time_ns
         is_over = False
         while True:
@@ -138,19 +141,24 @@ class AnswerResponse:
             data = b"".join([chunk(event, now_ns) for event in batch])
             is_over = bool(batch) and isinstance(batch[-1], (Finished, Failed))
             if data or is_over:
-                await send({"type": "http.response.body", "body": data, "more_body": not is_over})
+                await self._say(data, send, more=not is_over)
             if is_over:
                 return
             batch = await self._take_or_ping(send)
 
     async def _take_or_ping(self, send: Send) -> list[AnswerEvent]:
-        while self._encoder.ping:
+        """The next events; meanwhile a ping whenever the client has heard nothing for long, as while it prefills."""
+        while not self._pending and self._ping_seconds < math.inf:
             try:
-                async with asyncio.timeout(self._ping_seconds):
+                async with asyncio.timeout_at(self._spoken_at + self._ping_seconds):
                     return await self._take()
             except TimeoutError:
-                await send({"type": "http.response.body", "body": self._encoder.ping, "more_body": True})
+                await self._say(self._encoder.ping, send, more=True)
         return await self._take()
+
+    async def _say(self, data: bytes, send: Send, *, more: bool) -> None:
+        self._spoken_at = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _write_whole(self, send: Send) -> None:
         events: list[AnswerEvent] = []

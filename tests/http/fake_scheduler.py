@@ -8,6 +8,7 @@
     "cut off"     one word, then the generator just ends;  "bug" raises what nobody foresaw
     "busy"        no lease: the queue is full;  "broken" no lease: it cannot be loaded
     "tool"        one tool call
+    "prefill 20"  so many steps of progress with its prompt, 10 ms apart, then one word
 
 The model "embed" turns a text into its length and a half; with "wait" among its inputs it does nothing until it is
 cancelled, and it cuts "long". The model "slow" is never loaded; who asks for it is third. Everything belongs to the
@@ -234,6 +235,9 @@ class FakeRunner:
         if word == "held" or (word, rest) == ("fail", ""):
             yield Failed("template_error", 400, "the template refused")
             return
+        for step in range(int(rest) if word == "prefill" else 0):
+            yield PromptProgress(step, int(rest), cached_tokens=1)
+            await asyncio.sleep(0.01)
         yield PromptProgress(3, 3)
         for event in _deltas(word, rest):
             yield event
