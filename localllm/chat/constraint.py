@@ -214,8 +214,8 @@ class _Plan:
         return Free(tuple(Mark(end, later) for end in self._format.channels.ends))
 
     def _forbidden(self) -> tuple[str, ...]:
-        is_forbidden = self._request.tool_choice.mode == "none" and self._request.tools and self._format.calls
-        return self._format.calls.starts if is_forbidden and self._format.calls else ()
+        calls = self._format.calls
+        return calls.starts if calls is not None and self._request.tool_choice.mode == "none" else ()
 
     def _call_stage(self, write: Callable[[Lark], str]) -> Held:
         lark = self._new_lark()

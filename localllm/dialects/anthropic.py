@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive, read_text, with_tool_names
+from localllm.dialects.constraint_fields import required_choice
 from localllm.dialects.framing import to_json
 from localllm.dialects.openai_fields import EFFORTS
 from localllm.errors import InvalidFieldError, UnsupportedError
@@ -26,6 +27,7 @@ from localllm.generation import (
     ResponseFormat,
     Tool,
     ToolCall,
+    ToolChoice,
     merge_options,
     parse_options,
 )
@@ -57,6 +59,7 @@ class _Tool(msgspec.Struct):
     name: str | None = None
     description: str | None = None
     input_schema: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
 
 
 class _ToolChoice(msgspec.Struct):
@@ -99,6 +102,7 @@ class _Body(msgspec.Struct):
     thinking: _Thinking | None = None
     metadata: _Metadata | None = None
     output_config: _OutputConfig | None = None
+    output_format: _Format | None = None
     # ours
     options: dict[str, Any] | None = None
     num_ctx: Any = None
@@ -130,11 +134,14 @@ def _decoded(fields: _Body, body: bytes) -> Decoded:
         raise InvalidFieldError("messages is required", field="messages")
     told: list[str] = []
     options, unknown = _options(fields)
+    tools = _tools(fields, told)
+    choice = _tool_choice(fields.tool_choice, [tool.name for tool in tools])
     request = GenerationRequest(
         model=fields.model,
         messages=_messages(fields, told),
-        tools=_tools(fields, told),
-        response_format=_response_format(fields.output_config),
+        tools=() if choice.mode == "none" else tools,
+        tool_choice=choice,
+        response_format=_response_format(fields),
         think=_think(fields),
         options=options,
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
@@ -153,7 +160,9 @@ def _options(fields: _Body) -> tuple[Options, tuple[str, ...]]:
     said = {"temperature": fields.temperature, "top_p": fields.top_p, "top_k": fields.top_k, "num_ctx": fields.num_ctx}
     own, _ = parse_options({**said, "stop": fields.stop_sequences, "num_predict": fields.max_tokens})
     extension, unknown = parse_options(fields.options or {})
-    return merge_options(own, extension), unknown
+    is_on = fields.thinking is not None and fields.thinking.type != "disabled"
+    budget = Options(thinking_budget=fields.thinking.budget_tokens if fields.thinking and is_on else None)
+    return merge_options(own, budget, extension), unknown
 
 
 def _think(fields: _Body) -> bool | str:
@@ -170,11 +179,13 @@ def _think(fields: _Body) -> bool | str:
     return EFFORTS[effort] if effort else True
 
 
-def _response_format(config: _OutputConfig | None) -> ResponseFormat | None:
-    wanted = config.format if config else None
+def _response_format(fields: _Body) -> ResponseFormat | None:
+    config = fields.output_config
+    wanted, field = (config.format, "output_config.format") if config and config.format else (None, "")
+    if wanted is None:
+        wanted, field = fields.output_format, "output_format"  # its name before
     if wanted is None:
         return None
-    field = "output_config.format"
     if wanted.type != "json_schema":
         raise InvalidFieldError(
             f'{field}.type is "{wanted.type or ""}", but must be "json_schema"', field=f"{field}.type"
@@ -185,20 +196,26 @@ def _response_format(config: _OutputConfig | None) -> ResponseFormat | None:
     return ResponseFormat("json_schema", text.decode())
 
 
-def _tools(fields: _Body, told: list[str]) -> tuple[Tool, ...]:
-    choice = fields.tool_choice
-    if choice is not None and choice.disable_parallel_tool_use:
-        told.append("tool_choice.disable_parallel_tool_use")
+def _tool_choice(choice: _ToolChoice | None, names: list[str]) -> ToolChoice:
     kind = choice.type if choice else None
-    if kind not in (None, "auto", "none"):
-        raise UnsupportedError('tool_choice other than "auto" and "none" is not supported yet')
-    if kind == "none":
-        return ()
-    return tuple(
-        tool
-        for index, item in enumerate(fields.tools or ())
-        if (tool := _tool(item, f"tools[{index}]", told)) is not None
+    is_parallel = not (choice and choice.disable_parallel_tool_use)
+    match kind:
+        case None | "auto":
+            return ToolChoice(parallel=is_parallel)
+        case "none":
+            return ToolChoice("none", parallel=is_parallel)
+        case "any":
+            return required_choice((), names, is_parallel)
+        case "tool" if choice is not None and choice.name:
+            return required_choice((choice.name,), names, is_parallel)
+    raise InvalidFieldError(
+        'tool_choice.type must be "auto", "any", "none", or "tool" with a name', field="tool_choice.type"
     )
+
+
+def _tools(fields: _Body, told: list[str]) -> tuple[Tool, ...]:
+    found = (_tool(item, f"tools[{index}]", told) for index, item in enumerate(fields.tools or ()))
+    return tuple(tool for tool in found if tool is not None)
 
 
 def _tool(item: _Tool, field: str, told: list[str]) -> Tool | None:
@@ -215,7 +232,8 @@ def _tool(item: _Tool, field: str, told: list[str]) -> Tool | None:
     if item.description:
         function["description"] = item.description
     function["parameters"] = msgspec.Raw(schema)
-    return Tool(item.name, to_json({"type": "function", "function": function}).decode())
+    definition = to_json({"type": "function", "function": function}).decode()
+    return Tool(item.name, definition, strict=bool(item.strict))
 
 
 def _messages(fields: _Body, told: list[str]) -> tuple[Message, ...]:

@@ -150,6 +150,7 @@ def read_role(text: str | None, field: str) -> Role:
 
 class _Function(msgspec.Struct):
     name: str | None = None
+    strict: bool | None = None
 
 
 class _ToolShape(msgspec.Struct):
@@ -179,7 +180,7 @@ def read_tools(tools: list[msgspec.Raw] | None) -> tuple[Tool, ...]:
             continue
         if shape.function is None or not shape.function.name:
             raise InvalidFieldError(f"{field}.function.name is missing", field=f"{field}.function.name")
-        functions.append(Tool(shape.function.name, text.decode()))
+        functions.append(Tool(shape.function.name, text.decode(), strict=bool(shape.function.strict)))
     return tuple(functions)
 
 

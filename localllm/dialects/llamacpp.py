@@ -4,7 +4,7 @@ Not here: the answers (llamacpp_encode), which model is meant where none is name
 
 Options have llama-server's names, and the Modelfile's values or ours where the client says nothing. `/infill` cuts what
 does not fit around the gap, as llama-server does, and the answer says so. What changes nothing here (samplers,
-cache_prompt since every prompt is cached, id_slot …) is ignored and its name told; a grammar is refused.
+cache_prompt since every prompt is cached, id_slot …) is ignored and its name told.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from localllm.dialects.body import Decoded, ignored_names, read, read_text
+from localllm.dialects.body import Decoded, ignored_names, read
+from localllm.dialects.constraint_fields import ConstraintFields, read_constraint
 from localllm.errors import InvalidFieldError, UnsupportedError
 from localllm.generation import (
     MOST_LOGPROBS,
@@ -22,7 +23,6 @@ from localllm.generation import (
     FillIn,
     GenerationRequest,
     Options,
-    ResponseFormat,
     parse_options,
 )
 
@@ -37,7 +37,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-class _Fields(msgspec.Struct):
+class _Fields(ConstraintFields):
     model: str | None = None
     prompt: Any = None
     stream: bool | None = None
@@ -67,8 +67,6 @@ class _Fields(msgspec.Struct):
     stop: Any = None
     logit_bias: Any = None
     n_probs: int | None = None
-    grammar: str | None = None
-    json_schema: msgspec.Raw = msgspec.Raw()
     t_max_prompt_ms: float | None = None
     t_max_predict_ms: float | None = None
     response_fields: list[str] | None = None
@@ -133,15 +131,13 @@ def decode_infill(body: bytes) -> Decoded:
 
 
 def _request(fields: _Fields) -> GenerationRequest:
-    if fields.grammar:
-        raise UnsupportedError("grammar is not supported by this version", hint="send json_schema")
     if fields.n_probs is not None and not 0 <= fields.n_probs <= MOST_LOGPROBS:
         raise InvalidFieldError(f"n_probs must be between 0 and {MOST_LOGPROBS}", field="n_probs")
     return GenerationRequest(
         model=fields.model or "",
         raw=True,
         options=_options(fields),
-        response_format=_schema(fields),
+        response_format=read_constraint(fields),
         logprobs=fields.n_probs or None,
         prefill_seconds_most=_seconds(fields.t_max_prompt_ms, "t_max_prompt_ms"),
         decode_seconds_most=_seconds(fields.t_max_predict_ms, "t_max_predict_ms"),
@@ -163,15 +159,6 @@ def _biases(value: object) -> object:
     if any(isinstance(pair[0], str) for pair in value):
         raise UnsupportedError("logit_bias for a text is not supported", hint="send token ids, which /tokenize tells")
     return {str(token): _FORBIDDEN if bias is False else bias for token, bias in value}
-
-
-def _schema(fields: _Fields) -> ResponseFormat | None:
-    text = bytes(fields.json_schema)
-    if text in (b"", b"null"):
-        return None
-    if not isinstance(read_text(text, "json_schema"), dict):
-        raise InvalidFieldError("json_schema must be an object", field="json_schema")
-    return ResponseFormat("json_schema", text.decode())
 
 
 def _seconds(milliseconds: float | None, field: str) -> float | None:

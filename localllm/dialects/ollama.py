@@ -23,6 +23,7 @@ from localllm.dialects.body import (
     read_tools,
     with_tool_names,
 )
+from localllm.dialects.constraint_fields import read_tool_choice
 from localllm.errors import InvalidFieldError, ModelNotFoundError, UnsupportedError
 from localllm.generation import FillIn, GenerationRequest, Message, ResponseFormat, ToolCall, parse_options
 
@@ -79,6 +80,9 @@ class _Message(msgspec.Struct):
 class _ChatBody(_Common):
     messages: list[_Message] | None = None
     tools: list[msgspec.Raw] | None = None
+    # ours, as OpenAI has them
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
 
 
 class _NameBody(msgspec.Struct):
@@ -137,7 +141,10 @@ def decode_chat(body: bytes) -> Decoded:
     request, unknown = _request(fields, model)
     messages = with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages or ())])
     tools = read_tools(fields.tools)
-    request = msgspec.structs.replace(request, messages=messages, tools=tools, logprobs=logprobs)
+    choice = read_tool_choice(fields.tool_choice, [tool.name for tool in tools], fields.parallel_tool_calls)
+    if choice.mode == "none":
+        tools = ()
+    request = msgspec.structs.replace(request, messages=messages, tools=tools, tool_choice=choice, logprobs=logprobs)
     action = "render" if fields.debug_render_only else _action(bool(messages), request)
     return Decoded(request, fields.stream is not False, action, unknown_options=unknown)
 

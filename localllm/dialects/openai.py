@@ -9,7 +9,7 @@ of the answer (functions, audio) is refused.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +24,12 @@ from localllm.dialects.body import (
     read_tools,
     with_tool_names,
 )
+from localllm.dialects.constraint_fields import (
+    read_constraint,
+    read_thinking_budget,
+    read_tool_choice,
+    schema_format,
+)
 from localllm.dialects.openai_fields import (
     EFFORTS,
     CommonFields,
@@ -33,11 +39,12 @@ from localllm.dialects.openai_fields import (
     with_own_seeds,
 )
 from localllm.errors import InvalidFieldError, UnsupportedError
-from localllm.generation import GenerationRequest, Message, ResponseFormat, ToolCall
+from localllm.generation import GenerationRequest, Message, Options, ResponseFormat, ToolCall, merge_options
 
 
 class _Reasoning(msgspec.Struct):
     effort: str | None = None
+    max_tokens: Any = None
 
 
 class _Part(msgspec.Struct):
@@ -73,6 +80,16 @@ class _JsonSchema(msgspec.Struct):
 class _ResponseFormat(msgspec.Struct):
     type: str | None = None
     json_schema: _JsonSchema | None = None
+    schema: msgspec.Raw = msgspec.Raw()  # llama-server's, beside json_object
+    pattern: str | None = None
+    regex: str | None = None
+    value: msgspec.Raw = msgspec.Raw()  # text-generation-inference's
+    grammar: str | None = None
+
+
+class _Thinking(msgspec.Struct):
+    type: str | None = None
+    budget_tokens: Any = None
 
 
 class _ChatBody(CommonFields):
@@ -82,12 +99,18 @@ class _ChatBody(CommonFields):
     response_format: _ResponseFormat | None = None
     tools: list[msgspec.Raw] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     audio: msgspec.Raw = msgspec.Raw()
     logprobs: bool | None = None
     top_logprobs: int | None = None
     reasoning_effort: str | None = None
     reasoning: _Reasoning | None = None
+    thinking: _Thinking | None = None
+    thinking_token_budget: Any = None
+    thinking_budget_tokens: Any = None
+    thinking_budget: Any = None
+    reasoning_budget: Any = None
     return_progress: bool | None = None  # llama-server's
 
 
@@ -107,13 +130,16 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
     count = read_count(fields.n, "n")
     limit = fields.max_completion_tokens if fields.max_completion_tokens is not None else fields.max_tokens
     options, unknown = read_options(fields, limit)
+    tools = read_tools(fields.tools)
+    choice = read_tool_choice(fields.tool_choice, [tool.name for tool in tools], fields.parallel_tool_calls)
     request = GenerationRequest(
         model=fields.model or "",
         messages=with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages)]),
-        tools=() if fields.tool_choice == "none" else read_tools(fields.tools),
-        response_format=_response_format(fields.response_format),
+        tools=() if choice.mode == "none" else tools,
+        tool_choice=choice,
+        response_format=read_constraint(fields, _response_format(fields.response_format)),
         think=_think(fields),
-        options=options,
+        options=merge_options(Options(thinking_budget=_thinking_budget(fields)), options),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         logprobs=read_logprobs(fields.logprobs, fields.top_logprobs),
         client=fields.user or "",
@@ -135,11 +161,24 @@ def _refuse_what_is_not_supported(fields: _ChatBody) -> None:
         raise UnsupportedError("functions is not supported", hint="send tools instead")
     if bytes(fields.audio) not in (b"", b"null"):
         raise UnsupportedError("audio is not supported: this version answers with text")
-    if fields.tool_choice not in (None, "", "none", "auto"):
-        raise UnsupportedError('tool_choice other than "auto" and "none" is not supported yet')
+
+
+def _thinking_budget(fields: _ChatBody) -> int | None:
+    return read_thinking_budget(
+        thinking_token_budget=fields.thinking_token_budget,
+        thinking_budget_tokens=fields.thinking_budget_tokens,
+        thinking_budget=fields.thinking_budget,
+        reasoning_budget=fields.reasoning_budget,
+        **{
+            "reasoning.max_tokens": fields.reasoning.max_tokens if fields.reasoning else None,
+            "thinking.budget_tokens": fields.thinking.budget_tokens if fields.thinking else None,
+        },
+    )
 
 
 def _think(fields: _ChatBody) -> bool | str | None:
+    if fields.thinking is not None and fields.thinking.type in ("enabled", "disabled"):
+        return fields.thinking.type == "enabled"
     effort = fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None)
     if not effort:
         return None
@@ -157,17 +196,29 @@ def _response_format(wanted: _ResponseFormat | None) -> ResponseFormat | None:
     if wanted is None or kind in (None, "", "text"):
         return None
     if kind == "json_object":
-        return ResponseFormat("json_object")
+        return schema_format(wanted.schema, "response_format.schema") or ResponseFormat("json_object")
+    if kind == "regex":
+        return _text_format("regex", wanted.pattern or wanted.regex, wanted.value)
+    if kind == "grammar":
+        return _text_format("grammar", wanted.grammar, wanted.value)
     field = "response_format.json_schema.schema"
     if kind != "json_schema":
         raise InvalidFieldError(
-            f'response_format.type is "{kind}", but must be "text", "json_object" or "json_schema"',
+            f'response_format.type is "{kind}", but must be "text", "json_object", "json_schema", "regex" or "grammar"',
             field="response_format.type",
         )
-    text = bytes(wanted.json_schema.schema) if wanted.json_schema else b""
-    if not text or not isinstance(read_text(text, field), dict):
+    found = schema_format(wanted.json_schema.schema if wanted.json_schema else wanted.schema, field)
+    if found is None:
         raise InvalidFieldError(f"{field} must be an object", field=field)
-    return ResponseFormat("json_schema", text.decode())
+    return found
+
+
+def _text_format(kind: Literal["regex", "grammar"], text: str | None, value: msgspec.Raw) -> ResponseFormat:
+    field = f"response_format.{'pattern' if kind == 'regex' else 'grammar'}"
+    said = text or (read_text(bytes(value), "response_format.value") if bytes(value) else None)
+    if not isinstance(said, str) or not said:
+        raise InvalidFieldError(f"{field} must be a text", field=field)
+    return ResponseFormat(kind, said)
 
 
 def _message(item: _Message, field: str) -> Message:

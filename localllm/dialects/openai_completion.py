@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive
+from localllm.dialects.constraint_fields import read_constraint
 from localllm.dialects.openai_fields import (
     CommonFields,
     includes_usage,
@@ -53,6 +54,7 @@ def decode_completion(body: bytes) -> Decoded:
         model=fields.model,
         raw=True,
         options=options,
+        response_format=read_constraint(fields),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         logprobs=0 if fields.logprobs is None and candidates > answers else fields.logprobs,
         client=fields.user or "",

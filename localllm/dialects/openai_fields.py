@@ -1,6 +1,7 @@
 """What OpenAI's bodies have in common: sampling fields, the extension fields, usage in a stream, several answers.
 
-Besides OpenAI's own fields: `options`, `keep_alive`, `num_ctx` and llama.cpp's sampling options under their names.
+Besides OpenAI's own fields: `options`, `keep_alive`, `num_ctx`, llama.cpp's sampling options under their names, and
+those of constraint_fields.py.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from localllm.dialects.constraint_fields import ConstraintFields
 from localllm.errors import InvalidFieldError
 from localllm.generation import GenerationRequest, Options, merge_options, parse_options
 
@@ -33,7 +35,7 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class SamplingFields(msgspec.Struct):
+class SamplingFields(ConstraintFields):
     """The fields that are options under the same name; `Any`, since options say best what is wrong with a value."""
 
     temperature: Any = None
@@ -60,6 +62,11 @@ class SamplingFields(msgspec.Struct):
     mirostat_eta: Any = None
 
 
+SAMPLING_NAMES = tuple(
+    name for name in SamplingFields.__struct_fields__ if name not in ConstraintFields.__struct_fields__
+)
+
+
 class CommonFields(SamplingFields):
     """What every body that generates may say."""
 
@@ -75,7 +82,7 @@ class CommonFields(SamplingFields):
 
 def read_options(fields: CommonFields, limit: object) -> tuple[Options, tuple[str, ...]]:
     """The options of a body that asks for at most `limit` tokens, and names in `options` that nobody knows."""
-    said = {name: getattr(fields, name) for name in SamplingFields.__struct_fields__}
+    said = {name: getattr(fields, name) for name in SAMPLING_NAMES}
     own, _ = parse_options({**said, "num_predict": limit})
     extension, unknown = parse_options(fields.options or {})
     return merge_options(own, extension), unknown

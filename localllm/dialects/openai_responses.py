@@ -20,8 +20,9 @@ from typing import Any
 import msgspec
 
 from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive, read_logprobs, read_text
+from localllm.dialects.constraint_fields import read_constraint
 from localllm.dialects.framing import to_json
-from localllm.dialects.openai_fields import EFFORTS, SamplingFields
+from localllm.dialects.openai_fields import EFFORTS, SAMPLING_NAMES, SamplingFields
 from localllm.dialects.openai_responses_items import PlacedItem, place_items, read_messages
 from localllm.dialects.openai_responses_tools import CalledTool, chosen, read_tools
 from localllm.errors import InvalidFieldError, UnsupportedError
@@ -134,12 +135,14 @@ def decode(
     items = tuple(place_items(fields.input or (), find_item))
     messages = read_messages((*earlier, *items), told)
     all_tools, called = read_tools(fields.tools, told)
+    tools, choice = chosen(bytes(fields.tool_choice), all_tools, called, fields.parallel_tool_calls)
     options, unknown = _options(fields)
     request = GenerationRequest(
         model=fields.model or "",
         messages=_with_instructions(fields.instructions, messages),
-        tools=chosen(bytes(fields.tool_choice), all_tools),
-        response_format=_response_format(fields.text),
+        tools=tools,
+        tool_choice=choice,
+        response_format=read_constraint(fields, _response_format(fields.text)),
         think=_think(fields.reasoning),
         options=options,
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
@@ -171,7 +174,7 @@ def _with_instructions(instructions: str | None, messages: list[Message]) -> tup
 
 
 def _options(fields: Body) -> tuple[Options, tuple[str, ...]]:
-    said = {name: getattr(fields, name) for name in SamplingFields.__struct_fields__}
+    said = {name: getattr(fields, name) for name in SAMPLING_NAMES}
     own, _ = parse_options({**said, "num_predict": fields.max_output_tokens})
     extension, unknown = parse_options(fields.options or {})
     return merge_options(own, extension), unknown
@@ -227,8 +230,6 @@ def _logprobs(fields: Body) -> int | None:
 def _ignored(fields: Body) -> list[str]:
     """What is read, to be repeated, and changes nothing."""
     told = [f"include.{name}" for name in fields.include or () if name not in (LOGPROBS, SEALED_THINKING)]
-    if fields.parallel_tool_calls is False:
-        told.append("parallel_tool_calls")
     if fields.text and fields.text.verbosity:
         told.append("text.verbosity")
     return told

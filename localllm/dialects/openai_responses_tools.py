@@ -17,9 +17,10 @@ from typing import Any, Literal
 import msgspec
 
 from localllm.dialects.body import read_inside, read_text
+from localllm.dialects.constraint_fields import read_tool_choice, required_choice
 from localllm.dialects.framing import to_json
-from localllm.errors import InvalidFieldError, UnsupportedError
-from localllm.generation import Tool
+from localllm.errors import InvalidFieldError
+from localllm.generation import Tool, ToolChoice
 
 Kind = Literal["function", "custom"]
 INPUT = "input"  # the one argument of a custom tool's function
@@ -39,6 +40,7 @@ class _Function(msgspec.Struct):
     name: str | None = None
     description: str | None = None
     parameters: msgspec.Raw = msgspec.Raw()
+    strict: bool | None = None
 
 
 class _Format(msgspec.Struct):
@@ -100,7 +102,8 @@ def _read_tool(
     if not function.name:
         raise InvalidFieldError(f"{field}.name is missing", field=f"{field}.name")
     name = template_name(function.name, namespace)
-    found[name] = Tool(name, _custom(name, item) if kind == "custom" else _function(name, function, field))
+    definition = _custom(name, item) if kind == "custom" else _function(name, function, field)
+    found[name] = Tool(name, definition, strict=bool(function.strict))
     called[name] = CalledTool(kind, function.name, namespace)
     if kind == "custom" and item.format is not None and item.format.type == "grammar":
         told.append(f"{field}.format")
@@ -132,18 +135,30 @@ def _definition(name: str, description: str | None, schema: bytes) -> str:
     return to_json({"type": "function", "function": function}).decode()
 
 
-def chosen(choice: bytes, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
-    """The tools that `tool_choice` leaves. Raises InvalidFieldError, UnsupportedError where a call is to be forced."""
+def chosen(
+    choice: bytes, tools: tuple[Tool, ...], called: Mapping[str, CalledTool], parallel: bool | None
+) -> tuple[tuple[Tool, ...], ToolChoice]:
+    """The tools that `tool_choice` leaves, and whether one must be called. Raises InvalidFieldError."""
     wanted = read_inside(choice, _choice_decoder, "tool_choice") if choice else None
-    if wanted in (None, "", "auto"):
-        return tools
-    if wanted == "none":
-        return ()
-    if isinstance(wanted, _Choice) and wanted.type == "allowed_tools":
-        if wanted.mode not in (None, "auto"):
-            raise _forced()
-        return _allowed(wanted.tools or [], tools)
-    raise _forced()
+    is_parallel = parallel is not False
+    if not isinstance(wanted, _Choice):
+        found = read_tool_choice(wanted, [tool.name for tool in tools], parallel)
+        return () if found.mode == "none" else tools, found
+    if wanted.type == "allowed_tools":
+        left = _allowed(wanted.tools or [], tools)
+        if wanted.mode not in (None, "auto", "required"):
+            raise InvalidFieldError('tool_choice.mode must be "auto" or "required"', field="tool_choice.mode")
+        names = [tool.name for tool in left]
+        is_forced = wanted.mode == "required"
+        return left, required_choice((), names, is_parallel) if is_forced else ToolChoice(parallel=is_parallel)
+    if wanted.type not in ("function", "custom") or not wanted.name:
+        raise InvalidFieldError(
+            'tool_choice must be "none", "auto", "required", or an object that names a function, a custom tool or '
+            "allowed_tools",
+            field="tool_choice",
+        )
+    shown = next((name for name, one in called.items() if one.name == wanted.name), wanted.name)
+    return tools, required_choice((shown,), [tool.name for tool in tools], is_parallel)
 
 
 def _allowed(wanted: list[_Tool], tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
@@ -153,12 +168,6 @@ def _allowed(wanted: list[_Tool], tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
         raise InvalidFieldError(f"tool_choice allows {', '.join(missing)}, but tools does not have it",
                                 field="tool_choice.tools")  # fmt: skip
     return tuple(tool for tool in tools if tool.name in names)
-
-
-def _forced() -> UnsupportedError:
-    return UnsupportedError(
-        'tool_choice other than "auto", "none" and "allowed_tools" with the mode "auto" is not supported yet'
-    )
 
 
 def custom_input(arguments: str) -> str:

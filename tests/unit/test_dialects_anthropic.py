@@ -23,6 +23,7 @@ from localllm.generation import (
     Tool,
     ToolCall,
     ToolCallDelta,
+    ToolChoice,
     Usage,
 )
 
@@ -65,7 +66,9 @@ def test_a_body_with_every_field_becomes_a_request():
             ),
             tools=(Tool("add", tool),),
             think=True,
-            options=Options(num_predict=100, temperature=0.5, top_p=0.9, top_k=5, stop=("END",), min_p=0.1),
+            options=Options(
+                num_predict=100, temperature=0.5, top_p=0.9, top_k=5, stop=("END",), min_p=0.1, thinking_budget=2000
+            ),
             keep_alive_seconds=60.0,
             client="ann",
         ),
@@ -133,7 +136,31 @@ def test_an_answer_can_be_bound_to_a_schema():
 
 
 def test_tool_choice_none_drops_the_tools():
-    assert () == decode('"tools": [{"name": "f"}], "tool_choice": {"type": "none"}').request.tools
+    request = decode('"tools": [{"name": "f"}], "tool_choice": {"type": "none"}').request
+    assert ((), ToolChoice("none")) == (request.tools, request.tool_choice)
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ('{"type": "any"}', ToolChoice("required")),
+        ('{"type": "tool", "name": "f", "disable_parallel_tool_use": true}', ToolChoice("required", ("f",), False)),
+        ('{"type": "auto", "disable_parallel_tool_use": true}', ToolChoice(parallel=False)),
+    ],
+)
+def test_a_call_can_be_demanded_and_several_forbidden(choice, expected):
+    assert expected == decode(f'"tools": [{{"name": "f"}}], "tool_choice": {choice}').request.tool_choice
+
+
+def test_a_tool_may_be_strict_and_a_format_be_asked_for_by_its_older_name():
+    assert decode('"tools": [{"name": "f", "strict": true}]').request.tools[0].strict
+    older = '"output_format": {"type": "json_schema", "schema": {"type": "object"}}'
+    assert ResponseFormat("json_schema", '{"type": "object"}') == decode(older).request.response_format
+
+
+def test_a_budget_without_thinking_says_nothing():
+    off = decode('"thinking": {"type": "disabled", "budget_tokens": 100}').request
+    assert (False, None) == (off.think, off.options.thinking_budget)
 
 
 def test_a_count_needs_no_max_tokens():
@@ -189,7 +216,15 @@ def test_a_bad_message_is_told_what_is_wrong_with_it(messages, message):
     ("fields", "message"),
     [
         ('"thinking": {"type": "deep"}', 'thinking.type is "deep", but must be "enabled", "adaptive" or "disabled"'),
-        ('"tool_choice": {"type": "any"}', 'tool_choice other than "auto" and "none" is not supported yet'),
+        ('"tool_choice": {"type": "any"}', "tool_choice demands a call, but there are no tools"),
+        (
+            '"tool_choice": {"type": "tool"}',
+            'tool_choice.type must be "auto", "any", "none", or "tool" with a name',
+        ),
+        (
+            '"tools": [{"name": "f"}], "tool_choice": {"type": "tool", "name": "g"}',
+            "tool_choice names g, but tools does not have it",
+        ),
         ('"tools": [{"input_schema": {}}]', "tools[0].name is missing"),
         ('"tools": [{"name": "f", "input_schema": []}]', "tools[0].input_schema must be an object"),
         ('"temperature": "hot"', 'option "temperature" must be of type float32'),

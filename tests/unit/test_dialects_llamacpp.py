@@ -101,7 +101,10 @@ PROMPT = '"prompt" must be a text, token ids, or an array of 1 to 128 of these'
         ("{}", PROMPT),
         ('{"prompt": []}', PROMPT),
         ('{"prompt": [true]}', PROMPT),
-        ('{"prompt": "x", "grammar": "root ::= x"}', "grammar is not supported by this version"),
+        (
+            '{"prompt": "x", "grammar": "root ::= x", "json_schema": {}}',
+            "grammar and json_schema exclude each other: send one of them",
+        ),
         ('{"prompt": "x", "n_probs": 21}', "n_probs must be between 0 and 20"),
         ('{"prompt": "x", "json_schema": 5}', "json_schema must be an object"),
         ('{"prompt": "x", "logit_bias": [5]}', "logit_bias must hold pairs of a token id and a number or false"),

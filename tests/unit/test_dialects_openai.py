@@ -26,6 +26,7 @@ from localllm.generation import (
     Tool,
     ToolCall,
     ToolCallDelta,
+    ToolChoice,
     Usage,
 )
 
@@ -115,6 +116,74 @@ def test_llama_cpps_sampling_options_are_fields_too():
     )
 
 
+TOOLS = '"tools": [{"type": "function", "function": {"name": "f", "strict": true}}, {"function": {"name": "g"}}]'
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("", ToolChoice()),
+        ('"tool_choice": "auto", "parallel_tool_calls": false', ToolChoice(parallel=False)),
+        ('"tool_choice": "required"', ToolChoice("required")),
+        ('"tool_choice": {"type": "function", "function": {"name": "g"}}', ToolChoice("required", ("g",))),
+        (
+            '"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", '
+            '"function": {"name": "g"}}]}}',
+            ToolChoice("auto", ("g",)),
+        ),
+    ],
+)
+def test_tool_choice_says_whether_a_call_may_or_must_be_made(fields, expected):
+    request = decode(f"{TOOLS}, {fields}".removesuffix(", ")).request
+    assert expected == request.tool_choice
+    assert [("f", True), ("g", False)] == [(tool.name, tool.strict) for tool in request.tools]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ('"response_format": {"type": "json_object"}', ResponseFormat("json_object")),
+        (
+            '"response_format": {"type": "json_object", "schema": {"type": "array"}}',
+            ResponseFormat("json_schema", '{"type": "array"}'),
+        ),
+        ('"response_format": {"type": "regex", "pattern": "a+"}', ResponseFormat("regex", "a+")),
+        ('"response_format": {"type": "regex", "value": "a+"}', ResponseFormat("regex", "a+")),
+        ('"response_format": {"type": "grammar", "grammar": "start: A"}', ResponseFormat("grammar", "start: A")),
+        ('"grammar": "root ::= x"', ResponseFormat("grammar", "root ::= x")),
+        ('"json_schema": {"type": "null"}', ResponseFormat("json_schema", '{"type": "null"}')),
+        ('"guided_json": "{\\"type\\": \\"null\\"}"', ResponseFormat("json_schema", '{"type": "null"}')),
+        ('"guided_regex": "b"', ResponseFormat("regex", "b")),
+        ('"guided_choice": ["é\\"", "no"]', ResponseFormat("grammar", 'start: "é\\"" | "no"\n')),
+        ('"structured_outputs": {"regex": "b"}', ResponseFormat("regex", "b")),
+        ('"structured_outputs": {"json_object": true}', ResponseFormat("json_object")),
+        ('"structured_outputs": {"grammar": "start: B"}', ResponseFormat("grammar", "start: B")),
+    ],
+)
+def test_a_format_is_asked_for_in_the_words_of_many_servers(fields, expected):
+    assert expected == decode(fields).request.response_format
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"thinking_token_budget": 7',
+        '"thinking_budget_tokens": 7',
+        '"thinking_budget": 7.0',
+        '"reasoning_budget": 7',
+        '"reasoning": {"max_tokens": 7}',
+        '"thinking": {"type": "enabled", "budget_tokens": 7}',
+        '"options": {"thinking_budget": 7}',
+    ],
+)
+def test_thinking_gets_a_budget_of_tokens_in_the_words_of_many_servers(fields):
+    assert 7 == decode(fields).request.options.thinking_budget
+
+
+def test_thinking_is_switched_as_anthropic_does_it():
+    assert [True, False] == [decode(f'"thinking": {{"type": "{one}abled"}}').request.think for one in ("en", "dis")]
+
+
 def test_tool_choice_none_drops_the_tools():
     tools = '"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"'
     assert () == decode(tools).request.tools
@@ -143,11 +212,29 @@ def test_reasoning_effort_is_how_hard_to_think(effort, think):
         ('"audio": {"voice": "ash"}', None, "audio is not supported: this version answers with text"),
         ('"logprobs": true, "top_logprobs": 21', "top_logprobs", "top_logprobs must be between 0 and 20"),
         ('"top_logprobs": 1', "top_logprobs", "top_logprobs needs logprobs to be true"),
-        ('"tool_choice": "required"', None, 'tool_choice other than "auto" and "none" is not supported yet'),
+        ('"tool_choice": "required"', "tool_choice", "tool_choice demands a call, but there are no tools"),
         (
-            '"tool_choice": {"type": "function", "function": {"name": "f"}}',
-            None,
-            'tool_choice other than "auto" and "none" is not supported yet',
+            f'{TOOLS}, "tool_choice": {{"type": "function", "function": {{"name": "h"}}}}',
+            "tool_choice",
+            "tool_choice names h, but tools does not have it",
+        ),
+        (
+            f'{TOOLS}, "tool_choice": "perhaps"',
+            "tool_choice",
+            'tool_choice must be "none", "auto", "required", or an object that names a function or allowed_tools',
+        ),
+        (
+            '"response_format": {"type": "json_object"}, "grammar": "root ::= \\"a\\""',
+            "grammar",
+            "a format and grammar exclude each other: send one of them",
+        ),
+        ('"guided_choice": []', "guided_choice", "guided_choice is empty: nothing could be answered"),
+        ('"grammar_lazy": true', None, "grammar_lazy is not supported"),
+        ('"structured_outputs": {"structural_tag": {}}', None, "structural_tag is not supported"),
+        (
+            '"thinking_budget": 1.5',
+            "thinking_budget",
+            "thinking_budget must be a number of tokens, or -1 for no bound",
         ),
         ('"temperature": "hot"', None, 'option "temperature" must be of type float32'),
         ('"seed": 1' + 400 * "0", None, 'option "seed" must be a finite number'),
@@ -173,7 +260,7 @@ def test_reasoning_effort_is_how_hard_to_think(effort, think):
         (
             '"response_format": {"type": "xml"}',
             "response_format.type",
-            'response_format.type is "xml", but must be "text", "json_object" or "json_schema"',
+            'response_format.type is "xml", but must be "text", "json_object", "json_schema", "regex" or "grammar"',
         ),
         (
             '"response_format": {"type": "json_schema"}',
@@ -226,11 +313,9 @@ def test_several_answers_are_several_requests_that_differ_in_their_seed():
 
 
 def test_what_changes_nothing_is_named():
-    fields = (
-        '"prediction": {"type": "content"}, "parallel_tool_calls": false, "verbosity": null, "service_tier": "flex"'
-    )
+    fields = '"prediction": {"type": "content"}, "modalities": ["text"], "verbosity": null, "service_tier": "flex"'
     decoded = decode(fields)
-    assert (("prediction", "parallel_tool_calls"), "flex") == (decoded.ignored, decoded.service_tier)
+    assert (("prediction", "modalities"), "flex") == (decoded.ignored, decoded.service_tier)
 
 
 def test_a_refusal_that_a_client_sends_back_is_its_text():

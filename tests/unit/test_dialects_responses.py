@@ -11,7 +11,7 @@ from localllm.dialects.openai_responses import DecodedResponse
 from localllm.dialects.openai_responses_items import PlacedItem, sealed, stored_items, unsealed
 from localllm.dialects.openai_responses_tools import CalledTool
 from localllm.errors import InvalidFieldError, LocalllmError, UnsupportedError
-from localllm.generation import GenerationRequest, Message, Options, ResponseFormat, ToolCall
+from localllm.generation import GenerationRequest, Message, Options, ResponseFormat, ToolCall, ToolChoice
 
 ADD = {"type": "function", "name": "add", "description": "Add", "parameters": {"type": "object", "properties": {}}}
 PATCH = {"type": "custom", "name": "patch", "description": "Patch a file"}
@@ -122,6 +122,16 @@ def test_tool_choice_leaves_all_some_or_no_tools():
     assert () == request(tools=tools, tool_choice="none").tools
     allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "patch"}]}
     assert ["patch"] == [tool.name for tool in request(tools=tools, tool_choice=allowed).tools]
+
+
+def test_a_call_can_be_demanded_of_any_tool_or_of_one():
+    tools = [ADD, PATCH]
+    assert ToolChoice("required") == request(tools=tools, tool_choice="required").tool_choice
+    one = request(tools=tools, tool_choice={"type": "custom", "name": "patch"}, parallel_tool_calls=False)
+    assert ToolChoice("required", ("patch",), False) == one.tool_choice
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "add"}]}
+    some = request(tools=tools, tool_choice=allowed)
+    assert (["add"], ToolChoice("required")) == ([tool.name for tool in some.tools], some.tool_choice)
 
 
 def test_the_shape_of_the_answer_is_asked_for_in_text():
@@ -251,11 +261,10 @@ def test_an_answer_repeats_what_was_asked():
 def test_what_changes_nothing_is_told():
     found = decoded(
         max_tool_calls=3,
-        parallel_tool_calls=False,
         text={"verbosity": "low"},
         include=["file_search_call.results", "reasoning.encrypted_content"],
     )
-    told = {"max_tool_calls", "parallel_tool_calls", "text.verbosity", "include.file_search_call.results"}
+    told = {"max_tool_calls", "text.verbosity", "include.file_search_call.results"}
     assert told == set(found.decoded.ignored)
 
 
@@ -265,7 +274,6 @@ def test_what_changes_nothing_is_told():
         ({"background": True}, "background is not supported"),
         ({"conversation": "conv_1"}, "conversation is not supported"),
         ({"prompt": {"id": "p"}}, "prompt is not supported"),
-        ({"tool_choice": "required", "tools": [ADD]}, "tool_choice other than"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
          r'input\[0\].content\[0\] has the type "input_image", but this version reads only text'),
     ],
@@ -289,6 +297,8 @@ def test_what_this_version_cannot_do_is_refused(fields, message):
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [{**ADD, "parameters": []}]}, "tools[0].parameters"),
         ({"tool_choice": {"type": "allowed_tools", "tools": [{"type": "function", "name": "z"}]}}, "tool_choice.tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "web_search"}, "tools": [ADD]}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
         ({"reasoning": {"effort": "much"}}, "reasoning.effort"),
