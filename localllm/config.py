@@ -76,6 +76,7 @@ class Settings:
     kv_cache_type: CacheType | Literal["auto"]
     flash_attention: FlashAttention
     reserve: Reserve
+    devices_file: Path | None
     stream_slowdown: float
     origins: tuple[str, ...]
     registry: str
@@ -261,6 +262,8 @@ SETTINGS: tuple[Setting, ...] = (
             "Whether attention is computed in one pass; auto does where the device can", "OLLAMA_FLASH_ATTENTION"),
     Setting("reserve", "reserve", parse_reserve, "5%+300MiB", "a share, an amount or both such as 5%+300MiB",
             "What is left free of each device's memory", "OLLAMA_GPU_OVERHEAD"),
+    Setting("devices", "devices_file", _file, "", "a JSON file",
+            "The devices to plan with, as `plan --device-file` takes them, in place of those that are here"),
     Setting("stream_slowdown", "stream_slowdown", _factor, "2", "a factor above 1",
             "How much slower an answer may stream while another's long prompt is computed"),
     Setting("origins", "origins", _list, "", "a comma-separated list such as https://chat.example",

@@ -65,7 +65,10 @@ def table() -> Iterator[str]:
             cards_text = " + ".join(f"{gib} GiB {CARDS[gib][0]}" for gib in cards) or "no GPU"
             yield f"  {cards_text}, host {HOST_GIB} GiB"
             try:
-                yield from (f"    {line}" for line in lines_of(plan(estimated, room_of(there, Wishes()), Wishes())))
+                yield from (
+                    f"    {line}"
+                    for line in lines_of(plan(estimated, room_of(there, estimated.vocabulary, Wishes()), Wishes()))
+                )
             except DoesNotFitError as error:
                 yield f"    refused: {error}"
                 yield f"    {error.hint}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from localllm.placement.compute import ComputeBytes
 from localllm.placement.devices import Device
 from localllm.placement.estimate import Estimate
 from localllm.placement.shape import ContextShape
@@ -70,6 +71,7 @@ class Costs:
     context: tuple[int, ...]
     embedding: int
     remembered: tuple[int, ...]
+    compute: ComputeBytes
 
     @property
     def count(self) -> int:
@@ -90,6 +92,7 @@ def costs_of(estimate: Estimate, shape: ContextShape) -> Costs:
             0,
         ),
         embedding=estimate.embedding_bytes,
+        compute=estimate.compute_bytes(shape),
         remembered=(*(0 if layer.is_mtp else estimate.kv_bytes(typical, at) for at, layer in enumerate(layers)), 0),
     )
 
@@ -127,7 +130,7 @@ def _host_share(
     weights = costs.embedding + sum(costs.weights[:first]) + sum(kept)
     if arrangement.gpu_layers == 0:
         weights -= costs.estimate.tied_output_bytes  # one copy serves as both
-    compute = costs.estimate.compute_bytes(costs.shape)
+    compute = costs.compute
     if arrangement.gpu_layers == 0:
         needed = compute.whole
     else:
@@ -145,8 +148,7 @@ def _host_share(
 
 def gpu_compute(costs: Costs, *, has_output: bool, first: int, experts: int) -> int:
     """The compute buffer of a GPU, with room for a matrix that comes from host memory if any lies there."""
-    bytes_ = costs.estimate.compute_bytes(costs.shape)
-    own = bytes_.output if has_output else bytes_.layers
+    own = costs.compute.output if has_output else costs.compute.layers
     layers = costs.estimate.layers
     copied = [layer.largest_expert_tensor for layer in layers[: max(first, experts)]]
     copied += [max(layer.dense_ffn, layer.attention) // _MATRICES_PER_LAYER for layer in layers[:first]]

@@ -45,8 +45,8 @@ def choose_layout(
     is_on_gpu: bool,
     keeps_whole_window: bool | None = None,
 ) -> LayoutChoice:
-    """Choose for one model. `pool_tokens` are the cells of the pool, counted in all layers; whether windowed layers keep
-    them all is the caller's choice, or follows from how many they are."""
+    """Choose for one model. `pool_tokens` are the cells of the pool, counted in all layers. Whether windowed layers
+    keep them all is the caller's choice, or follows from how many they are."""
     whole = kind == "window" and (
         pool_tokens >= min(WHOLE_WINDOW_TOKENS, trained_context_tokens * parallel)
         if keeps_whole_window is None

@@ -122,7 +122,7 @@ class RunnerFleet:
         try:
             loaded = await handle.load(self._load_message(model, made), on_progress)
             measured = measured_bytes(loaded)
-            await self._planner.learn(made, measured)
+            self._planner.learn(model, made, measured)
             _tell_difference(model, made, measured)
             is_loaded = True
             planned = made.bytes_by_device()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from localllm.config import Settings
 from localllm.gguf import Header
 from localllm.placement.arrange import CPU
-from localllm.placement.budgets import budgets_of, room_of
+from localllm.placement.budgets import budgets_of, process_bytes, room_of
 from localllm.placement.choose import Room
 from localllm.placement.demand import demands
 from localllm.placement.devices import Machine
@@ -74,7 +74,7 @@ class Planner:
         capacity = budgets_of(machine, wishes)
         if not machine.is_replaced:
             capacity = {device: free + held.get(device, 0) for device, free in capacity.items()}
-        choices = demands(estimated, self._room(machine, wishes, capacity), wishes)
+        choices = demands(estimated, self._room(machine, estimated, wishes, capacity), wishes)
         return Survey(Demand(choices, estimated.weight_bytes / LOAD_BYTES_PER_SECOND), capacity)
 
     async def plan(
@@ -93,26 +93,29 @@ class Planner:
         budgets = dict(budgets_of(machine, wishes) if budget is None else budget)
         for device, missing in (short or {}).items():
             budgets[device] = max(0, budgets.get(device, 0) - missing)
-        return plan(estimated, self._room(machine, wishes, budgets), wishes)
+        return plan(estimated, self._room(machine, estimated, wishes, budgets), wishes)
 
-    async def room(self, wishes: Wishes, machine: Machine | None = None) -> Room:
+    async def room(self, estimated: Estimate, wishes: Wishes, machine: Machine | None = None) -> Room:
         """What a model may take of this machine now, or of another one."""
         if machine is None:
             there = await self._look_at_machine()
-            return self._room(there, wishes, budgets_of(there, wishes))
-        return room_of(machine, wishes)
+            return self._room(there, estimated, wishes, budgets_of(there, wishes))
+        return room_of(machine, estimated.vocabulary, wishes)
 
-    async def learn(self, made: Plan, measured: Mapping[str, int]) -> None:
-        """Remember by how much a load took more, or less, than its plan said."""
-        for share in made.shares:
+    def learn(self, model: Model, made: Plan, measured: Mapping[str, int]) -> None:
+        """Remember by how much a load took more, or less, than was reckoned."""
+        estimated = self._estimates.get(model.key)
+        for share in made.shares if estimated is not None else ():
             if share.device in measured and share.total:
-                self._learned.note(share.device, share.total - share.overhead, measured[share.device])
+                process = process_bytes(estimated.vocabulary) if share.device == CPU and estimated is not None else 0
+                self._learned.note(share.device, share.total - share.overhead + process, measured[share.device])
 
     def _wishes(self, model: Model) -> Wishes:
         return wishes_from(self._settings, model.options, model.load, embeds="embedding" in model.capabilities)
 
-    def _room(self, machine: Machine, wishes: Wishes, budgets: DeviceBytes) -> Room:
-        return room_of(machine, wishes, budgets, self._learned.overheads(), self._without_gpu(machine))
+    def _room(self, machine: Machine, estimated: Estimate, wishes: Wishes, budgets: DeviceBytes) -> Room:
+        learned, why = self._learned.overheads(), self._without_gpu(machine)
+        return room_of(machine, estimated.vocabulary, wishes, budgets, learned, why)
 
     async def _estimate(self, model: Model) -> Estimate | None:
         known = self._estimates.get(model.key)

@@ -27,10 +27,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from localllm.config import Address, Settings
-from localllm.errors import ShuttingDownError
+from localllm.errors import ConfigError, ShuttingDownError
 from localllm.gguf import Header
 from localllm.logs import set_up_logging
 from localllm.placement.budgets import machine_of
+from localllm.placement.device_file import parse_devices
 from localllm.placement.devices import Machine, host
 from localllm.placement.learned import FILE as LEARNED_FILE
 from localllm.placement.learned import Learned
@@ -102,13 +103,25 @@ async def _serve(
 
 
 def _build_planner(settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> Planner:
+    replaced = _described_machine(settings)
+
     async def look_at_machine() -> Machine:
-        return machine_of(host())
+        return replaced or machine_of(host())
 
     async def read_header(model: Model) -> Header:
         return await asyncio.get_running_loop().run_in_executor(store_thread, store.header, model)
 
     return Planner(settings, look_at_machine, read_header, Learned(settings.state_dir / LEARNED_FILE))
+
+
+def _described_machine(settings: Settings) -> Machine | None:
+    """The machine of LOCALLLM_DEVICES. Raises ConfigError."""
+    if (file := settings.devices_file) is None:
+        return None
+    try:
+        return parse_devices(file.read_bytes(), str(file))
+    except OSError as error:
+        raise ConfigError(f"LOCALLLM_DEVICES: {file} cannot be read: {error.strerror}") from error
 
 
 def _build_scheduler(settings: Settings, planner: Planner) -> Scheduler:

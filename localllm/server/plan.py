@@ -37,7 +37,7 @@ async def make_plan(services: Services, request: Request) -> Response:
     """POST /api/plan."""
     question = decode_plan(await request.body())
     about, estimated, wishes, others = await _model(services, question)
-    room = await _room(services, question, wishes)
+    room = await _room(services, question, estimated, wishes)
     told: dict[str, Any] = {**about, "machine": machine_json(room)}
     try:
         told["plan"] = plan_json(plan(estimated, room, wishes))
@@ -95,6 +95,6 @@ def _wishes(services: Services, question: PlanQuestion, options: Options, load: 
     return wishes_from(services.settings, options, load, embeds=embeds)
 
 
-async def _room(services: Services, question: PlanQuestion, wishes: Wishes) -> Room:
+async def _room(services: Services, question: PlanQuestion, estimated: Estimate, wishes: Wishes) -> Room:
     machine = parse_devices(question.devices, "devices") if question.devices else None
-    return await services.planner.room(wishes, machine)
+    return await services.planner.room(estimated, wishes, machine)

@@ -22,6 +22,7 @@ from localllm.gguf import Header, TensorInfo
 from localllm.modelfile import Modelfile
 from localllm.placement.choose import Room
 from localllm.placement.devices import Host, Machine, host
+from localllm.placement.estimate import Estimate
 from localllm.placement.plan import Plan
 from localllm.placement.wishes import Wishes
 from localllm.pulling import Pulled, PullRequest
@@ -130,7 +131,7 @@ class ModelScheduler(Protocol):
 class Planning(Protocol):
     """What a model may take here, or on another machine."""
 
-    async def room(self, wishes: Wishes, machine: Machine | None = None) -> Room: ...
+    async def room(self, estimated: Estimate, wishes: Wishes, machine: Machine | None = None) -> Room: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from localllm.gguf import ArrayInfo, Header, TensorInfo
 from localllm.placement.budgets import room_of
 from localllm.placement.choose import Room
 from localllm.placement.devices import Device, Host, Machine
+from localllm.placement.estimate import Estimate
 from localllm.placement.plan import Plan
 from localllm.placement.wishes import Wishes
 from localllm.pulling import Pulled, PullRequest
@@ -322,9 +323,9 @@ def text_of(request: GenerationRequest) -> str:
 class FakePlanner:
     """A machine with one GPU of 8 GiB and a host of 16."""
 
-    async def room(self, wishes: Wishes, machine: Machine | None = None) -> Room:
+    async def room(self, estimated: Estimate, wishes: Wishes, machine: Machine | None = None) -> Room:
         gib = 2**30
         host = Host(4, 16 * gib, 16 * gib)
         gpu = Device("gpu", "CUDA0", "a card", total_bytes=8 * gib, free_bytes=8 * gib, backend="CUDA")
         cpu = Device("cpu", "CPU", total_bytes=host.total_bytes, free_bytes=host.available_bytes)
-        return room_of(machine or Machine((gpu, cpu), host), wishes)
+        return room_of(machine or Machine((gpu, cpu), host), estimated.vocabulary, wishes)
