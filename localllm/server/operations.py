@@ -68,7 +68,6 @@ OPERATIONS: Mapping[str, Operation] = {
     "/api/chat": _asking(a.OllamaChat, (NDJSON_MEDIA_TYPE, a.OllamaChat), _CHAT),
     "/api/embed": _asking(a.OllamaEmbedded, None, {"model": "nomic-embed-text", "input": ["a", "b"]}),
     "/api/embeddings": _asking(a.OllamaEmbedding, None, {"model": "nomic-embed-text", "prompt": "a"}),
-    "/api/plan": Operation(dict[str, Any], _FETCHING, required=("model",), example={"model": "llama3.2"}),
     "/api/pull": Operation(a.OllamaStatus, _FETCHING, (NDJSON_MEDIA_TYPE, a.OllamaStatus), (), {"model": "llama3.2"}),
     "/api/create": Operation(
         a.OllamaStatus, _FETCHING, (NDJSON_MEDIA_TYPE, a.OllamaStatus), (), {"model": "mine", "from": "guide"}
