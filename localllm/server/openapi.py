@@ -168,7 +168,7 @@ def _content(operation: Operation, schemas: Schemas) -> dict[str, Any]:
         media_type, piece = operation.stream
         schemas.of(piece)
         about = f"Text of which each line, or each event's data, is a {piece.__name__}"
-        content[media_type] = {"schema": {"type": "string", "description": about}}
+        content[media_type] = {"schema": {"description": about}}
     return content
 
 

@@ -1,0 +1,71 @@
+"""Schemathesis over /openapi.json, against the real daemon: thousands of requests per dialect, made to break it.
+
+No server error, no status that the document does not name, no answer of another type or shape than it promises; and the
+daemon serves on. Steered by programs/fuzz_hooks.py, so that most requests reach a model.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from cli_process import run_cli
+from client_programs import PROGRAMS, python_environment
+from daemon_process import running_daemon
+from hub_server import hub_server
+from synthetic_models import build
+
+GUIDE = Path(__file__).resolve().parents[2] / "modelfiles" / "guide" / "guide.gguf"
+CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
+          "unsupported_method")  # fmt: skip
+LEAST_CASES = 5000
+# How many cases of each operation in the last phase make 5,000 of a dialect; the phase before makes some hundreds each.
+CASES_EACH = {"Ollama": 450, "OpenAI": 500, "Anthropic": 1600, "llama.cpp": 500}
+SEED = 20260101
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    with (
+        hub_server({}) as hub,
+        running_daemon(
+            tmp_path_factory.mktemp("fuzzed"),
+            HF_ENDPOINT=hub.url,
+            LOCALLLM_REGISTRY=hub.url,
+            LOCALLLM_LOG_LEVEL="WARNING",
+        ) as running,
+    ):
+        file = build("bert-tiny", GUIDE, running.home / "bert-tiny.gguf")
+        assert 0 == run_cli("create", "bert-tiny", "--from", str(file), environment=running.environment).returncode
+        yield running
+
+
+@pytest.mark.parametrize("dialect", CASES_EACH)
+def test_the_document_holds_for_thousands_of_requests(daemon, dialect, tmp_path):
+    runner = daemon.runner_ids()
+    done = subprocess.run(
+        [
+            python_environment() / "schemathesis", "--no-color", "run", f"{daemon.url}/openapi.json",
+            "--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--mode", "all",
+            "--max-examples", str(CASES_EACH[dialect]), "--include-tag", dialect, "--seed", str(SEED),
+            "--suppress-health-check", "all", "--warnings", "off", "--continue-on-failure",
+        ],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SCHEMATHESIS_HOOKS": "fuzz_hooks",
+             "PYTHONPATH": str(PROGRAMS), "NO_PROXY": "*", "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=1700,
+    )  # fmt: skip
+    said = done.stdout[-6000:] + done.stderr[-1000:]
+    assert 0 == done.returncode, said
+    generated = re.search(r"(\d+) generated", done.stdout)
+    assert generated is not None, said
+    assert LEAST_CASES <= int(generated[1]), said
+    assert "localllm pull" in daemon.chat("How do I pull a model?")["message"]["content"]
+    assert daemon.process.poll() is None
+    if runner:
+        assert set(runner) <= set(daemon.runner_ids()), "a model's process did not survive"
+    assert "Traceback" not in daemon.log()
