@@ -1,6 +1,6 @@
 """What would a model take, laid out so? A child process that asks llama.cpp itself, without loading a weight.
 
-    python -m localllm.engine.measure        one JSON object on stdin, one line of JSON on stdout
+    python -m localllm.engine.measure QUESTION        one JSON object as its argument, one line of JSON on stdout
 
     {"model": path, "layout": {…Layout}, "shape": {…ContextShape}, "from_log": false}
     {"ok": true, "buffers": [{device, buffer, weights, context, compute}, …], "is_exact": true}
@@ -95,11 +95,11 @@ def _from_log(question: Question, lines: list[str]) -> tuple[BufferBytes, ...]:
     return (*rows, BufferBytes(home, home, weights, caches, 0))
 
 
-def main() -> int:
-    """Answer the question on stdin; the exit status is 0, 3, or the signal that killed the process."""
+def main(arguments: list[str]) -> int:
+    """Answer the question; the exit status is 0, 3, or the signal that killed the process."""
     answer: dict[str, Any]
     try:
-        question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+        question = msgspec.json.decode(arguments[0], type=Question)
         buffers, is_exact = measure(question)
     except (ModelLoadError, ModelFileError, msgspec.MsgspecError) as error:
         answer = {"ok": False, "error": str(error)}
@@ -110,4 +110,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,28 +1,55 @@
 """What one step of a model computes with: buffers for activations, masks and logits, never below what llama.cpp takes.
 
-A bound, not a simulation of llama.cpp's allocator: the sum of what must live at once in the widest part of the graph.
+A step is written down as llama.cpp computes it (graph.py) and played in its allocator (tape.py), for each kind of layer
+that the model has; then a margin is added. What cannot be known without the device, such as the workspace of its
+kernels, is learned after loading.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from localllm.gguf import ArrayInfo, Header
-from localllm.placement.cache import LayerMemory
+from localllm.placement import graph, graph_mixers
+from localllm.placement.cache import CellCache, LayerMemory, stream_cells
+from localllm.placement.graph import Inputs, Layer
 from localllm.placement.shape import ContextShape
+from localllm.placement.tape import Tape
 
-_FLOAT_BYTES = 4
 _VOCABULARY_TENSORS = ("output.weight", "token_embd.weight")
+_SMALL_TENSORS = 2**14
+_MARGIN = 1.05  # for what a tape leaves out: small tensors, and the order of a few
+_LAYERS_MOST = 8  # of more layers each kind is played three times: then the holes are where they stay
+_KINDS_MOST = 6
+_MASK_BYTES, _PLAIN_MASK_BYTES = 2, 4  # of a cell, when attention is computed in one pass, and when it is not
+_NO_FLASH = frozenset(["grok"])  # its scores are bent before they are weighed
+# More is kept at once than the tape says: several streams of activations, scores of an index. Measured, and rounded up.
+_BROADER = {
+    "deepseek32": 1.35,
+    "deepseek4": 3.8,
+    "dots3note": 1.1,
+    "gemma3n": 1.25,
+    "glm-dsa": 1.35,
+    "hrm_text": 1.12,
+}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Widths:
-    """The model's widths that a step's buffers follow, in elements."""
+    """What a model's buffers follow: its widths, and its layers, one of each kind."""
 
+    architecture: str
     embedding: int
     vocabulary: int
-    feed_forward: int
     experts_used: int
+    heads: int
+    layers: tuple[Layer, ...]
+    windows: tuple[int, ...]  # of each of `layers`
+    order: tuple[int, ...] = ()  # the kind of each layer, by its place in `layers`
+    per_layer: int = 0  # elements that the embedding gives to all layers beside the stream
+    remembers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +64,71 @@ class ComputeBytes:
     input: int
 
 
-def widths_of(header: Header, memories: tuple[LayerMemory, ...]) -> Widths:
+def widths_of(header: Header, memories: Sequence[LayerMemory]) -> Widths:
     """The widths of a model."""
+    kinds, order = _kinds(header, memories)
     return Widths(
+        architecture=header.architecture,
         embedding=header.embedding_length,
         vocabulary=_vocabulary(header),
-        feed_forward=header.architecture_integer("feed_forward_length"),
-        experts_used=header.architecture_integer("expert_used_count"),
+        experts_used=_most(header, "expert_used_count"),
+        heads=_most(header, "attention.head_count"),
+        layers=tuple(layer for layer, _ in kinds),
+        windows=tuple(window for _, window in kinds),
+        order=order,
+        per_layer=next((t.shape[0] for t in header.tensors if t.name == "per_layer_token_embd.weight"), 0),
+        remembers=any(memory.caches or memory.state_elements for memory in memories),
+    )
+
+
+def _most(header: Header, suffix: str) -> int:
+    """A count that the header says once or for each layer."""
+    value = header.metadata.get(f"{header.architecture}.{suffix}")
+    if isinstance(value, tuple):
+        return max((int(count) for count in value if isinstance(count, int)), default=0)
+    return header.architecture_integer(suffix)
+
+
+def _kinds(header: Header, memories: Sequence[LayerMemory]) -> tuple[list[tuple[Layer, int]], tuple[int, ...]]:
+    """A layer of each kind, and which kind each layer is; two are alike when their matrices and caches are."""
+    kinds: dict[object, tuple[Layer, int]] = {}
+    places: dict[object, int] = {}
+    order = []
+    for number, names in sorted(_shapes(header, len(memories)).items()):
+        memory = memories[number]
+        window = next((cache.window_tokens for cache in memory.caches), 0)
+        key = (tuple(sorted(names.items())), memory)
+        if key not in kinds:
+            places[key] = len(kinds)
+            kinds[key] = (_kind(header, names, memory), window)
+        order.append(places[key])
+    return list(kinds.values()), tuple(order)
+
+
+def _shapes(header: Header, count: int) -> dict[int, dict[str, tuple[int, ...]]]:
+    shapes: dict[int, dict[str, tuple[int, ...]]] = {}
+    for tensor in header.tensors:
+        prefix, _, rest = tensor.name.partition("blk.")
+        number, _, name = rest.partition(".")
+        if number.isdigit() and prefix in ("", "dec.", "enc.") and int(number) < count:
+            shapes.setdefault(int(number), {})[name.removesuffix(".weight")] = tensor.shape
+    return shapes
+
+
+def _kind(header: Header, names: dict[str, tuple[int, ...]], memory: LayerMemory) -> Layer:
+    kernel = names.get("ssm_conv1d", names.get("shortconv.conv", (1,)))
+    looked_back = (kernel[0] - 1) * (kernel[1] if len(kernel) > 1 else 1)
+    return Layer(
+        header.architecture,
+        names,
+        memory.value_elements,
+        _most(header, "expert_used_count"),
+        1,
+        1,
+        max(memory.state_elements - looked_back, 0),
+        looked_back,
+        index_heads=_most(header, "attention.indexer.head_count") if len(memory.caches) > 1 else 0,
+        index_chosen=_most(header, "attention.indexer.top_k"),
     )
 
 
@@ -59,7 +144,113 @@ def _vocabulary(header: Header) -> int:
 
 def compute_bytes(widths: Widths, shape: ContextShape) -> ComputeBytes:
     """A bound of what a step of `shape` takes."""
-    rows = shape.batch_tokens
-    logits = min(rows, shape.outputs) * widths.vocabulary * _FLOAT_BYTES
-    layers = rows * (8 * widths.embedding + 2 * widths.feed_forward) * _FLOAT_BYTES
-    return ComputeBytes(layers + logits, layers, layers + logits, 2 * rows * widths.embedding * _FLOAT_BYTES)
+    if widths.architecture in _NO_FLASH:
+        shape = replace(shape, flash_attention=False)
+    rows = min(shape.batch_tokens, max(shape.cells, 1))
+    rows = -(-rows // max(shape.sequences, 1)) * max(shape.sequences, 1)  # as many of each sequence
+    outputs = min(rows, max(shape.outputs, shape.sequences))
+    layers = _peak(widths, shape, rows, 0)
+    whole = max(layers, _peak(widths, shape, rows, outputs))
+    masks = sum(_mask_bytes(widths, shape, rows).values())
+    return ComputeBytes(
+        _more(widths, whole), _more(widths, layers), _more(widths, whole), _more(widths, masks, 2 * rows)
+    )
+
+
+def _more(widths: Widths, size: int, rows: int = 0) -> int:
+    size += 4 * rows * widths.embedding
+    return int(size * _MARGIN * _BROADER.get(widths.architecture, 1.0)) + _SMALL_TENSORS
+
+
+@lru_cache(maxsize=512)  # a planner asks for one shape at many places
+def _peak(widths: Widths, shape: ContextShape, rows: int, outputs: int) -> int:
+    """The buffer for the layers, and with `outputs` for what comes after them."""
+    tape = Tape()
+    width = widths.embedding
+    inputs = _inputs(tape, widths, shape, rows)
+    stream = tape.put(rows * width, tape.input(4 * rows))
+    beside = _per_layer_inputs(tape, widths, rows, stream)
+    order = widths.order if len(widths.order) <= _LAYERS_MOST else (*range(min(len(widths.layers), _KINDS_MOST)),) * 3
+    shaped = [replace(kind, streams=shape.streams, sequences=max(shape.sequences, 1)) for kind in widths.layers]
+    for index, kind in enumerate(order):
+        is_last = index == len(order) - 1
+        stream = _layer(tape, widths, shaped[kind], inputs, stream, widths.windows[kind], outputs if is_last else 0)
+    for given in beside:
+        tape.put(0, given)
+    if outputs:
+        normed = tape.put(outputs * width, stream, in_place=True)
+        tape.put(outputs * widths.vocabulary, normed)
+    return tape.peak_bytes()
+
+
+def _per_layer_inputs(tape: Tape, widths: Widths, rows: int, stream: int) -> tuple[int, ...]:
+    """Gemma's inputs of each layer, and its other streams: made at the beginning, read until the end."""
+    if not widths.per_layer:
+        return ()
+    streams = tape.put(4 * rows * widths.embedding, tape.put(3 * rows * widths.embedding, stream))
+    selected = tape.put(rows * widths.per_layer, stream)
+    projected = tape.put(rows * widths.per_layer, stream)
+    normed = tape.put(rows * widths.per_layer, projected)
+    summed = tape.put(rows * widths.per_layer, normed, selected)
+    predicted = tape.put(4 * rows * widths.embedding, streams)
+    return tape.put(rows * widths.per_layer, summed), predicted, streams
+
+
+def _layer(tape: Tape, widths: Widths, layer: Layer, inputs: Inputs, came_in: int, window: int, outputs: int) -> int:
+    width, rows = widths.embedding, inputs.rows
+    normed = tape.put(rows * width, came_in)
+    mixed = _mixed(tape, widths, layer, inputs, normed, window)
+    if outputs:
+        rows = outputs
+        mixed, came_in = tape.put(rows * width, mixed), tape.put(rows * width, came_in)
+    if graph.is_parallel(layer.architecture):
+        again = normed if not outputs else tape.put(rows * width, normed)
+        made = graph.feed_forward(tape, layer, rows, width, again)
+        return graph.add(tape, rows * width, graph.add(tape, rows * width, made, mixed), came_in)
+    came_in = graph.add(tape, rows * width, mixed, came_in)
+    if not any(name.startswith("ffn_") for name in layer.shapes):
+        return came_in
+    normed = tape.put(rows * width, came_in)
+    return graph.add(tape, rows * width, graph.feed_forward(tape, layer, rows, width, normed), came_in)
+
+
+def _mixed(tape: Tape, widths: Widths, layer: Layer, inputs: Inputs, normed: int, window: int) -> int:
+    """What a layer's mixers put out together, in the model's width."""
+    rows, width = inputs.rows, widths.embedding
+    outs = []
+    if layer.has("attn_kv_a_mqa"):
+        outs.append(graph_mixers.latent_attention(tape, layer, inputs, normed, widths.heads))
+    elif layer.has("ssm_out", "attn_gate") or layer.has("ssm_ba"):
+        outs.append(graph_mixers.gated_delta(tape, layer, rows, normed))
+    elif layer.has("attn_q") or layer.has("attn_qkv"):
+        outs.append(graph.attention(tape, layer, inputs, normed, windowed=window > 0))
+    if layer.has("ssm_in", "ssm_conv1d") and not layer.has("ssm_ba"):
+        outs.append(graph_mixers.selective_state(tape, layer, rows, normed))
+    if layer.has("shortconv.in_proj"):
+        outs.append(graph_mixers.short_convolution(tape, layer, rows, width, normed))
+    if layer.has("time_mix_output"):
+        outs.append(graph_mixers.moving_state(tape, layer, rows, width, normed))
+    if not outs:
+        return tape.put(rows * width, normed)
+    made = [tape.put(rows * width, out) for out in outs]
+    return made[0] if len(made) == 1 else graph.add(tape, rows * width, made[0], made[1])
+
+
+def _inputs(tape: Tape, widths: Widths, shape: ContextShape, rows: int) -> Inputs:
+    """Everything that is filled from outside; an embedding given instead of tokens has its place too, always."""
+    tape.input(4 * rows * widths.embedding)
+    for size in (4, 4, 8, 8):  # tokens, positions, and where keys and values go
+        tape.input(size * rows)
+    masks = {window: tape.input(size) for window, size in _mask_bytes(widths, shape, rows).items()}
+    whole = masks.get(0, next(iter(masks.values()), tape.input(0)))
+    window = next((number for size, number in masks.items() if size), whole)
+    cells = max((stream_cells(CellCache(1, 1, size), shape) for size in widths.windows), default=rows)
+    return Inputs(whole, window, rows, widths.heads, cells, shape.flash_attention)
+
+
+def _mask_bytes(widths: Widths, shape: ContextShape, rows: int) -> dict[int, int]:
+    """A mask of every row over every cell, for each window that layers have."""
+    size = _MASK_BYTES if shape.flash_attention else _PLAIN_MASK_BYTES
+    if not widths.remembers:  # every row sees the other rows, and there is no cache
+        return {0: rows * rows * _PLAIN_MASK_BYTES}
+    return {window: rows * stream_cells(CellCache(1, 1, window), shape) * size for window in set(widths.windows)}

@@ -93,6 +93,14 @@ def host(root: Path = Path("/")) -> Host:
     )
 
 
+def process_name(pid: int) -> str:
+    """What a process is called; empty when it is gone or somebody else's."""
+    try:
+        return str(psutil.Process(pid).name())
+    except psutil.Error:
+        return ""
+
+
 def _usable_cpus() -> Iterable[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)

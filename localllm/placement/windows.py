@@ -71,7 +71,7 @@ def windows_of(header: Header, trunk_layers: int) -> tuple[int, ...]:
 
 
 def _flags(header: Header, rule: WindowRule, trunk_layers: int) -> tuple[bool, ...]:
-    pattern = header.metadata.get(f"{header.architecture}.{_PATTERN}")
+    pattern = header.metadata.get(f"{header.architecture}.{_PATTERN}") if rule.period != 0 else None
     if isinstance(pattern, tuple):
         flags = tuple(bool(flag) for flag in pattern[: header.block_count])
         return flags + (False,) * (header.block_count - len(flags))

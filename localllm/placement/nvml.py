@@ -1,0 +1,105 @@
+"""What NVIDIA's management library says of its GPUs now: free memory, who holds it, the driver, the power limit.
+
+It needs no CUDA context, so that the daemon may ask before each plan and sees what other processes have taken. Neither
+the Python package nor the driver need be there: then nothing is known, and nothing fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from localllm.placement.devices import Device, DeviceProcess, process_name
+
+
+@dataclass(frozen=True, slots=True)
+class NvidiaGpu:
+    """One GPU. `id` is its PCI address as llama.cpp writes it."""
+
+    id: str
+    name: str
+    total_bytes: int
+    free_bytes: int
+    driver: str
+    power_limit_watts: float | None
+    processes: tuple[DeviceProcess, ...]
+
+
+class Nvml:
+    """The library, opened once; every question may find it gone."""
+
+    def __init__(self) -> None:
+        self._library = _open()
+
+    def gpus(self) -> tuple[NvidiaGpu, ...]:
+        """All GPUs that can be asked."""
+        library = self._library
+        if library is None:
+            return ()
+        try:
+            handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+            driver = str(library.nvmlSystemGetDriverVersion())
+            return tuple(_gpu(library, handle, driver) for handle in handles)
+        except library.NVMLError:  # a driver that was unloaded, a GPU that fell off the bus
+            return ()
+
+
+def enriched(devices: Iterable[Device], gpus: Iterable[NvidiaGpu]) -> tuple[Device, ...]:
+    """The devices, with what is known of those that are NVIDIA's: matched by their PCI address."""
+    known = {gpu.id: gpu for gpu in gpus}
+    return tuple(_enriched(device, known.get(device.id)) for device in devices)
+
+
+def _enriched(device: Device, gpu: NvidiaGpu | None) -> Device:
+    if gpu is None or device.kind == "cpu":
+        return device
+    return replace(
+        device,
+        free_bytes=min(gpu.free_bytes, device.total_bytes or gpu.total_bytes),
+        driver=gpu.driver,
+        power_limit_watts=gpu.power_limit_watts,
+        processes=gpu.processes,
+    )
+
+
+def _open() -> Any:
+    """The module with the library open, or None."""
+    try:
+        import pynvml  # here, because a machine without it does without
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver
+        return None
+    return pynvml
+
+
+def _gpu(library: Any, handle: Any, driver: str) -> NvidiaGpu:
+    memory = library.nvmlDeviceGetMemoryInfo(handle)
+    power: float | None = None
+    processes: tuple[DeviceProcess, ...] = ()
+    with contextlib.suppress(library.NVMLError):  # not every GPU has a limit
+        power = library.nvmlDeviceGetPowerManagementLimit(handle) / 1000
+    with contextlib.suppress(library.NVMLError):  # nor tells a container who uses it
+        processes = tuple(
+            DeviceProcess(process.pid, process_name(process.pid), int(process.usedGpuMemory or 0))
+            for process in library.nvmlDeviceGetComputeRunningProcesses(handle)
+        )
+    return NvidiaGpu(
+        id=pci_id(str(library.nvmlDeviceGetPciInfo(handle).busId)),
+        name=str(library.nvmlDeviceGetName(handle)),
+        total_bytes=int(memory.total),
+        free_bytes=int(memory.free),
+        driver=driver,
+        power_limit_watts=power,
+        processes=processes,
+    )
+
+
+def pci_id(text: str) -> str:
+    """A PCI address with four digits of domain, in lower case: "00000000:C1:00.0" → "0000:c1:00.0"."""
+    domain, _, rest = text.lower().partition(":")
+    return f"{domain[-4:].rjust(4, '0')}:{rest}"

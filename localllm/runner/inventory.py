@@ -1,0 +1,253 @@
+"""Which devices this machine has, and how fast they are: asked of the engine in a child, remembered, kept up to date.
+
+    machine()   devices as llama.cpp sees them (once per daemon; never, where the build has no GPU backend),
+                free memory now (NVML, or the child again), speeds (measured once per machine, in the background)
+
+The speeds are kept in `<state_dir>/device-speeds.json`, {"key": …, "speeds": {name: [bandwidth, flops, link]}}; the key
+is a hash of the devices, the CPU and the engine's files. The daemon itself never loads the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from localllm.placement.devices import Device, Host, Machine, host
+from localllm.placement.nvml import NvidiaGpu, Nvml, enriched
+from localllm.runner.child import end_child, start_child
+
+SPEEDS_FILE = "device-speeds.json"
+SURVEY_SECONDS = 60.0
+SPEEDS_SECONDS = 120.0
+_GPU_LIBRARIES = ("cuda", "hip", "vulkan", "metal", "sycl", "opencl", "musa", "cann", "webgpu")
+
+log = logging.getLogger(__name__)
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A device as engine/survey prints it; a CPU's memory is asked of the system instead."""
+
+    kind: str
+    name: str
+    description: str = ""
+    id: str = ""
+    backend: str = ""
+    is_integrated: bool = False
+    total_bytes: int = 0
+    free_bytes: int = 0
+    bandwidth_bytes_per_second: float | None = None
+    flops: float | None = None
+    link_bytes_per_second: float | None = None
+
+
+class _Report(msgspec.Struct, frozen=True):
+    devices: tuple[_Row, ...]
+
+
+_Speeds = tuple[float | None, float | None, float | None]
+
+
+class _Remembered(msgspec.Struct, frozen=True):
+    key: str
+    speeds: dict[str, _Speeds]
+
+
+def survey_command() -> tuple[str, ...]:
+    """The program that lists devices; `--speeds THREADS` may follow."""
+    return (sys.executable, "-P", "-m", "localllm.engine.survey")
+
+
+def has_gpu_backend(folder: Path | None = None) -> bool:
+    """Whether the engine's build has a backend for any GPU, told by its libraries."""
+    if folder is None:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.origin is None:
+            return False
+        folder = Path(spec.origin).parent / "lib"
+    return any(f"ggml-{backend}" in file.name for file in folder.glob("*ggml-*") for backend in _GPU_LIBRARIES)
+
+
+class Inventory:
+    """One per daemon. Whoever asks at the same time shares one survey; a failed one is asked again.
+
+    `processor` is the CPU's name; `identity` is all that remembered speeds depend on, the engine's files among it.
+    """
+
+    def __init__(
+        self,
+        processor: str,
+        identity: Sequence[str],
+        state_dir: Path,
+        environment: Mapping[str, str],
+        *,
+        command: Sequence[str] = (),
+        look_at_host: Callable[[], Host] = host,
+        gpu_backend: bool | None = None,
+        ask_nvml: Callable[[], tuple[NvidiaGpu, ...]] | None = None,
+    ) -> None:
+        self._processor = processor
+        self._identity = tuple(identity)
+        self._speeds_file = state_dir / SPEEDS_FILE
+        self._environment = environment
+        self._command = tuple(command) or survey_command()
+        self._look_at_host = look_at_host
+        self._has_gpu_backend = has_gpu_backend() if gpu_backend is None else gpu_backend
+        self._ask_nvml = ask_nvml
+        self._surveying: asyncio.Task[tuple[Device, ...]] | None = None
+        self._measuring: asyncio.Task[None] | None = None
+        self._speeds: dict[str, _Speeds] | None = None
+        self._survey_failure = ""
+
+    async def machine(self, *, measure: bool = False) -> Machine:
+        """What is here now. With `measure`, speeds that nobody knows are measured meanwhile, for the next time."""
+        gpus = await self._gpus() if self._has_gpu_backend else ()
+        there = self._look_at_host()
+        cpu = Device("cpu", "CPU", self._processor, "", there.total_bytes, there.available_bytes)
+        if self._speeds is None:
+            self._speeds = _read_speeds(self._speeds_file, self._key(gpus))
+        if (measure or gpus) and not self._speeds and (self._measuring is None or self._measuring.done()):
+            self._measuring = asyncio.create_task(self._measure(there.physical_cores, self._key(gpus)))
+        return Machine(tuple(_with_speeds(device, self._speeds) for device in (*gpus, cpu)), there)
+
+    def without_gpu(self, machine: Machine) -> str:
+        """Why a GPU that is in this machine cannot be used; empty when none is, or it can."""
+        if machine.gpus or machine.is_replaced:
+            return ""
+        present = self._nvml()
+        if not present:
+            return ""
+        names = ", ".join(gpu.name for gpu in present)
+        if not self._has_gpu_backend:
+            return f"the engine was built without CUDA, so {names} cannot be used"
+        return f"the engine does not see {names}" + (f": {self._survey_failure}" if self._survey_failure else "")
+
+    async def close(self) -> None:
+        """End what still runs."""
+        tasks = [task for task in (self._surveying, self._measuring) if task is not None and not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _nvml(self) -> tuple[NvidiaGpu, ...]:
+        if self._ask_nvml is None:
+            self._ask_nvml = Nvml().gpus
+        return self._ask_nvml()
+
+    async def _gpus(self) -> tuple[Device, ...]:
+        """The GPUs, with the memory that is free now."""
+        known = await self._survey()
+        present = self._nvml()
+        if {device.id for device in known} <= {gpu.id for gpu in present}:
+            return enriched(known, present)
+        self._surveying = None  # nobody but the engine knows what is free: ask it again
+        return enriched(await self._survey(), present)
+
+    async def _survey(self) -> tuple[Device, ...]:
+        if self._surveying is None or (self._surveying.done() and not _is_kept(self._surveying)):
+            self._surveying = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._surveying)
+
+    async def _ask(self) -> tuple[Device, ...]:
+        rows = await self._run((), SURVEY_SECONDS)
+        return tuple(_device(row) for row in rows or () if row.kind == "gpu")
+
+    async def _measure(self, threads: int, key: str) -> None:
+        """Speeds of all devices; what a busy machine gives is not kept."""
+        flags = ("--speeds", str(max(threads, 1)))
+        rows = await self._run(flags, SPEEDS_SECONDS) or await self._run((*flags, "--plain"), SPEEDS_SECONDS)
+        speeds: dict[str, _Speeds] = {
+            row.name: (row.bandwidth_bytes_per_second, row.flops, row.link_bytes_per_second)
+            for row in rows or ()
+            if row.bandwidth_bytes_per_second
+        }
+        if speeds:
+            self._speeds = speeds
+            _write_speeds(self._speeds_file, _Remembered(key, speeds))
+
+    async def _run(self, flags: Sequence[str], seconds: float) -> tuple[_Row, ...] | None:
+        """The survey's answer; None when it has none, which is logged."""
+        try:
+            child = await start_child((*self._command, *flags), self._environment)
+        except OSError as error:
+            self._survey_failure = f"the survey could not be started ({error.strerror})"
+            return None
+        try:
+            async with asyncio.timeout(seconds):
+                output, _ = await child.communicate()
+        except TimeoutError:
+            self._survey_failure = f"the survey did not end within {seconds:g} s"
+            return None
+        finally:
+            if child.returncode is None:
+                await end_child(child)
+        report = _report(output)
+        self._survey_failure = "" if report else f"the survey ended with {child.returncode}"
+        if report is None:
+            log.warning("the devices of this machine are not known: %s", self._survey_failure)
+        return report
+
+    def _key(self, gpus: Sequence[Device]) -> str:
+        names = [f"{gpu.name} {gpu.description} {gpu.id} {gpu.total_bytes}" for gpu in gpus]
+        return hashlib.sha256("\n".join((self._processor, *self._identity, *names)).encode()).hexdigest()
+
+
+def _is_kept(asked: asyncio.Task[tuple[Device, ...]]) -> bool:
+    """A survey that found GPUs is kept; one that failed or found none, where the build could use some, is not."""
+    return not asked.cancelled() and asked.exception() is None and bool(asked.result())
+
+
+def _report(output: bytes) -> tuple[_Row, ...] | None:
+    for line in reversed(output.splitlines()):
+        if line.startswith(b"{"):
+            try:
+                return msgspec.json.decode(line, type=_Report).devices
+            except msgspec.MsgspecError:  # something the engine printed
+                continue
+    return None
+
+
+def _device(row: _Row) -> Device:
+    return Device(
+        "gpu",
+        row.name,
+        row.description,
+        row.id,
+        row.total_bytes,
+        row.free_bytes,
+        backend=row.backend,
+        is_integrated=row.is_integrated,
+    )
+
+
+def _with_speeds(device: Device, speeds: Mapping[str, _Speeds]) -> Device:
+    bandwidth, flops, link = speeds.get(device.name, (None, None, None))
+    return replace(device, bandwidth_bytes_per_second=bandwidth, flops=flops, link_bytes_per_second=link)
+
+
+def _read_speeds(file: Path, key: str) -> dict[str, _Speeds]:
+    with contextlib.suppress(OSError, msgspec.MsgspecError):  # not measured yet, or a file that was cut short
+        remembered = msgspec.json.decode(file.read_bytes(), type=_Remembered)
+        if remembered.key == key:
+            return remembered.speeds
+    return {}
+
+
+def _write_speeds(file: Path, remembered: _Remembered) -> None:
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(msgspec.json.encode(remembered))
+        temporary.replace(file)
+    except OSError as error:  # what cannot be kept is measured again at the next start
+        log.warning("the devices' speeds cannot be written to %s: %s", file, error)

@@ -1,0 +1,82 @@
+"""Asks engine/measure in a child: what would a model take, laid out so? llama.cpp's own figures, before it is loaded.
+
+A file that is not here yet can be measured too: its header is all that llama.cpp reads, so a sparse file that begins
+with it and is as long as the real one will do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from localllm.errors import LoadError
+from localllm.placement.layout import BufferBytes, Layout, Measured
+from localllm.placement.shape import ContextShape
+from localllm.runner.child import end_child, start_child
+from localllm.runner.death import death_from
+
+MEASURE_SECONDS = 60.0
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """engine/measure's line of JSON."""
+
+    ok: bool
+    buffers: tuple[BufferBytes, ...] = ()
+    is_exact: bool = False
+    error: str = ""
+
+
+def measure_command() -> tuple[str, ...]:
+    """The program that measures; its question is the last argument."""
+    return (sys.executable, "-P", "-m", "localllm.engine.measure")
+
+
+async def measure(
+    model: Path,
+    layout: Layout,
+    shape: ContextShape,
+    environment: Mapping[str, str],
+    *,
+    command: Sequence[str] = (),
+    from_log: bool = False,
+) -> Measured:
+    """llama.cpp's figures for one layout. Raises LoadError for a file or a layout that it refuses.
+
+    Where its account cannot be walked and the child dies of it, the figures come from log lines, and are not exact.
+    """
+    question = {"model": str(model), "layout": layout, "shape": shape, "from_log": from_log}
+    program = (*(command or measure_command()), msgspec.json.encode(question).decode())
+    try:
+        child = await start_child(program, environment)
+    except OSError as error:
+        raise LoadError(f"the measurement could not be started: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(MEASURE_SECONDS):
+            output, _ = await child.communicate()
+    except TimeoutError:
+        raise LoadError(f"the measurement did not end within {MEASURE_SECONDS:g} s") from None
+    finally:
+        if child.returncode is None:
+            await end_child(child)
+    answer = _answer(output)
+    if answer is not None and answer.ok:
+        return Measured(layout, shape, answer.buffers, answer.is_exact)
+    if answer is None and not from_log and (child.returncode or 0) < 0:
+        return await measure(model, layout, shape, environment, command=command, from_log=True)
+    death = death_from(child.returncode or 0, tuple(output.decode("utf-8", "replace").splitlines()))
+    raise LoadError(f"the layout cannot be measured: {answer.error if answer else death.cause}")
+
+
+def _answer(output: bytes) -> _Answer | None:
+    for line in reversed(output.splitlines()):
+        if line.startswith(b"{"):
+            try:
+                return msgspec.json.decode(line, type=_Answer)
+            except msgspec.MsgspecError:  # something the engine printed
+                continue
+    return None
