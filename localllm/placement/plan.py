@@ -3,7 +3,7 @@
     1. a context in which one request has what it should have; its layers where they are fastest  (choose.py)
     2. if nothing holds that, the same with fewer cells, down to 4,096
     3. if nothing holds that either, DoesNotFitError says by how much, and what would fit          (refusal.py)
-    4. what is left over goes to the pool, half of it if other models are to have room too
+    4. of what is left over a part goes to the pool, and all of it if no other model is to have room
 
 What was said holds: layers, shares, experts, types of keys and values, the context. `num_ctx` of a single request is a
 limit of that request and never comes here.
@@ -44,7 +44,7 @@ Tier = Literal["gpu", "experts", "layers", "cpu"]
 # Of a file this small a step takes less time than the meetings of its threads: `guide` is three times as fast on one.
 ONE_THREAD_BYTES = 48 * 2**20
 MOST_THREADS = 512  # GGML_MAX_N_THREADS; llama.cpp aborts above it
-SHARED_POOL_PART = 0.5  # of what a device has left, where other models are to have room
+SHARED_POOL_PART = 1 / 3  # of what a GPU has left, where other models are to have room
 CLEARLY_FASTER = 0.95  # of the seconds: for less, keys and values are not kept in fewer bits
 CACHE_OF_FEWER_BITS = "q8_0"
 Chosen = tuple[Found, Costs, Wishes]  # the wishes with what was chosen of them
@@ -182,8 +182,7 @@ def _grown(found: Found, costs: Costs, room: Room, wishes: Wishes) -> Plan:
 def _grown_shape(found: Found, costs: Costs, room: Room, wishes: Wishes) -> ContextShape:
     estimate, is_on_gpu = costs.estimate, found.arrangement.gpu_layers > 0
     bounds = bounds_of(estimate, wishes)
-    # The pool of a model that lies in host memory alone is bounded by host_cells.
-    caps = {share.device: _cap(share, room, wishes) for share in found.shares} if is_on_gpu else room.budgets
+    caps = {share.device: _cap(share, room, wishes) for share in found.shares}
 
     def shape_of(cells: int, whole: bool | None) -> ContextShape:
         return pool_shape(estimate, wishes, cells, is_on_gpu=is_on_gpu, keeps_whole_window=whole)
@@ -196,7 +195,7 @@ def _grown_shape(found: Found, costs: Costs, room: Room, wishes: Wishes) -> Cont
     if not is_on_gpu:
         most = min(most, max(bounds.least, host_cells(estimate, wishes, room.budgets.get(CPU, 0))))
     whole = None
-    if is_on_gpu and memory_kind(estimate) == "window":
+    if memory_kind(estimate) == "window":
         whole = costs.shape.keeps_whole_window or fits(least, True)
     if most <= least:
         return shape_of(least, whole) if fits(least, whole) else costs.shape
@@ -208,7 +207,8 @@ def _cap(share: DeviceShare, room: Room, wishes: Wishes) -> int:
     """What a device may hold of the model once its pool has grown."""
     left = max(0, share.budget - share.total)
     if share.device == CPU:
-        return share.total + min(left, max(0, host_pool_bytes(share.budget) - share.context))
+        part = left * (HOST_POOL_SHARE if wishes.shares_machine else 1.0)
+        return share.total + min(int(part), max(0, host_pool_bytes(share.budget) - share.context))
     return share.total + int(left * (SHARED_POOL_PART if wishes.shares_machine else 1.0))
 
 

@@ -73,7 +73,7 @@ def shape_for(estimate: Estimate, wishes: Wishes, request_cells: int, *, is_on_g
     if wishes.embeds:
         return _embedding_shape(estimate, wishes)
     # A windowed layer that keeps every cell can share them: one pool of few cells may be less than many short streams.
-    ways = (True, False) if is_on_gpu and memory_kind(estimate) == "window" else (None,)
+    ways = (True, False) if memory_kind(estimate) == "window" else (None,)
     shapes = [_shape_with(estimate, wishes, request_cells, is_on_gpu, whole) for whole in ways]
     return min(shapes, key=estimate.kv_bytes)
 

@@ -21,6 +21,7 @@ QUANT_BITS = (
     ("Q2_K", 2.95), ("IQ2_XXS", 2.4), ("IQ1_S", 1.9),
 )  # fmt: skip
 MOST_ALTERNATIVES = 3
+_WIDE = ("f16", "bf16", "f32")  # types of keys and values that q8_0 would halve
 Attempt = Callable[[Estimate, Wishes], bool]
 
 
@@ -110,7 +111,7 @@ def alternatives(estimate: Estimate, room: Room, wishes: Wishes, fits: Attempt) 
         if LEAST_CELLS <= cells < bounds.least:
             yield f"a context of {cells:,} tokens (num_ctx)"
     eight_bits = replace(wishes, k_type="q8_0", v_type="q8_0")
-    if wishes.k_type == "f16" and wishes.flash_attention != "off" and fits(estimate, eight_bits):
+    if wishes.k_type in _WIDE and wishes.flash_attention != "off" and fits(estimate, eight_bits):
         yield "keys and values as q8_0 (cache_type_k, cache_type_v)"
     if name := fitting_quant(estimate, wishes, fits):
         yield name

@@ -110,6 +110,7 @@ class Scheduler:
         self._ticket_ids = itertools.count(1)
         self._models: dict[ModelKey, Model] = {}
         self._demands: dict[ModelKey, Demand] = {}
+        self._told_memory: dict[str, tuple[int, int]] = {}
         self._runners: dict[LoadId, Runner] = {}
         self._waiters: dict[TicketId, asyncio.Future[Runner]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -241,6 +242,7 @@ class Scheduler:
 
     def _post(self, event: Event) -> None:
         self._state, actions = decide(self._state, event, self._now())
+        self._tell_memory()
         for action in actions:
             self._perform(action)
         if self._state.slots:
@@ -249,6 +251,17 @@ class Scheduler:
             self._empty.set()
         if isinstance(event, Left | RunnerGone | LoadFailed):
             self._forget_unused_models()
+
+    def _tell_memory(self) -> None:
+        """One line for each change of what all models together may have taken, and of what there is."""
+        taken: Counter[str] = Counter()
+        for slot in self._state.slots:
+            taken.update(slot.taken)
+        now = {device: (taken[device], size) for device, size in self._state.capacity.items()}
+        if now != self._told_memory:
+            self._told_memory = now
+            rows = (f"{device} {held} of {size} bytes" for device, (held, size) in now.items())
+            log.info("memory of models: %s", ", ".join(rows))
 
     def _forget_unused_models(self) -> None:
         used = {slot.key for slot in self._state.slots} | {ticket.key for ticket in self._state.waiting}

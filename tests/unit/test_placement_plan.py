@@ -64,7 +64,10 @@ def test_a_number_of_layers_that_does_not_fit_is_refused_with_the_number_that_do
     assert caught.value.hint is not None
     assert "num_gpu 43;" in caught.value.hint
     fewer = planned(LARGE, machine(24), gpu_layers=43)
-    assert (43, ("a pool of 4,864 cells: more does not fit",)) == (fewer.layout.gpu_layers, fewer.notes)
+    assert (43, (f"a pool of {fewer.shape.cells:,} cells: more does not fit",)) == (
+        fewer.layout.gpu_layers,
+        fewer.notes,
+    )
 
 
 def test_without_a_gpu_what_was_said_of_gpus_has_no_effect_and_that_is_told():
