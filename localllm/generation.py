@@ -175,8 +175,9 @@ class FillIn(msgspec.Struct, frozen=True, omit_defaults=True):
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One request for generated text, whatever the dialect. Of `messages`, `prompt` and `prompt_tokens` one is set.
 
-    `raw` sends `prompt` to the tokenizer as it is; `fill_in` makes it the text before a gap. `think` None leaves
-    thinking to the template's own default; the option `thinking_budget` ends it after so many tokens, -1 never.
+    `raw` sends `prompt` to the tokenizer as it is; `fill_in` makes it the text before a gap; it goes on from
+    `context_tokens`, which the Finished of a request has that `returns_context`. `think` None leaves thinking to the
+    template's own default; the option `thinking_budget` ends it after so many tokens, -1 never.
     `keep_alive_seconds` None leaves the model's keep-alive as it is; infinity is for ever.
     `context_policy` says what happens to a prompt that does not fit: refused with the numbers, or cut.
     `shifts_context` lets an answer that reaches the end of its context go on without the older half of it.
@@ -191,6 +192,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt: str | None = None
     prompt_tokens: tuple[int, ...] | None = None
     fill_in: FillIn | None = None
+    context_tokens: tuple[int, ...] | None = None
+    returns_context: bool = False
     raw: bool = False
     system: str | None = None
     tools: tuple[Tool, ...] = ()
@@ -209,11 +212,12 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Token counts of one request. `prompt_tokens` includes `cached_tokens`."""
+    """Token counts of one request. `prompt_tokens` include `cached_tokens`, `completion_tokens` `thinking_tokens`."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    thinking_tokens: int = 0
 
 
 class CacheMiss(msgspec.Struct, frozen=True):
@@ -295,8 +299,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
 
     `stop_text` is the stop string that ended the answer, if one did. `dropped_messages` went because the prompt did not
     fit, `dropped_tokens` because the context was shifted or the text around a gap did not fit.
-    `cache_miss` is None when the prompt went on from an earlier one, or resembled none. `unfinished_tool_call` says that
-    the answer ended within a call, which came as content then.
+    `cache_miss` is None when the prompt went on from an earlier one, or resembled none. `unfinished_tool_call`: the
+    answer ended within a call, which came as content then. `context` are the tokens of prompt and answer.
     """
 
     reason: FinishReason
@@ -306,6 +310,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     dropped_tokens: int = 0
     cache_miss: CacheMiss | None = None
     stop_text: str | None = None
+    context: tuple[int, ...] = ()
     unfinished_tool_call: bool = False
 
 

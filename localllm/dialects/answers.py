@@ -162,6 +162,7 @@ class OllamaGenerated(OllamaFigures, kw_only=True):
     done: bool
     thinking: str | UnsetType = UNSET
     logprobs: list[dict[str, Any]] | UnsetType = UNSET
+    context: list[int] | UnsetType = UNSET
 
 
 class OllamaEmbedded(Shape):

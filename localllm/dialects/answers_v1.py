@@ -32,6 +32,7 @@ class OpenAIUsage(Shape):
     total_tokens: int
     completion_tokens: int | UnsetType = UNSET
     prompt_tokens_details: dict[str, int] | UnsetType = UNSET
+    completion_tokens_details: dict[str, int] | UnsetType = UNSET
     localllm: dict[str, Any] | UnsetType = UNSET
 
 

@@ -87,11 +87,19 @@ def read_inside(text: bytes, decoder: msgspec.json.Decoder[T], field: str = "") 
         mended = _ESCAPE.sub(_without_lone_surrogate, text)
         if mended != text:
             return read_inside(mended, decoder, field)
-        raise InvalidFieldError(f"{where} is not valid JSON: {error}", field=field or None) from None
-    except UnicodeDecodeError:
-        raise InvalidFieldError(f"{where} is not valid JSON: it is not UTF-8", field=field or None) from None
+        raise _no_json(text, where, error, field) from None
+    except UnicodeDecodeError as error:  # of msgspec before 0.23
+        raise _no_json(text, where, error, field) from None
     except RecursionError:
         raise InvalidFieldError(f"{where} is nested too deeply", field=field or None) from None
+
+
+def _no_json(text: bytes, where: str, error: Exception, field: str) -> InvalidFieldError:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return InvalidFieldError(f"{where} is not valid JSON: it is not UTF-8", field=field or None)
+    return InvalidFieldError(f"{where} is not valid JSON: {error}", field=field or None)
 
 
 def read_text(text: str | bytes, field: str) -> Any:

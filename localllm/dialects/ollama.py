@@ -4,7 +4,7 @@ Not here: the answers (ollama_encode), the names and capabilities of models (ser
 
 On purpose different from Ollama: a prompt that does not fit the context is refused with both counts, unless `truncate`
 is true in the request; an answer that reaches its end stops there, unless `shift` is true; what this version cannot do
-(images, context …) is refused, not ignored.
+(images …) is refused, not ignored.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def decode_generate(body: bytes) -> Decoded:
         raise InvalidFieldError("raw mode does not support template, system, or context", field="raw")
     if fields.template:
         raise UnsupportedError("template is not supported by this version", hint="the model's own template is used")
-    if fields.context:
-        raise UnsupportedError("context is not supported", hint="send the conversation to /api/chat instead")
+    if fields.context and fields.suffix:
+        raise InvalidFieldError("a suffix cannot go on from a context", field="suffix")
     _refuse_images(fields.images, "images")
     request, unknown = _request(fields, model)
     prompt = fields.prompt or ""
@@ -126,9 +126,19 @@ def decode_generate(body: bytes) -> Decoded:
         system=fields.system or None,
         logprobs=logprobs,
         fill_in=FillIn(fields.suffix) if fields.suffix else None,
+        context_tokens=_context(fields.context),
+        returns_context=not fields.raw and not fields.suffix,
     )
     action = "render" if fields.debug_render_only else _action(bool(prompt or fields.suffix), request)
     return Decoded(request, fields.stream is not False, action, unknown_options=unknown)
+
+
+def _context(tokens: list[int] | None) -> tuple[int, ...] | None:
+    """The tokens of an earlier exchange; an empty array is none."""
+    wrong = next((token for token in tokens or () if not 0 <= token < 2**31), None)
+    if wrong is not None:
+        raise InvalidFieldError(f"context has {wrong}, which is no token", field="context")
+    return tuple(tokens) if tokens else None
 
 
 def decode_chat(body: bytes) -> Decoded:

@@ -128,6 +128,7 @@ class OllamaEncoder:
             **text,
             "done": True,
             "done_reason": _done_reason(event.reason),
+            **({"context": event.context} if event.context else {}),
             **_metrics(event),
         }
 

@@ -230,5 +230,6 @@ def usage_object(event: Finished) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        **({"completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens}} if usage.thinking_tokens else {}),
         **({"localllm": ours} if ours else {}),
     }

@@ -35,17 +35,19 @@ from localllm.generation import (
     Message,
     Priority,
     PromptProgress,
+    ThinkingDelta,
     Timings,
     ToolCallDelta,
     Usage,
     merge_options,
     sampling_from,
 )
+from localllm.runner.exchange import Exchange, tail
 
 logger = logging.getLogger(__name__)
 _PRIORITIES = get_args(Priority)  # from the one that is served first
 _KEEP_TOKENS = 4
-_INFILL_ANSWER_TOKENS = 256  # the room left where the request does not say how long the answer may get
+_ANSWER_TOKENS = 256  # the room left where the request does not say how long the answer may get
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Prepared:
     parser: OutputParser | None
     dropped_messages: int = 0
     dropped_tokens: int = 0
+    exchange: Exchange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,27 @@ class Conversations:
             tokens, rules = self._plain_tokens(request), self._plain_rules(request)
             return Prepared(self._sequence(request_id, request, tokens, rules), None)
         messages, dropped = self._fit(request)
-        prompt = self._render(messages, request)
+        prompt, tokens, cut = self._prompt(messages, request)
         parser = OutputParser(self._format, request.tools, prompt=prompt, new_call_id=self._sources.new_call_id)
-        rules, tokens = self._rules(request, prompt), self._tokenize_prompt(prompt)
-        return Prepared(self._sequence(request_id, request, tokens, rules, self._preserved), parser, dropped)
+        sequence = self._sequence(request_id, request, tokens, self._rules(request, prompt), self._preserved)
+        exchange = Exchange(tokens, self._tokenize_more) if request.returns_context else None
+        return Prepared(sequence, parser, dropped, cut, exchange)
+
+    def _prompt(self, messages: tuple[Message, ...], request: GenerationRequest) -> tuple[str, list[int], int]:
+        """The text of the new turns, the tokens of all, and how many of the context's were cut to fit."""
+        if request.context_tokens is None:
+            text = self._render(messages, request)
+            return text, self._tokenize_prompt(text), 0
+        self._check_tokens(request.context_tokens)
+        text = tail(lambda turns: self._render(turns, request), messages)
+        new, context = self._tokenize_more(text), list(request.context_tokens)
+        room = self._limit(request) - self._answer_room(request) - len(new)
+        cut = max(0, len(context) - max(room, 0)) if request.context_policy == "truncate" else 0
+        return text, context[cut:] + new, cut
+
+    def _tokenize_more(self, text: str) -> list[int]:
+        """Token ids of what stands behind other tokens."""
+        return self._backend.tokenize(text, add_special=False, parse_special=True)
 
     def _rules(self, request: GenerationRequest, prompt: str) -> AnswerRules | None:
         """What the answer behind this prompt is held to."""
@@ -120,8 +140,10 @@ class Conversations:
             infill = request.fill_in and self._infill(request, request.fill_in)
             tokens = infill.tokens if infill else self._plain_tokens(request)
             return b"".join(self.detokenize(tokens)).decode("utf-8", "replace"), tokens
-        prompt = request.prompt or "" if request.raw else self._render(self._fit(request)[0], request)
-        return prompt, self._tokenize_prompt(prompt)
+        if request.raw:
+            return request.prompt or "", self._tokenize_prompt(request.prompt or "")
+        text, tokens, _ = self._prompt(self._fit(request)[0], request)
+        return text, tokens
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of any text."""
@@ -153,8 +175,7 @@ class Conversations:
                 f'"{request.model}" does not support insert: its vocabulary has no tokens for text around a gap',
                 hint="use a model made for completing code, such as qwen2.5-coder",
             )
-        answer = request.options.num_predict
-        room = self._limit(request) - (_INFILL_ANSWER_TOKENS if answer is None or answer < 0 else max(answer, 1))
+        room = self._limit(request) - self._answer_room(request)
         writer = InfillWriter(
             marks,
             lambda text: self._backend.tokenize(text, add_special=False, parse_special=False),
@@ -162,6 +183,11 @@ class Conversations:
         )
         room_or_none = room if request.context_policy == "truncate" else None
         return writer.write(request.prompt or "", fill_in.suffix, fill_in.files, room_or_none)
+
+    def _answer_room(self, request: GenerationRequest) -> int:
+        """The tokens to leave for the answer where a prompt is cut to fit."""
+        most = request.options.num_predict
+        return _ANSWER_TOKENS if most is None or most < 0 else max(most, 1)
 
     def _tokenize_prompt(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt: special tokens are read, and BOS is not added twice."""
@@ -273,6 +299,8 @@ class Stream:
         self._dropped_messages, self._dropped_tokens = prepared.dropped_messages, prepared.dropped_tokens
         self._has_tool_calls = False
         self._logprobs = LogprobAttacher()
+        self._exchange = prepared.exchange
+        self._unspoken_tokens = self._thinking_tokens = 0
 
     def started(self) -> PromptProgress:
         """The first event: the prompt's length is known."""
@@ -283,22 +311,34 @@ class Stream:
         events: list[Event] = []
         if output.prompt_processed is not None:
             events.append(PromptProgress(output.prompt_processed, self._prompt_tokens, output.prompt_cached))
+        if self._exchange is not None:
+            self._exchange.note(output)
         spoken: list[Event] = []
         if output.text:
             spoken += self._parser.feed(output.text) if self._parser else [ContentDelta(output.text)]
         if output.finish is not None:
             spoken += self._parser.finish(stopped=_ended_itself(output.finish)) if self._parser else []
+        self._count_thinking(output, spoken)
         events += self._logprobs.attach(spoken, output.logprobs, is_last=output.finish is not None)
         self._has_tool_calls |= any(isinstance(event, ToolCallDelta) for event in events)
         if output.finish is not None:
             events.append(self._finished(output.finish))
         return events
 
+    def _count_thinking(self, output: SequenceOutput, spoken: list[Event]) -> None:
+        """Tokens count as what comes of them: their text may be held back for a while."""
+        self._unspoken_tokens += len(output.tokens)
+        if not spoken:
+            return
+        if any(isinstance(event, ThinkingDelta) for event in spoken):
+            self._thinking_tokens += self._unspoken_tokens
+        self._unspoken_tokens = 0
+
     def _finished(self, finish: Finish) -> Finished:
         stats = finish.stats
         return Finished(
             reason="tool_calls" if finish.reason == "stop" and self._has_tool_calls else finish.reason,
-            usage=Usage(stats.prompt_tokens, stats.cached_tokens, stats.completion_tokens),
+            usage=Usage(stats.prompt_tokens, stats.cached_tokens, stats.completion_tokens, self._thinking_tokens),
             timings=Timings(
                 queue_seconds=stats.queue_seconds,
                 prefill_seconds=stats.prefill_seconds,
@@ -308,6 +348,7 @@ class Stream:
             dropped_tokens=self._dropped_tokens + stats.dropped_tokens,
             cache_miss=stats.cache_miss,
             stop_text=finish.stop_text,
+            context=self._exchange.context(finish) if self._exchange is not None else (),
             unfinished_tool_call=self._parser is not None and self._parser.has_unfinished_call,
         )
 

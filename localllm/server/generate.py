@@ -156,6 +156,8 @@ def complete(request: GenerationRequest, model: Model, context_length: int) -> G
 
 
 def _complete_prompt(request: GenerationRequest, model: Model) -> GenerationRequest:
+    if request.context_tokens is not None:  # there the Modelfile has been told already
+        return request
     system = request.system or model.system
     if not model.messages:
         return msgspec.structs.replace(request, system=system)

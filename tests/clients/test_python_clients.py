@@ -71,6 +71,20 @@ def test_ollama_generates(ollama_client):
     assert answer.response == streamed
 
 
+def test_ollamas_context_goes_on_from_an_answer_as_a_chat_does(ollama_client):
+    exact = {"options": {"temperature": 0}}
+    first = ollama_client.generate("guide", QUESTION[0]["content"], **exact)
+    second = ollama_client.generate("guide", "How do I stop a model?", context=first.context, **exact)
+    said = {"role": "assistant", "content": first.response}
+    chat = ollama_client.chat(
+        "guide", [*QUESTION, said, {"role": "user", "content": "How do I stop a model?"}], **exact
+    )
+    assert first.prompt_eval_count + first.eval_count - 1 == len(first.context)
+    assert (chat.message.content, chat.prompt_eval_count) == (second.response, second.prompt_eval_count)
+    *_, last = ollama_client.generate("guide", "Thanks!", context=second.context, stream=True, **exact)
+    assert list(second.context) == list(last.context)[: len(second.context)]
+
+
 def test_ollama_thinks_apart_from_the_answer(ollama_client):
     answer = ollama_client.chat("guide", QUESTION, think=True)
     assert answer.message.thinking

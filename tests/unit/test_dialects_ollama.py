@@ -73,7 +73,12 @@ def test_a_chat_body_with_every_field_becomes_a_request():
 def test_a_generate_body_becomes_a_request_that_streams_by_default():
     body = b'{"model": "guide", "prompt": "hi", "system": "Be kind.", "format": "json", "think": false}'
     request = GenerationRequest(
-        model="guide", prompt="hi", system="Be kind.", response_format=ResponseFormat("json_object"), think=False
+        model="guide",
+        prompt="hi",
+        system="Be kind.",
+        response_format=ResponseFormat("json_object"),
+        think=False,
+        returns_context=True,
     )
     assert Decoded(request, stream=True) == decode_generate(body)
 
@@ -84,7 +89,7 @@ def test_clients_that_send_nulls_and_empty_lists_mean_nothing_by_it():
         "suffix": null, "unheard_of": {"a": [1]}}"""
     assert Decoded(GenerationRequest("m", messages=(Message("user", "x"),)), stream=True) == decode_chat(body)
     empty = b'{"name": "m", "prompt": "x", "suffix": "", "template": "", "context": [], "images": [], "raw": false}'
-    assert Decoded(GenerationRequest("m", prompt="x"), stream=True) == decode_generate(empty)
+    assert Decoded(GenerationRequest("m", prompt="x", returns_context=True), stream=True) == decode_generate(empty)
 
 
 def test_tool_arguments_as_text_are_read_as_openai_clients_mean_them():
@@ -194,7 +199,8 @@ def test_a_suffix_is_what_stands_behind_the_gap():
         ('"raw": true, "system": "x"', "raw mode does not support template, system, or context"),
         ('"raw": true, "context": [1]', "raw mode does not support template, system, or context"),
         ('"template": "x"', "template is not supported by this version"),
-        ('"context": [1, 2]', "context is not supported"),
+        ('"context": [1, -2]', "context has -2, which is no token"),
+        ('"context": [1, 2], "suffix": "x"', "a suffix cannot go on from a context"),
         ('"images": ["aGk="]', "images: this version does not read images"),
         ('"prompt": ["x"]', "prompt must be a string, not an array"),
     ],
@@ -205,6 +211,20 @@ def test_what_generate_cannot_do_is_refused_and_not_ignored(fields, message):
             f'{{"model": "m", "prompt": "x", {fields}}}'.replace('"prompt": "x", "prompt"', '"prompt"').encode()
         )
     assert (400, message) == (caught.value.status, caught.value.message)
+
+
+def test_a_context_is_gone_on_from_and_told_unless_there_is_no_exchange():
+    going_on = decode_generate(b'{"model": "m", "prompt": "x", "context": [5, 6]}').request
+    assert ((5, 6), True) == (going_on.context_tokens, going_on.returns_context)
+    raw = decode_generate(b'{"model": "m", "prompt": "x", "raw": true}').request
+    gap = decode_generate(b'{"model": "m", "prompt": "x", "suffix": "y"}').request
+    assert (False, False) == (raw.returns_context, gap.returns_context)
+
+
+def test_the_context_stands_in_the_last_line_if_there_is_one():
+    encoder = OllamaEncoder("generate", "m")
+    assert [5, 6] == json.loads(encoder.chunk(Finished("stop", context=(5, 6)), 0))["context"]
+    assert "context" not in json.loads(encoder.chunk(Finished("stop"), 0))
 
 
 def test_generate_without_a_model_answers_as_for_an_unknown_one():

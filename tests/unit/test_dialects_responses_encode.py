@@ -20,7 +20,7 @@ from localllm.generation import (
 )
 
 SECOND = 1_000_000_000
-DONE = Finished("stop", Usage(5, 2, 3))
+DONE = Finished("stop", Usage(5, 2, 3, 1))
 PATCH = {"type": "custom", "name": "patch"}
 NAMESPACE = {"type": "namespace", "name": "files", "tools": [{"type": "function", "name": "read"}]}
 
@@ -95,9 +95,9 @@ def test_the_object_tells_when_how_much_and_what_was_asked():
     }.items() <= found.items()
     assert {
         "input_tokens": 5,
-        "input_tokens_details": {"cached_tokens": 2},
+        "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 3},
         "output_tokens": 3,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 1},
         "total_tokens": 8,
     } == found["usage"]
 
