@@ -10,6 +10,7 @@ import ctypes
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,8 @@ POOL_STEP_TOKENS = 256  # llama.cpp pads the pool to this
 FLASH_TILE_ROWS = 64
 # llama.cpp asks this whether to stop: the length of a string is 0 or not. Being C, it needs no GIL.
 _IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, native.ggml_abort_callback)
+
+_MASKS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="masks")  # threads start at the first use
 
 # general.sampling.* of a GGUF, by the option each one sets
 _SAMPLING_KEYS = {
@@ -281,7 +284,10 @@ class LlamaBackend:
     ) -> Sampler:
         """The chain of `sampling`, built once per request, within the constraint if there is one."""
         sampler = self._samplers.new(sampling, seed, recent_tokens, self.facts.trained_context_tokens)
-        return ConstrainedSampler(sampler, constraint, self.logits) if isinstance(constraint, HeldAnswer) else sampler
+        if not isinstance(constraint, HeldAnswer):
+            return sampler
+        # Where the model computes on a GPU, a core is free for the next mask meanwhile.
+        return ConstrainedSampler(sampler, constraint, self.logits, _MASKS if self._gpu_weight_bytes else None)
 
     def decode(self, batch: Batch) -> DecodeStatus:
         """Compute the batch. Raises EngineError for what llama.cpp would abort on, and for its own failures."""
