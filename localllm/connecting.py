@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from localllm.errors import DaemonAbsentError, DaemonError
+from localllm.errors import DaemonAbsentError, DaemonError, UntrustedError
 
 
 @contextmanager
@@ -56,12 +56,12 @@ def connection_errors(base_url: str) -> Iterator[None]:
         yield
     except httpx.ConnectError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise DaemonError(
+            raise UntrustedError(
                 f"the certificate of {base_url} is not trusted ({error})",
                 hint="LOCALLLM_TLS_CA names a file with the certificate, or with that of who signed it",
             ) from error
-        if isinstance(error.__cause__ and error.__cause__.__cause__, ssl.SSLError):
-            raise DaemonError(
+        if "[SSL" in str(error):  # what httpcore makes of it has lost its cause
+            raise UntrustedError(
                 f"what listens at {base_url} does not speak https ({error})",
                 hint="LOCALLLM_HOST with http:// asks it without",
             ) from error

@@ -37,7 +37,8 @@
     ├── DiskFullError           507  the download does not fit the disk
     ├── RemoteError                  the daemon answered with an error that has no class of its own here
     └── DaemonError                  the CLI cannot reach, start or trust the daemon
-        └── DaemonAbsentError        nothing listens at the daemon's address
+        ├── DaemonAbsentError        nothing listens at the daemon's address
+        └── UntrustedError           what listens there has no certificate, or one that is not trusted
 
 An error carries a stable `code`, an HTTP `status`, a message for a person and, where there is one, the next thing to do
 as `hint`. Nothing here prints or exits: only the CLI and the HTTP layer speak to people.
@@ -357,6 +358,12 @@ class DaemonAbsentError(DaemonError):
     """Nothing listens at the daemon's address."""
 
     code = "daemon_absent"
+
+
+class UntrustedError(DaemonError):
+    """What listens at the daemon's address has no certificate, or one that is not trusted."""
+
+    code = "untrusted"
 
 
 class RemoteError(LocalllmError):

@@ -28,6 +28,7 @@ from localllm.errors import (
     LocalllmError,
     ShuttingDownError,
     UnauthorizedError,
+    UntrustedError,
 )
 from localllm.tls import client_context
 from localllm.version import __version__
@@ -81,6 +82,8 @@ def find_daemon(client: Client, settings: Settings) -> str | None:
     except DaemonAbsentError:
         return None
     except (UnauthorizedError, AccessDeniedError, ShuttingDownError):  # only a localllm says these
+        raise
+    except UntrustedError:  # it may well be one
         raise
     except LocalllmError as error:
         raise DaemonError(f"{place} is used by another program ({error})", hint=hint) from error
