@@ -130,6 +130,7 @@ def test_the_modelfile_is_laid_under_what_the_client_sends(server):
             messages=(system, *before, Message("user", "echo a")),
             options=Options(temperature=0.0, stop=own.stop),
             client=CLIENT,
+            returns_context=True,
         ),
         GenerationRequest("guide", prompt="echo a", raw=True, options=own, client=CLIENT),
     ] == server.scheduler.requests
