@@ -10,6 +10,7 @@ The last event is SUCCESS; what goes wrong is raised.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -67,14 +68,25 @@ class Quantized(msgspec.Struct, frozen=True, tag="quantized"):
 QuantizeEvent = TensorStarted | Quantized | Failed
 
 
-class CheckRequest(msgspec.Struct, frozen=True):
-    """Read this chat template and render a short conversation with it."""
+class CheckRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Read this chat template and render a short conversation with it; a `thorough` check tries all it should do."""
 
     template: str
+    thorough: bool = False
 
 
-class Checked(msgspec.Struct, frozen=True, tag="checked"):
-    """The template can be used."""
+class Finding(msgspec.Struct, frozen=True):
+    """What one trial of a template showed: "ok", a "note", or a "problem"; of what, and in words."""
+
+    level: Literal["ok", "note", "problem"]
+    subject: str
+    text: str
+
+
+class Checked(msgspec.Struct, frozen=True, tag="checked", omit_defaults=True):
+    """The template can be used; a thorough check says what it found, which may be problems."""
+
+    findings: tuple[Finding, ...] = ()
 
 
 CheckEvent = Checked | Failed

@@ -15,6 +15,7 @@ from datetime import datetime
 
 import msgspec
 
+from localllm.chat.lint import lint
 from localllm.chat.templates import open_template
 from localllm.creating import Checked, CheckEvent, CheckRequest
 from localllm.errors import TemplateError
@@ -22,7 +23,9 @@ from localllm.generation import Message, failed_from
 
 
 def check(request: CheckRequest) -> CheckEvent:
-    """Whether the template can be read, and renders one question."""
+    """Whether the template can be read, and renders one question; or all there is to say of it."""
+    if request.thorough:
+        return Checked(lint(request.template, today=datetime.now))
     try:
         template = open_template(request.template, bos_token="<s>", eos_token="</s>", today=datetime.now)
         template.render([Message("user", "probe")])

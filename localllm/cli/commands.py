@@ -30,6 +30,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("run", "run", "run", "Ask a model, or chat with it"),
     Command("list", "models", "list_models", "List the models there are", ("ls",)),
     Command("show", "models", "show", "Show what is known about a model"),
+    Command("template-check", "template_check", "template_check", "Check a chat template: what goes wrong with it"),
     Command("create", "create", "create", "Make a model of a Modelfile, a GGUF file or another model"),
     Command("cp", "create", "copy", "Give a model a second name"),
     Command("rm", "models", "remove", "Remove models"),

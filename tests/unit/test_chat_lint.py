@@ -1,0 +1,107 @@
+"""What is found in a chat template: of small ones each kind of fault, of all known ones only those that are true."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+from chat_templates import upstream_templates
+
+from localllm.chat.lint import lint
+
+TOOLS = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
+CALLS = (
+    "{% for c in m.tool_calls or [] %}<tool_call>"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}</tool_call>{% endfor %}'
+)
+TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}CALLS<|end|>{% endfor %}"
+PROMPT = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+GOOD = TOOLS + TURNS.replace("CALLS", CALLS) + PROMPT
+PLAIN = TURNS.replace("CALLS", "") + PROMPT
+
+
+def found(source: str | None) -> dict[str, tuple[str, str]]:
+    return {one.subject: (one.level, one.text) for one in lint(source, today=lambda: datetime(2031, 2, 3))}
+
+
+def problems(source: str | None) -> dict[str, str]:
+    return {subject: text for subject, (level, text) in found(source).items() if level == "problem"}
+
+
+def test_a_template_that_does_all_has_no_problems():
+    assert {} == problems(GOOD)
+    levels = found(GOOD)
+    assert ("ok", "calls are read as CallSyntax") == levels["tools"]
+    assert ("ok", "'<|assistant|>'") == levels["generation prompt"]
+    assert {"ok"} == {level for subject, (level, _) in levels.items() if subject.startswith("round trip")}
+
+
+def test_what_a_template_does_without_is_a_note():
+    assert {} == problems(PLAIN)
+    notes = {subject for subject, (level, _) in found(PLAIN).items() if level == "note"}
+    assert {"tools", "thinking"} == notes
+
+
+SYNTAX = "syntax error in line 1 of the chat template"
+SANDBOX = "sandbox: the chat template failed: access to attribute"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (None, {"template": "there is none: conversations are written as ChatML, or a known form"}),
+        ("{% if %}", {"template": f"{SYNTAX}: Expected an expression, got 'end of statement block'"}),
+        ("{{ ''.__class__ }}", {"question": f"{SANDBOX} '__class__' of 'str' object is not allowed"}),
+        ("{{ raise_exception('never') }}", {"question": "never"}),
+        (PLAIN.replace(PROMPT, ""), {"generation prompt": "is missing: nothing says that the answer begins"}),
+        (
+            PLAIN.replace("{% for m in messages %}", "{% for m in messages if m.role == 'user' %}"),
+            {"system": "the system text does not show in the prompt", "several turns": "does not show: Zanswer"},
+        ),
+        (PLAIN.replace("m.content", "'no'"), {"question": "does not show in the prompt"}),
+        (
+            GOOD.replace(TOOLS, ""),
+            {"tools": "calls are shown, but the model is not told which tools there are"},
+        ),
+        (
+            GOOD.replace('{"name"', 'call: {"name"'),
+            {"tools": "are shown, but its calls are in no form that can be read back"},
+        ),
+        (
+            PLAIN.replace("{{ m.content }}", "{{ m.content.strip().foo.bar if not m.content else m.content }}"),
+            {"empty content": "the chat template failed: 'str object' has no attribute 'foo'"},
+        ),
+    ],
+)  # fmt: skip
+def test_each_fault_is_a_problem_that_says_what_it_is(source, expected):
+    got = problems(source)
+    assert expected == {subject: got.get(subject) for subject in expected}
+
+
+def test_a_refusal_of_something_odd_is_a_note():
+    source = PLAIN.replace(
+        "{{ m.content }}", "{% if not m.content %}{{ raise_exception('no text') }}{% endif %}{{ m.content }}"
+    )
+    assert ("note", "refused: no text") == found(source)["empty content"]
+
+
+def test_a_template_in_gos_language_is_checked_too():
+    source = "{{ range .Messages }}<|{{ .Role }}|>{{ .Content }}<|end|>{{ end }}<|assistant|>"
+    assert {} == problems(source)
+    assert "note" == found(source)["generation prompt"][0]
+
+
+NOT_TOLD = "calls are shown, but the model is not told which tools there are"
+KNOWN_PROBLEMS = {
+    "NVIDIA-Nemotron-Nano-v2": {"round trip: text and a call", "round trip: an answer", "round trip: thinking"},
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": {"tools"},
+    "deepseek-ai-DeepSeek-V3.1": {"tools"},
+}
+
+
+def test_of_known_templates_only_these_have_problems():
+    sources = upstream_templates()
+    chosen = {*sorted(sources)[::8], *KNOWN_PROBLEMS}
+    found_problems = {name: problems(sources[name]) for name in chosen}
+    assert KNOWN_PROBLEMS == {name: set(found) for name, found in found_problems.items() if found}
+    assert NOT_TOLD == found_problems["deepseek-ai-DeepSeek-V3.1"]["tools"]
