@@ -132,6 +132,16 @@ STAGES = (
         first_drills=0, drill_share=0.02, learning_rate=8e-4, fall_from=30, fall_batches=140, end=1_000_000,
         repeating_drills=0.5,
     ),
+    Stage(
+        seed=8, conversations=110_000, long_chats=30,
+        shares=Shares(
+            tools=0.2, thinking=0.34, small_talk=0.08, invented_names=0.4, varied_tools=0.4, without_fitting=0.3,
+            favour=1.2,
+        ),
+        shortened_share=0.45,
+        first_drills=0, drill_share=0.03, learning_rate=2e-3, fall_from=492, fall_batches=800, end=1_000_000,
+        repeating_drills=0.5, from_quantised=True,
+    ),
 )  # fmt: skip
 
 

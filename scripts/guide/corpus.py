@@ -93,7 +93,7 @@ def expand(pattern: str, macros: Macros, source: random.Random) -> str:
     text = CHOICE.sub(lambda match: source.choice(match[1].split("|")), pattern)
     text = MACRO.sub(lambda match: source.choice(macros[match[1]]) if match[1] in macros else match[0], text)
     text = re.sub(r" +", " ", text).strip()
-    text = re.sub(r" ([?!.,])", r"\1", text)
+    text = re.sub(r" ([?!,]|\.(?![\w/]))", r"\1", text)  # but " .gguf" and " ./file" keep their space
     return text[:1].upper() + text[1:] if pattern[0] in "[(" and text[:1].islower() and " " in text else text
 
 
