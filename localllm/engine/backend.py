@@ -103,6 +103,7 @@ class BackendFacts:
     layers: int = 0
     gpu_layers: int = 0
     chat_template: str | None = None
+    tool_template: str | None = None
     bos_text: str = ""
     eos_text: str = ""
     sampling_defaults: Options = field(default_factory=Options)

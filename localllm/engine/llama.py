@@ -190,7 +190,6 @@ class LlamaBackend:
         return -(-tokens // POOL_STEP_TOKENS) * POOL_STEP_TOKENS
 
     def _facts(self, config: LlamaConfig) -> BackendFacts:
-        template = native.llama_model_chat_template(self._handle, None)
         sizes = self._model.log.sizes
         return BackendFacts(
             vocabulary_size=self.vocabulary_size,
@@ -213,7 +212,8 @@ class LlamaBackend:
             buffers=breakdown(self.context) or (),
             layers=native.llama_model_n_layer(self._handle),
             gpu_layers=sizes.gpu_layers if self._gpu_weight_bytes else 0,
-            chat_template=template.decode("utf-8", "replace") if template else None,
+            chat_template=self._model.chat_template(None),
+            tool_template=self._model.chat_template(b"tool_use"),
             bos_text=self._special_text(native.llama_vocab_bos(self._vocabulary)),
             eos_text=self._special_text(native.llama_vocab_eos(self._vocabulary)),
             sampling_defaults=self._sampling_defaults(),

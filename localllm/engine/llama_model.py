@@ -81,6 +81,11 @@ class LlamaModel:
         layers, kv_heads = native.llama_model_n_layer(self.handle), native.llama_model_n_head_kv(self.handle)
         return int(layers * kv_heads * (key + value) * _CACHE_BYTES_PER_VALUE)
 
+    def chat_template(self, name: bytes | None) -> str | None:
+        """The file's chat template of that name, or its default one."""
+        template = native.llama_model_chat_template(self.handle, name)
+        return template.decode("utf-8", "replace") if template else None
+
     def infill_tokens(self) -> InfillTokens | None:
         """The marks around a gap, as the file names them or llama.cpp knows them by their text."""
         marks = (native.llama_vocab_fim_pre, native.llama_vocab_fim_suf, native.llama_vocab_fim_mid)

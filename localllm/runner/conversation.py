@@ -6,19 +6,18 @@ here guards against time. Everything else a bad model file can do in text ends a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from typing import get_args
 
 from localllm.answer_rules import AnswerRules
 from localllm.chat.constraint import Grounds, rules_for
-from localllm.chat.formats import OutputFormat, detect
+from localllm.chat.formats import OutputFormat
 from localllm.chat.logprobs import LogprobAttacher
 from localllm.chat.parser import OutputParser
-from localllm.chat.templates import Template, open_template
+from localllm.chat.voices import Sources as VoiceSources
+from localllm.chat.voices import Voice, Voices
 from localllm.engine.backend import Backend
 from localllm.engine.grammar import schema_complaint
 from localllm.engine.infill import InfillPrompt, InfillWriter
@@ -44,7 +43,6 @@ from localllm.generation import (
 )
 from localllm.runner.exchange import Exchange, tail
 
-logger = logging.getLogger(__name__)
 _PRIORITIES = get_args(Priority)  # from the one that is served first
 _KEEP_TOKENS = 4
 _ANSWER_TOKENS = 256  # the room left where the request does not say how long the answer may get
@@ -83,7 +81,18 @@ class Conversations:
 
     def __init__(self, backend: Backend, template: str | None, sources: Sources) -> None:
         self._backend = backend
-        self._template_source = template or backend.facts.chat_template
+        facts = backend.facts
+        self._voices = Voices(
+            VoiceSources(
+                template or facts.chat_template,
+                None if template else facts.tool_template,
+                facts.bos_text,
+                facts.eos_text,
+            ),
+            lambda text: len(self.tokenize(text, add_special=False, parse_special=True)) == 1,
+            sources.now,
+        )
+        self._preserved_of: dict[Voice, frozenset[int]] = {}
         self._sources = sources
 
     def prepare(self, request_id: int, request: GenerationRequest) -> Prepared:
@@ -97,8 +106,9 @@ class Conversations:
             return Prepared(self._sequence(request_id, request, tokens, rules), None)
         messages, dropped = self._fit(request)
         prompt, tokens, cut = self._prompt(messages, request)
-        parser = OutputParser(self._format, request.tools, prompt=prompt, new_call_id=self._sources.new_call_id)
-        sequence = self._sequence(request_id, request, tokens, self._rules(request, prompt), self._preserved)
+        voice = self._voice(request)
+        parser = OutputParser(voice.format, request.tools, prompt=prompt, new_call_id=self._sources.new_call_id)
+        sequence = self._sequence(request_id, request, tokens, self._rules(request, prompt), self._preserved(voice))
         exchange = Exchange(tokens, self._tokenize_more) if request.returns_context else None
         return Prepared(sequence, parser, dropped, cut, exchange)
 
@@ -120,14 +130,15 @@ class Conversations:
 
     def _rules(self, request: GenerationRequest, prompt: str) -> AnswerRules | None:
         """What the answer behind this prompt is held to."""
-        opens_thinking = self._format.opens_thinking(prompt)
+        found = self._voice(request).format
+        opens_thinking = found.opens_thinking(prompt)
         grounds = Grounds(
-            self._format,
+            found,
             self._backend,
             schema_complaint,
             opens_thinking=opens_thinking,
             may_think=request.think is not False and not opens_thinking,
-            opens_text=self._format.opens_text(prompt),
+            opens_text=found.opens_text(prompt),
         )
         return rules_for(request, grounds)
 
@@ -241,7 +252,7 @@ class Conversations:
         return tuple(at for at in range(1, len(tokens)) if controls[at] and not controls[at - 1])
 
     def _render(self, messages: tuple[Message, ...], request: GenerationRequest) -> str:
-        return self._template.render(messages, request.tools, think=request.think)
+        return self._voice(request).template.render(messages, request.tools, think=request.think)
 
     def _fit(self, request: GenerationRequest) -> tuple[tuple[Message, ...], int]:
         """The messages that fit: all of them, or with the policy "truncate" without the oldest turns.
@@ -264,25 +275,14 @@ class Conversations:
     def _fits(self, messages: tuple[Message, ...], request: GenerationRequest) -> bool:
         return len(self._tokenize_prompt(self._render(messages, request))) < self._limit(request)
 
-    # Compiled and probed at the first use, inside the daemon's render deadline: both run the file's own template.
+    def _voice(self, request: GenerationRequest) -> Voice:
+        # Compiled and probed at the first use, inside the daemon's render deadline: both run the file's own template.
+        return self._voices.of(has_tools=bool(request.tools))
 
-    @cached_property
-    def _template(self) -> Template:
-        facts = self._backend.facts
-        template = open_template(
-            self._template_source, bos_token=facts.bos_text, eos_token=facts.eos_text, today=self._sources.now
-        )
-        if template.is_default:
-            logger.warning("the file has no chat template: conversations are written as ChatML, which may not suit it")
-        return template
-
-    @cached_property
-    def _format(self) -> OutputFormat:
-        return detect(self._template)
-
-    @cached_property
-    def _preserved(self) -> frozenset[int]:
-        return self._control_tokens(self._format.markers)
+    def _preserved(self, voice: Voice) -> frozenset[int]:
+        if voice not in self._preserved_of:
+            self._preserved_of[voice] = self._control_tokens(voice.format.markers)
+        return self._preserved_of[voice]
 
     def _control_tokens(self, markers: tuple[str, ...]) -> frozenset[int]:
         """The markers that are one token of the vocabulary: their text must come out, control tokens or not."""
