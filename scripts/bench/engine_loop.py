@@ -20,21 +20,21 @@ from localllm.engine.llama import LlamaBackend, LlamaConfig
 from localllm.engine.sequence import SequenceRequest
 from localllm.generation import Options, Sampling
 from localllm.placement.devices import host
-from localllm.placement.plan import plan
+from localllm.placement.plan import plan_unseen
+from localllm.placement.wishes import wishes_from
 
 
 def open_backend(model: Path) -> LlamaBackend:
-    """As runner/worker opens it for the daemon's Load."""
-    layout = plan(load_settings(os.environ), Options(), host(), model.stat().st_size)
+    """As runner/worker opens it for the daemon's Load, where all of it lies in host memory."""
+    wishes = wishes_from(load_settings(os.environ), Options())
+    made = plan_unseen(host(), wishes, model.stat().st_size)
     config = LlamaConfig(
         model_path=model,
-        max_sequences=layout.parallel,
-        batch_tokens=layout.batch_tokens,
-        threads=layout.threads,
-        gpu_layers=layout.gpu_layers,
-        pool_tokens=layout.pool_tokens,
-        pool_bytes_limit=layout.pool_bytes_limit,
-        use_mmap=layout.use_mmap,
+        max_sequences=made.parallel,
+        batch_tokens=made.shape.batch_tokens,
+        threads=made.threads,
+        pool_bytes_limit=made.pool_bytes_limit,
+        weights=made.layout,
     )
     return LlamaBackend(config)
 

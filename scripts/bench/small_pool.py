@@ -2,8 +2,8 @@
 
     python small_pool.py BYTES serve        `localllm serve`, whose models get at most so many bytes of KV
 
-There is no setting for it on purpose: a pool follows from the machine. This changes the bound that placement/plan.py
-keeps to, in the daemon's process alone.
+There is no setting for it on purpose: a pool follows from the machine. This changes the bound that placement/ keeps
+to, in the daemon's process alone.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import sys
 
 from localllm.cli.main import main
-from localllm.placement import plan
+from localllm.placement import plan, pool
+
+BOUND = "HOST_POOL_BYTES_MOST"
 
 if __name__ == "__main__":
     limit = int(sys.argv.pop(1))
-    if not hasattr(plan, "POOL_BYTES_MOST"):
-        raise SystemExit("bench: placement/plan.py has no POOL_BYTES_MOST any more; small_pool.py must follow it")
-    plan.POOL_BYTES_MOST = limit
+    for module in (plan, pool):
+        if not hasattr(module, BOUND):
+            raise SystemExit(f"bench: {module.__name__} has no {BOUND} any more; small_pool.py must follow it")
+        setattr(module, BOUND, limit)
     sys.exit(main())
