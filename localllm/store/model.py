@@ -21,6 +21,7 @@ from localllm.template_syntax import go_capabilities, is_go
 _TOOLS = re.compile(r"tools|tool_call")
 _THINKING = re.compile(
     r"</?think>|enable_thinking|reasoning_content|reasoning_effort|<\|channel\|>analysis|\[/?THINK\]"
+    r"|<\|think\|>|<\|inner_prefix\|>|\[BEGIN FINAL RESPONSE\]"
 )
 
 
@@ -40,13 +41,15 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     block_count: int = 0
     tokenizer_model: str | None = None
     chat_template: str | None = None
+    tool_template: str | None = None
     is_embedding_model: bool = False
     can_fill_in_the_middle: bool = False
 
 
 def facts_from(header: Header) -> Facts:
     """The short form of a header."""
-    return Facts(**{name: getattr(header, name) for name in Facts.__struct_fields__})
+    known = {name: getattr(header, name) for name in Facts.__struct_fields__ if name != "tool_template"}
+    return Facts(**known, tool_template=header.text("tokenizer.chat_template.tool_use"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def capabilities_of(facts: Facts, template: str | None) -> tuple[str, ...]:
     if is_go(text):
         return ("completion", *go_capabilities(text))
     found = {
-        "tools": _TOOLS.search(text) is not None,
+        "tools": _TOOLS.search(text) is not None or (bool(facts.tool_template) and text == facts.chat_template),
         "thinking": _THINKING.search(text) is not None,
         "insert": facts.can_fill_in_the_middle,
     }

@@ -19,6 +19,7 @@ from localllm.chat.syntax import common_length
 from localllm.chat.template import ChatTemplate
 from localllm.errors import TemplateError
 from localllm.generation import ContentDelta, Event, Message, ThinkingDelta, Tool, ToolCall, ToolCallDelta
+from localllm.store.model import Facts, capabilities_of
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "template_formats.json"
 FORMATS: dict[str, dict[str, object]] = json.loads(GOLDEN.read_text())
@@ -222,6 +223,20 @@ def test_the_table_has_every_template():
 @pytest.mark.parametrize("name", names())
 def test_the_format_of_a_template_is_the_reviewed_one(name):
     assert FORMATS[name] == described(detect(opened(name)))
+
+
+# Their templates show calls, and no tools: what a client says of its tools in words may still be answered with calls.
+CALLS_WITHOUT_TOOLS = {
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
+    "deepseek-ai-DeepSeek-V3.1",
+}
+
+
+def test_the_capabilities_that_the_daemon_tells_without_running_a_template_are_the_same():
+    told = {name: set(capabilities_of(Facts(), source)) for name, source in upstream_templates().items()}
+    found = {name: {*FORMATS[name]["capabilities"]} - {"parallel"} for name in told}
+    assert {name: found[name] | ({"tools"} if name in CALLS_WITHOUT_TOOLS else set()) for name in found} == told
 
 
 @pytest.mark.parametrize("name", names())
