@@ -55,24 +55,29 @@ class Inputs:
     heads: int
     cells: int
     flash: bool
+    rotates: bool = False  # keys and values are spread before they are kept in fewer bits
 
 
 def attention(tape: Tape, layer: Layer, inputs: Inputs, normed: int, *, windowed: bool) -> int:
     """Queries, keys and values from `normed` to what attention puts out, before its output matrix."""
     rows = inputs.rows
-    query, gate = _queries(tape, layer, rows, normed)
+    query, gate = _queries(tape, layer, inputs, normed)
     mask = inputs.window_mask if windowed else inputs.mask
+    if layer.index_heads:
+        mask = chosen_cells(tape, layer, inputs, normed)
     width = layer.columns("attn_output") or layer.rows("attn_q")
     out = _attend(tape, inputs, query, mask, rows * width)
+    if inputs.rotates:
+        out = tape.put(rows * width, out)
     if gate is not None:
         opened = tape.put(rows * width, gate)
         out = tape.put(rows * width, out, opened, in_place=True)
     return out
 
 
-def _queries(tape: Tape, layer: Layer, rows: int, normed: int) -> tuple[int, int | None]:
+def _queries(tape: Tape, layer: Layer, inputs: Inputs, normed: int) -> tuple[int, int | None]:
     """The queries, and a gate that is a part of them or beside them; keys and values go to their caches."""
-    turns = layer.architecture not in _NO_ROPE
+    rows, turns = inputs.rows, layer.architecture not in _NO_ROPE
     gate = None
     if layer.has("attn_qkv"):
         fused = tape.put(rows * layer.rows("attn_qkv"), normed)
@@ -83,9 +88,9 @@ def _queries(tape: Tape, layer: Layer, rows: int, normed: int) -> tuple[int, int
         tape.put(0, fused)
         return query, gate
     query = tape.put(rows * layer.rows("attn_q"), normed)
+    width = min(layer.rows("attn_q"), layer.columns("attn_output") or layer.rows("attn_q"))
     if layer.has("attn_q_norm") or turns:
         whole = query
-        width = min(layer.rows("attn_q"), layer.columns("attn_output") or layer.rows("attn_q"))
         query = tape.put(rows * width, whole)
         if width < layer.rows("attn_q"):
             gate = whole
@@ -93,6 +98,10 @@ def _queries(tape: Tape, layer: Layer, rows: int, normed: int) -> tuple[int, int
     keys = tape.put(rows * layer.rows("attn_k"), normed)
     if layer.has("attn_k_norm") or turns:
         keys = tape.put(rows * layer.rows("attn_k"), keys)
+    if inputs.rotates:
+        query = tape.put(rows * width, query)
+        keys = tape.put(rows * layer.rows("attn_k"), keys)
+        values = tape.put(rows * layer.rows("attn_v"), values)
     tape.put(0, keys)
     tape.put(0, values)
     if layer.has("attn_gate") and not layer.has("ssm_out"):
@@ -109,6 +118,21 @@ def _attend(tape: Tape, inputs: Inputs, query: int, mask: int, width: int) -> in
     return tape.put(width, mixed)
 
 
+def chosen_cells(tape: Tape, layer: Layer, inputs: Inputs, compressed: int) -> int:
+    """An index scores every cell for every row; a mask lets through those with the best."""
+    rows, cells = inputs.rows, inputs.cells
+    width = layer.rows("indexer.attn_q_b") or layer.rows("indexer.q_proj") or layer.index_heads * 128
+    filled = tape.put(rows * cells)
+    query = tape.put(rows * width, compressed)
+    turned = tape.put(rows * width, query)
+    rotated = tape.put(rows * width, turned)
+    scores = tape.put(rows * cells, rotated)
+    best = tape.put(rows * min(layer.index_chosen, cells), scores)
+    kept = tape.put(rows * min(layer.index_chosen, cells), best)
+    opened = tape.put(rows * cells // 2, inputs.mask, kept, filled)
+    return tape.put(rows * cells // 2, opened)
+
+
 def add(tape: Tape, elements: int, made: int, came_in: int) -> int:
     """What was made, added to what came in."""
     return tape.put(elements, made, came_in, in_place=True)
@@ -117,7 +141,10 @@ def add(tape: Tape, elements: int, made: int, came_in: int) -> int:
 def feed_forward(tape: Tape, layer: Layer, rows: int, width: int, normed: int) -> int:
     """Dense matrices, experts, or both, from `normed`."""
     if not layer.has("ffn_gate_inp"):
-        return dense(tape, rows, width, normed, layer.rows("ffn_up"), gated=layer.has("ffn_gate"))
+        inner = layer.columns("ffn_down") or layer.rows("ffn_up")
+        if layer.rows("ffn_up") > inner:  # both halves in one matrix
+            return tape.put(rows * width, tape.put(rows * inner, tape.put(rows * layer.rows("ffn_up"), normed)))
+        return dense(tape, rows, width, normed, inner, gated=layer.has("ffn_gate"))
     out = experts(tape, layer, rows, width, normed)
     if layer.has("ffn_up_shexp"):
         shared = dense(tape, rows, width, normed, layer.rows("ffn_up_shexp"), gated=layer.has("ffn_gate_shexp"))

@@ -5,6 +5,7 @@ As `graph.py` for attention: llama.cpp's order, tensor by tensor, where one is l
 
 from __future__ import annotations
 
+from localllm.placement import graph
 from localllm.placement.graph import Inputs, Layer
 from localllm.placement.tape import Tape
 
@@ -27,7 +28,7 @@ def latent_attention(tape: Tape, layer: Layer, inputs: Inputs, normed: int, head
     turned_key = tape.put(rows * turned, latents)
     key = tape.put(rows * kept, kept_latents, turned_key)
     tape.put(0, key)
-    mask = chosen_cells(tape, layer, inputs, compressed) if layer.index_heads else inputs.mask
+    mask = graph.chosen_cells(tape, layer, inputs, compressed) if layer.index_heads else inputs.mask
     if inputs.flash:
         read = tape.put(rows * heads * latent, whole, mask)
     else:
@@ -36,21 +37,6 @@ def latent_attention(tape: Tape, layer: Layer, inputs: Inputs, normed: int, head
         read = tape.put(rows * heads * latent, scores)
     out = rows * layer.columns("attn_output")
     return tape.put(out, tape.put(out, read))
-
-
-def chosen_cells(tape: Tape, layer: Layer, inputs: Inputs, compressed: int) -> int:
-    """An index scores every cell for every row; a mask lets through those with the best."""
-    rows, cells = inputs.rows, inputs.cells
-    width = layer.rows("indexer.attn_q_b") or layer.rows("indexer.q_proj") or layer.index_heads * 128
-    filled = tape.put(rows * cells)
-    query = tape.put(rows * width, compressed)
-    turned = tape.put(rows * width, query)
-    rotated = tape.put(rows * width, turned)
-    scores = tape.put(rows * cells, rotated)
-    best = tape.put(rows * min(layer.index_chosen, cells), scores)
-    kept = tape.put(rows * min(layer.index_chosen, cells), best)
-    opened = tape.put(rows * cells // 2, inputs.mask, kept, filled)
-    return tape.put(rows * cells // 2, opened)
 
 
 def gated_delta(tape: Tape, layer: Layer, rows: int, normed: int) -> int:

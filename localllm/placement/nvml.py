@@ -7,11 +7,15 @@ the Python package nor the driver need be there: then nothing is known, and noth
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from localllm.placement.devices import Device, DeviceProcess, process_name
+
+_DRIVER_SIGNS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")  # the last under Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ def _enriched(device: Device, gpu: NvidiaGpu | None) -> Device:
 
 def _open() -> Any:
     """The module with the library open, or None."""
+    if sys.platform == "linux" and not any(Path(sign).exists() for sign in _DRIVER_SIGNS):
+        return None
     try:
         import pynvml  # here, because a machine without it does without
     except ImportError:

@@ -1,7 +1,8 @@
 """Which devices this machine has, and how fast they are: asked of the engine in a child, remembered, kept up to date.
 
     machine()   devices as llama.cpp sees them (once per daemon; never, where the build has no GPU backend),
-                free memory now (NVML, or the child again), speeds (measured once per machine, in the background)
+                free memory now (NVML, or the child again), speeds (measured once per machine, some time after the
+                first look, when nobody waits for a load)
 
 The speeds are kept in `<state_dir>/device-speeds.json`, {"key": …, "speeds": {name: [bandwidth, flops, link]}}; the key
 is a hash of the devices, the CPU and the engine's files. The daemon itself never loads the engine.
@@ -29,6 +30,8 @@ from localllm.runner.child import end_child, start_child
 SPEEDS_FILE = "device-speeds.json"
 SURVEY_SECONDS = 60.0
 SPEEDS_SECONDS = 120.0
+SETTLE_SECONDS = 60.0  # after the first look, before speeds are measured: a load follows most looks
+_ATTEMPTS = 3  # at speeds; a machine may be busy
 _GPU_LIBRARIES = ("cuda", "hip", "vulkan", "metal", "sycl", "opencl", "musa", "cann", "webgpu")
 
 log = logging.getLogger(__name__)
@@ -93,6 +96,7 @@ class Inventory:
         command: Sequence[str] = (),
         look_at_host: Callable[[], Host] = host,
         gpu_backend: bool | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
         ask_nvml: Callable[[], tuple[NvidiaGpu, ...]] | None = None,
     ) -> None:
         self._processor = processor
@@ -102,21 +106,23 @@ class Inventory:
         self._command = tuple(command) or survey_command()
         self._look_at_host = look_at_host
         self._has_gpu_backend = has_gpu_backend() if gpu_backend is None else gpu_backend
+        self._settle_seconds = settle_seconds
         self._ask_nvml = ask_nvml
         self._surveying: asyncio.Task[tuple[Device, ...]] | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._speeds: dict[str, _Speeds] | None = None
         self._survey_failure = ""
 
-    async def machine(self, *, measure: bool = False) -> Machine:
-        """What is here now. With `measure`, speeds that nobody knows are measured meanwhile, for the next time."""
+    async def machine(self) -> Machine:
+        """What is here now. Speeds that nobody knows are measured later, for the next time."""
         gpus = await self._gpus() if self._has_gpu_backend else ()
         there = self._look_at_host()
         cpu = Device("cpu", "CPU", self._processor, "", there.total_bytes, there.available_bytes)
+        key = self._key(gpus)
         if self._speeds is None:
-            self._speeds = _read_speeds(self._speeds_file, self._key(gpus))
-        if (measure or gpus) and not self._speeds and (self._measuring is None or self._measuring.done()):
-            self._measuring = asyncio.create_task(self._measure(there.physical_cores, self._key(gpus)))
+            self._speeds = _read_speeds(self._speeds_file, key)
+        if not self._speeds and self._measuring is None:
+            self._measuring = asyncio.create_task(self._measure(there.physical_cores, key))
         return Machine(tuple(_with_speeds(device, self._speeds) for device in (*gpus, cpu)), there)
 
     def without_gpu(self, machine: Machine) -> str:
@@ -163,17 +169,20 @@ class Inventory:
         return tuple(_device(row) for row in rows or () if row.kind == "gpu")
 
     async def _measure(self, threads: int, key: str) -> None:
-        """Speeds of all devices; what a busy machine gives is not kept."""
+        """Speeds of all devices; what a busy machine gives is no speed, and is asked for again."""
         flags = ("--speeds", str(max(threads, 1)))
-        rows = await self._run(flags, SPEEDS_SECONDS) or await self._run((*flags, "--plain"), SPEEDS_SECONDS)
-        speeds: dict[str, _Speeds] = {
-            row.name: (row.bandwidth_bytes_per_second, row.flops, row.link_bytes_per_second)
-            for row in rows or ()
-            if row.bandwidth_bytes_per_second
-        }
-        if speeds:
-            self._speeds = speeds
-            _write_speeds(self._speeds_file, _Remembered(key, speeds))
+        for _ in range(_ATTEMPTS):
+            await asyncio.sleep(self._settle_seconds)
+            rows = await self._run(flags, SPEEDS_SECONDS) or await self._run((*flags, "--plain"), SPEEDS_SECONDS) or ()
+            speeds: dict[str, _Speeds] = {
+                row.name: (row.bandwidth_bytes_per_second, row.flops, row.link_bytes_per_second)
+                for row in rows
+                if row.bandwidth_bytes_per_second
+            }
+            if rows and len(speeds) == len(rows):
+                self._speeds = speeds
+                _write_speeds(self._speeds_file, _Remembered(key, speeds))
+                return
 
     async def _run(self, flags: Sequence[str], seconds: float) -> tuple[_Row, ...] | None:
         """The survey's answer; None when it has none, which is logged."""

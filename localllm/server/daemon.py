@@ -30,12 +30,12 @@ from localllm.config import Address, Settings
 from localllm.errors import ConfigError, ShuttingDownError
 from localllm.gguf import Header
 from localllm.logs import set_up_logging
-from localllm.placement.budgets import machine_of
 from localllm.placement.device_file import parse_devices
-from localllm.placement.devices import Machine, host
+from localllm.placement.devices import Machine
 from localllm.placement.learned import FILE as LEARNED_FILE
 from localllm.placement.learned import Learned
 from localllm.pulling import Pulled
+from localllm.runner.inventory import Inventory
 from localllm.runner.preflight import Preflight, look_at_machine
 from localllm.scheduler.fleet import RunnerFleet
 from localllm.scheduler.loop import Scheduler
@@ -81,7 +81,8 @@ async def _serve(
     end = _End(asyncio.get_running_loop())
     with ThreadPoolExecutor(1, "store") as store_thread, end.on_signals():
         store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
-        planner = _build_planner(settings, store, store_thread)
+        inventory = _build_inventory(settings)
+        planner = _build_planner(settings, store, store_thread, inventory)
         scheduler = _build_scheduler(settings, planner)
         scheduler.start()
         services = _build_services(settings, store, scheduler, planner, store_thread, activity)
@@ -99,19 +100,27 @@ async def _serve(
         await _drain(settings, activity, scheduler, end)
         server.should_exit = True
         await serving
+        await inventory.close()
     logger.info("localllm has ended")
 
 
-def _build_planner(settings: Settings, store: Store, store_thread: ThreadPoolExecutor) -> Planner:
+def _build_inventory(settings: Settings) -> Inventory:
+    engine = look_at_machine()
+    identity = (*sorted(engine.cpu.flags), engine.engine_id or "")
+    return Inventory(engine.cpu.model, identity, settings.state_dir, dict(os.environ))
+
+
+def _build_planner(settings: Settings, store: Store, store_thread: ThreadPoolExecutor, inventory: Inventory) -> Planner:
     replaced = _described_machine(settings)
 
-    async def look_at_machine() -> Machine:
-        return replaced or machine_of(host())
+    async def look() -> Machine:
+        return replaced or await inventory.machine()
 
     async def read_header(model: Model) -> Header:
         return await asyncio.get_running_loop().run_in_executor(store_thread, store.header, model)
 
-    return Planner(settings, look_at_machine, read_header, Learned(settings.state_dir / LEARNED_FILE))
+    learned = Learned(settings.state_dir / LEARNED_FILE)
+    return Planner(settings, look, read_header, learned, inventory.without_gpu)
 
 
 def _described_machine(settings: Settings) -> Machine | None:
