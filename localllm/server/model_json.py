@@ -7,6 +7,7 @@ VS Code skip the model. The context told is the one that is served, since editor
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from localllm.generation import Options
 from localllm.gguf import ArrayInfo, Header, Value
 from localllm.load_options import LoadOptions
 from localllm.modelfile import load_parameters
+from localllm.paths import without_folders
 from localllm.scheduler.fleet import measured_bytes
 from localllm.scheduler.state import QueuePlace
 from localllm.server.plan_json import proven_json, sizes_of
@@ -25,6 +27,8 @@ from localllm.store.model import Model
 # What Ollama's arithmetic makes of "for ever": far enough for every client to write "Forever".
 FOREVER = datetime(2318, 1, 1, tzinfo=UTC)
 LONGEST_SHOWN_ARRAY = 5
+# By its name, from which the same is made, and not by where its file lies on this machine.
+_FROM = re.compile(r"^FROM .*$", re.MULTILINE)
 _HIDDEN = frozenset({"general.name", "tokenizer.chat_template"})
 
 
@@ -78,7 +82,7 @@ def show(model: Model, header: Header, served_context: int, *, verbose: bool) ->
     """The answer of /api/show."""
     return {
         "license": model.license or "",
-        "modelfile": model.modelfile,
+        "modelfile": _FROM.sub(lambda _: f"FROM {model.name}", model.modelfile, count=1),
         "parameters": parameters_text(model.options, model.load),
         "template": model.chat_template or "",
         "system": model.system or "",
@@ -132,7 +136,7 @@ def anthropic_models(models: Sequence[Model]) -> dict[str, Any]:
 def details(model: Model) -> dict[str, Any]:
     """What a file is, in the words of Ollama's `details`."""
     return {
-        "parent_model": model.parent or "",
+        "parent_model": without_folders(model.parent or ""),
         "format": "gguf",
         "family": model.family,
         "families": [model.family],

@@ -89,7 +89,7 @@ def test_show_tells_everything_with_the_context_that_is_served(server):
     answer = httpx.post(f"{server.url}/api/show", json={"name": "guide"}).json()
     assert {
         "license": "MIT",
-        "modelfile": "FROM /models/guide.gguf\n",
+        "modelfile": "FROM guide:latest\n",
         "parameters": "temperature                    0.5\n"
         'stop                           "<\\"end\\">"\n'
         'stop                           "b"',
