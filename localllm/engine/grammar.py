@@ -82,7 +82,8 @@ class _Pieces:
     """A vocabulary as TokenizerWrapper wants it: the bytes of every token, and no way to split text but by bytes."""
 
     def __init__(self, tokens: Sequence[bytes], end: int) -> None:
-        self.tokens = list(tokens)
+        # A token without bytes of its own would be the beginning of every mark.
+        self.tokens = [token if index != end else b"<end>" for index, token in enumerate(tokens)]
         self.eos_token_id = end
         self.bos_token_id = None
         self.special_token_ids = [end, *(token for token in range(len(tokens)) if len(tokens[token]) > 1)]
