@@ -172,12 +172,24 @@ class FillIn(msgspec.Struct, frozen=True, omit_defaults=True):
     files: tuple[ContextFile, ...] | None = None
 
 
+class Rendering(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the model's template is to write a conversation.
+
+    `variables` is JSON text of an object, for names that the template reads. With `continues_final_message` the prompt
+    ends with the last message, open; without `prompts` it asks for no answer.
+    """
+
+    variables: str | None = None
+    continues_final_message: bool = False
+    prompts: bool = True
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One request for generated text, whatever the dialect. Of `messages`, `prompt` and `prompt_tokens` one is set.
 
     `raw` sends `prompt` to the tokenizer as it is; `fill_in` makes it the text before a gap; it goes on from
-    `context_tokens`, which the Finished of a request has that `returns_context`. `think` None leaves thinking to the
-    template's own default; the option `thinking_budget` ends it after so many tokens, -1 never.
+    `context_tokens`, which the Finished of a request has that `returns_context`. `template`, in Go's language, is
+    instead of the model's. `think` None leaves thinking to it; the option `thinking_budget` is its most tokens.
     `keep_alive_seconds` None leaves the model's keep-alive as it is; infinity is for ever.
     `context_policy` says what happens to a prompt that does not fit: refused with the numbers, or cut.
     `shifts_context` lets an answer that reaches the end of its context go on without the older half of it.
@@ -194,12 +206,14 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     fill_in: FillIn | None = None
     context_tokens: tuple[int, ...] | None = None
     returns_context: bool = False
+    template: str | None = None
     raw: bool = False
     system: str | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     response_format: ResponseFormat | None = None
     think: bool | str | None = None
+    rendering: Rendering = Rendering()
     options: Options = Options()
     keep_alive_seconds: float | None = None
     context_policy: Literal["refuse", "truncate"] = "refuse"

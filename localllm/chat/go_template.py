@@ -56,11 +56,15 @@ class GoTemplate:
         *,
         think: bool | str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, object] | None = None,
     ) -> str:
-        """The prompt's text. Whether an answer is to begin the template sees at the last message's role.
+        """The prompt's text. Whether an answer is to begin, or to go on, the template sees at the last message's role.
 
         Raises TemplateError with the line when the template fails or makes too much.
         """
+        if variables:
+            raise TemplateError("this model's template is in Go's language, which has no variables to set")
         switches: dict[str, Any] = {"Think": bool(think), "ThinkLevel": think if isinstance(think, str) else ""}
         switches["IsThinkSet"] = think is not None
         turns = _joined(messages)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from localllm.chat import conversation
@@ -60,21 +60,22 @@ class ChatTemplate:
         think: bool | str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        variables: Mapping[str, object] | None = None,
         **extra: object,
     ) -> str:
         """The prompt's text. `think` None leaves thinking to the template; a level also says that thinking is on.
 
         With `continue_final_message` it ends with the last message's text, open, for the model to go on with.
-        `extra` are further variables for the template. Raises TemplateError with the template's own words when it
+        `variables` and `extra` are further names for the template to read. Raises TemplateError with the template's own words when it
         refuses the conversation, or with the reason when it fails or makes too much.
         """
         adapted, form = self._demands.adapt(messages)
         if continue_final_message:
             adapted = _marked(adapted)
-        variables = self._variables(adapted, form) | self._tool_variables(tools)
-        variables |= conversation.thinking_variables(think)
-        variables["add_generation_prompt"] = add_generation_prompt and not continue_final_message
-        text = self._program.run(variables | extra)
+        known = self._variables(adapted, form) | self._tool_variables(tools)
+        known |= conversation.thinking_variables(think)
+        known["add_generation_prompt"] = add_generation_prompt and not continue_final_message
+        text = self._program.run(known | dict(variables or {}) | extra)
         return _cut(text) if continue_final_message else text
 
     def _variables(self, messages: Sequence[Message], form: Form = PLAIN) -> dict[str, object]:

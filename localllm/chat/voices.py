@@ -4,6 +4,7 @@
     a Modelfile's TEMPLATE, or the file's default one                    it
     none of these                                                        a known family's, by the vocabulary's tokens
     no such tokens                                                       ChatML, with a warning
+    a request that brings a template                                     that one
 
 Templates are compiled and probed at their first use: whoever asks does so where a template may hang.
 """
@@ -34,15 +35,16 @@ class Sources:
 
 
 class Voice:
-    """One template, and what was found of it."""
+    """One template, and what was found of it. The answers are in the format of those of `like`, if there is one."""
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: Template, like: Voice | None = None) -> None:
         self.template = template
+        self._like = like
 
     @cached_property
     def format(self) -> OutputFormat:
         """The format of the answers."""
-        return detect(self.template)
+        return self._like.format if self._like is not None else detect(self.template)
 
 
 class Voices:
@@ -52,10 +54,17 @@ class Voices:
         self._sources = sources
         self._knows = knows
         self._today = today
+        self._brought: Voice | None = None
 
-    def of(self, *, has_tools: bool) -> Voice:
-        """The one for a request. Raises TemplateError for a template that cannot be read."""
-        return self._with_tools if has_tools and self._sources.for_tools else self._default
+    def of(self, *, has_tools: bool, instead: str | None = None) -> Voice:
+        """The one for a request, or for the template it brings. Raises TemplateError for one that cannot be read."""
+        usual = self._with_tools if has_tools and self._sources.for_tools else self._default
+        if instead is None:
+            return usual
+        if self._brought is None or self._brought.template.source != instead:
+            # How the model answers is its habit, and none of the template's: nothing is probed.
+            self._brought = Voice(self._open(instead), usual)
+        return self._brought
 
     @cached_property
     def _default(self) -> Voice:

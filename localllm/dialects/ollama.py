@@ -26,6 +26,7 @@ from localllm.dialects.body import (
 from localllm.dialects.constraint_fields import read_tool_choice
 from localllm.errors import InvalidFieldError, ModelNotFoundError, UnsupportedError
 from localllm.generation import FillIn, GenerationRequest, Message, ResponseFormat, ToolCall, parse_options
+from localllm.template_syntax import is_go
 
 THINK_LEVELS = ("high", "medium", "low", "max")
 _THINK_WORDS = '"high", "medium", "low", "max", true, or false'
@@ -100,6 +101,7 @@ BODIES: dict[str, type[msgspec.Struct]] = {
     "/api/chat": _ChatBody,
     "/api/show": _NameBody,
     "/api/delete": _NameBody,
+    "/api/push": _NameBody,
 }
 
 
@@ -112,8 +114,8 @@ def decode_generate(body: bytes) -> Decoded:
         raise ModelNotFoundError("")
     if fields.raw and (fields.template or fields.system or fields.context):
         raise InvalidFieldError("raw mode does not support template, system, or context", field="raw")
-    if fields.template:
-        raise UnsupportedError("template is not supported by this version", hint="the model's own template is used")
+    if fields.template and fields.suffix:
+        raise InvalidFieldError("a suffix is written without a template", field="template")
     if fields.context and fields.suffix:
         raise InvalidFieldError("a suffix cannot go on from a context", field="suffix")
     _refuse_images(fields.images, "images")
@@ -127,10 +129,21 @@ def decode_generate(body: bytes) -> Decoded:
         logprobs=logprobs,
         fill_in=FillIn(fields.suffix) if fields.suffix else None,
         context_tokens=_context(fields.context),
+        template=_template(fields.template),
         returns_context=not fields.raw and not fields.suffix,
     )
     action = "render" if fields.debug_render_only else _action(bool(prompt or fields.suffix), request)
     return Decoded(request, fields.stream is not False, action, unknown_options=unknown)
+
+
+def _template(text: str | None) -> str | None:
+    """A template that stands in for the model's. Only Go's language ends by itself, whatever is written in it."""
+    if text and not is_go(text):
+        raise UnsupportedError(
+            "template must be in Go's template language, as in Modelfiles",
+            hint='such as "{{ .System }} {{ .Prompt }}"; a Jinja one belongs into a model: localllm create',
+        )
+    return text or None
 
 
 def _context(tokens: list[int] | None) -> tuple[int, ...] | None:

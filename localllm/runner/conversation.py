@@ -92,7 +92,7 @@ class Conversations:
             lambda text: len(self.tokenize(text, add_special=False, parse_special=True)) == 1,
             sources.now,
         )
-        self._preserved_of: dict[Voice, frozenset[int]] = {}
+        self._preserved_of: dict[tuple[str, ...], frozenset[int]] = {}
         self._sources = sources
 
     def prepare(self, request_id: int, request: GenerationRequest) -> Prepared:
@@ -277,12 +277,13 @@ class Conversations:
 
     def _voice(self, request: GenerationRequest) -> Voice:
         # Compiled and probed at the first use, inside the daemon's render deadline: both run the file's own template.
-        return self._voices.of(has_tools=bool(request.tools))
+        return self._voices.of(has_tools=bool(request.tools), instead=request.template)
 
     def _preserved(self, voice: Voice) -> frozenset[int]:
-        if voice not in self._preserved_of:
-            self._preserved_of[voice] = self._control_tokens(voice.format.markers)
-        return self._preserved_of[voice]
+        markers = voice.format.markers
+        if markers not in self._preserved_of:
+            self._preserved_of[markers] = self._control_tokens(markers)
+        return self._preserved_of[markers]
 
     def _control_tokens(self, markers: tuple[str, ...]) -> frozenset[int]:
         """The markers that are one token of the vocabulary: their text must come out, control tokens or not."""

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localllm.dialects.ollama import decode_name
-from localllm.errors import ModelFileError
+from localllm.errors import ModelFileError, UnsupportedError
 from localllm.server import model_json
 from localllm.server.access import MAY_MANAGE
 from localllm.server.metrics import MEDIA_TYPE, page
@@ -47,6 +47,21 @@ async def reference(services: Services, request: Request) -> Response:
 async def version(services: Services, request: Request) -> Response:
     """GET|HEAD /api/version: `localllm` is how our own CLI knows us."""
     return json_response({"version": OLLAMA_API_VERSION, "localllm": __version__})
+
+
+async def status(services: Services, request: Request) -> Response:
+    """GET /api/status: what Ollama's clients ask before they offer models of its cloud; there is none here."""
+    return json_response({"cloud": {"disabled": True, "source": "localllm"}})
+
+
+async def push(services: Services, request: Request) -> Response:
+    """POST /api/push: models come here and do not leave. Raises UnsupportedError, or that there is no such model."""
+    name, _ = decode_name(await request.body())
+    await services.in_store(services.store.find, name)
+    raise UnsupportedError(
+        "push is not supported: localllm does not upload models",
+        hint="`localllm show --modelfile` names the file; `hf upload` puts it into a repository of Hugging Face",
+    )
 
 
 async def tags(services: Services, request: Request) -> Response:

@@ -58,6 +58,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "/openapi.json": Operation(dict[str, Any], _LOOKING),
     "/metrics": Operation(str, _LOOKING, media_type="text/plain"),
     "/api/version": Operation(a.OllamaVersion, _LOOKING),
+    "/api/status": Operation(dict[str, Any], _LOOKING),
     "/api/tags": Operation(a.OllamaModels, _LOOKING),
     "/api/show": Operation(a.OllamaShown, _CHANGING, example={"model": "guide"}),
     "/api/ps": Operation(a.OllamaLoaded, _LOOKING),
@@ -69,6 +70,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "/api/embed": _asking(a.OllamaEmbedded, None, {"model": "nomic-embed-text", "input": ["a", "b"]}),
     "/api/embeddings": _asking(a.OllamaEmbedding, None, {"model": "nomic-embed-text", "prompt": "a"}),
     "/api/pull": Operation(a.OllamaStatus, _FETCHING, (NDJSON_MEDIA_TYPE, a.OllamaStatus), (), {"model": "llama3.2"}),
+    "/api/push": Operation(a.OllamaStatus, _CHANGING, example={"model": "guide"}),
     "/api/create": Operation(
         a.OllamaStatus, _FETCHING, (NDJSON_MEDIA_TYPE, a.OllamaStatus), (), {"model": "mine", "from": "guide"}
     ),

@@ -198,7 +198,8 @@ def test_a_suffix_is_what_stands_behind_the_gap():
     [
         ('"raw": true, "system": "x"', "raw mode does not support template, system, or context"),
         ('"raw": true, "context": [1]', "raw mode does not support template, system, or context"),
-        ('"template": "x"', "template is not supported by this version"),
+        ('"template": "{% for m in messages %}"', "template must be in Go's template language, as in Modelfiles"),
+        ('"template": "{{ .Prompt }}", "suffix": "x"', "a suffix is written without a template"),
         ('"context": [1, -2]', "context has -2, which is no token"),
         ('"context": [1, 2], "suffix": "x"', "a suffix cannot go on from a context"),
         ('"images": ["aGk="]', "images: this version does not read images"),
@@ -219,6 +220,14 @@ def test_a_context_is_gone_on_from_and_told_unless_there_is_no_exchange():
     raw = decode_generate(b'{"model": "m", "prompt": "x", "raw": true}').request
     gap = decode_generate(b'{"model": "m", "prompt": "x", "suffix": "y"}').request
     assert (False, False) == (raw.returns_context, gap.returns_context)
+
+
+def test_a_template_in_gos_language_is_instead_of_the_models():
+    assert (
+        "{{ .Prompt }}"
+        == decode_generate(b'{"model": "m", "prompt": "x", "template": "{{ .Prompt }}"}').request.template
+    )
+    assert decode_generate(b'{"model": "m", "prompt": "x", "template": ""}').request.template is None
 
 
 def test_the_context_stands_in_the_last_line_if_there_is_one():

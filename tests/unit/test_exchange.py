@@ -11,7 +11,7 @@ import pytest
 from localllm.engine.fake import FakeBackend
 from localllm.engine.sequence import Finish, SequenceOutput, SequenceStats
 from localllm.errors import BadRequestError, TemplateError
-from localllm.generation import Finished, GenerationRequest, Message, Options
+from localllm.generation import ContentDelta, Finished, GenerationRequest, Message, Options, ThinkingDelta
 from localllm.runner.conversation import Conversations, Sources, Stream
 from localllm.runner.exchange import tail
 
@@ -102,6 +102,21 @@ def test_a_context_that_does_not_fit_is_cut_at_its_beginning_if_that_is_allowed(
     assert prepared.dropped_tokens == 300 - bytes(prepared.sequence.prompt).count(b"x")
     whole = conversations(pool_tokens=1000).prepare(1, msgspec.structs.replace(request, context_policy="refuse"))
     assert (0, 300) == (whole.dropped_tokens, bytes(whole.sequence.prompt).count(b"x"))
+
+
+def test_a_template_that_the_request_brings_writes_its_prompt_and_no_others():
+    both = conversations(THINKING)
+    asked = GenerationRequest("m", prompt="hi", system="s", template="[{{ .System }}] {{ .Prompt }} =>")
+    assert b"[s] hi =>" == bytes(both.prepare(1, asked).sequence.prompt)
+    assert b"<user>hi\n<assistant>" == bytes(both.prepare(2, ASKED).sequence.prompt)
+    with pytest.raises(TemplateError):
+        both.prepare(3, msgspec.structs.replace(asked, template="{{ .Nothing.At.All | nope }}"))
+
+
+def test_the_answer_behind_such_a_template_is_read_as_the_models_own_format_has_it():
+    request = GenerationRequest("m", prompt="hi", template="{{ .Prompt }}<think>\n")
+    found = Stream(conversations(THINKING).prepare(1, request)).events(said("hm\n</think>\n\nyes"))
+    assert [ThinkingDelta("hm"), ContentDelta("yes")] == found
 
 
 def test_tokens_that_the_model_does_not_have_are_refused():
