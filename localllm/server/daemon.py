@@ -17,7 +17,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
@@ -37,7 +37,7 @@ from localllm.placement.learned import Learned
 from localllm.pulling import Pulled
 from localllm.runner.inventory import Inventory
 from localllm.runner.preflight import Preflight, look_at_machine
-from localllm.scheduler.fleet import RunnerFleet
+from localllm.scheduler.fleet import RunnerFleet, real_worker
 from localllm.scheduler.loop import Scheduler
 from localllm.scheduler.planner import Planner
 from localllm.scheduler.state import Limits
@@ -63,19 +63,30 @@ _FOR_EVER_SECONDS = 365 * 24 * 3600
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, *, idle_exit: bool, on_ready: Callable[[Address], None] = lambda address: None) -> None:
+def serve(
+    settings: Settings,
+    *,
+    idle_exit: bool,
+    on_ready: Callable[[Address], None] = lambda address: None,
+    command_for: Callable[[Model], Sequence[str]] = real_worker,
+) -> None:
     """Run the daemon until a signal ends it, or with `idle_exit` until it has had nothing to do for long enough.
 
-    `on_ready` hears the address once requests are taken. Raises ConfigError and DaemonError before anything starts.
+    `on_ready` hears the address once requests are taken; `command_for` says which program a model's runner is, which a
+    bench may replace. Raises ConfigError and DaemonError before anything starts.
     """
     set_up_logging(settings.log_level, settings.log_format)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with open_listener(settings) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, listener, idle_exit, on_ready))
+        runner.run(_serve(settings, listener, idle_exit, on_ready, command_for))
 
 
 async def _serve(
-    settings: Settings, listener: socket.socket, idle_exit: bool, on_ready: Callable[[Address], None]
+    settings: Settings,
+    listener: socket.socket,
+    idle_exit: bool,
+    on_ready: Callable[[Address], None],
+    command_for: Callable[[Model], Sequence[str]],
 ) -> None:
     activity = Activity(time.monotonic)
     end = _End(asyncio.get_running_loop())
@@ -83,7 +94,7 @@ async def _serve(
         store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
         inventory = _build_inventory(settings)
         planner = _build_planner(settings, store, store_thread, inventory)
-        scheduler = _build_scheduler(settings, planner)
+        scheduler = _build_scheduler(settings, planner, command_for)
         scheduler.start()
         services = _build_services(settings, store, scheduler, planner, store_thread, activity)
         rules = rules_from(settings, socket.gethostname(), is_exposed=is_exposed(listener))
@@ -133,12 +144,12 @@ def _described_machine(settings: Settings) -> Machine | None:
         raise ConfigError(f"LOCALLLM_DEVICES: {file} cannot be read: {error.strerror}") from error
 
 
-def _build_scheduler(settings: Settings, planner: Planner) -> Scheduler:
+def _build_scheduler(settings: Settings, planner: Planner, command_for: Callable[[Model], Sequence[str]]) -> Scheduler:
     # Runners get the daemon's environment: the engine reads CUDA_VISIBLE_DEVICES and its like from there.
     environment = dict(os.environ)
     preflight = Preflight(look_at_machine(), settings.state_dir, probe_model(), environment)
     limits = Limits(settings.max_loaded_models, settings.max_queue, settings.keep_alive_seconds)
-    return Scheduler(limits, RunnerFleet(settings, environment, preflight, planner))
+    return Scheduler(limits, RunnerFleet(settings, environment, preflight, planner, command_for=command_for))
 
 
 def _build_services(
