@@ -223,6 +223,7 @@ class Conversations:
         sampling = sampling_from(options)
         if not tokens:
             raise BadRequestError("the prompt is empty", hint="send at least one character")
+        self._check_tokens([token for token, _ in sampling.logit_bias])
         predict = options.num_predict
         return SequenceRequest(
             id=request_id,
