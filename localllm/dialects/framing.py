@@ -106,14 +106,16 @@ def collect_choices(events: Iterable[AnswerEvent]) -> tuple[list[Answer], Finish
     """The answers of a request for several, or its only one, and the Finished that is for all."""
     choices: dict[int, list[Event]] = {}
     finished = Finished("stop")
+    has_several = False
     for event in events:
         if isinstance(event, OfChoice):
+            has_several = True
             choices.setdefault(event.index, []).append(event.event)
             continue
         if isinstance(event, Finished):
             finished = event
-        choices.setdefault(0, []).append(event)
-    # The last event belongs to the first choice where there is only one; where there are more that has had its own.
+        if not has_several:  # else each choice has had its own end, and this one is of all
+            choices.setdefault(0, []).append(event)
     return [collect(choices[index]) for index in sorted(choices)], finished
 
 

@@ -19,6 +19,7 @@ from localllm.generation import (
     Message,
     Options,
     PromptProgress,
+    Rendering,
     ResponseFormat,
     ThinkingDelta,
     Timings,
@@ -213,6 +214,28 @@ def test_logprobs_are_asked_of_the_engine():
     assert 5 == conversations().prepare(1, request).sequence.logprobs
 
 
+def test_a_bias_for_a_token_that_the_model_does_not_have_is_refused():
+    request = GenerationRequest("m", prompt="hi", options=Options(logit_bias=((99_999_999, 1.0),)))
+    with pytest.raises(BadRequestError, match="there is no token 99999999"):
+        conversations().prepare(1, request)
+
+
 def test_prefill_progress_is_told():
     stream = stream_of(GenerationRequest("m", prompt="hi"))
     assert [PromptProgress(8, 20)] == stream.events(SequenceOutput(1, prompt_processed=8))
+
+
+def test_a_request_can_have_its_last_message_continued_and_tell_the_template_more():
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}{{ mood }}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    talk = (Message("user", "hi"), Message("assistant", "Well, "))
+
+    def prompt(**rendering):
+        request = GenerationRequest("m", messages=talk, rendering=Rendering(**rendering))
+        return prompt_of(conversations(template).prepare(1, request))
+
+    assert "<user>hi</><assistant>Well, </>glad<assistant>" == prompt(variables='{"mood": "glad"}')
+    assert "<user>hi</><assistant>Well, " == prompt(continues_final_message=True)
+    assert "<user>hi</><assistant>Well, </>" == prompt(prompts=False)

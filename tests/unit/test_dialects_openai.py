@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from localllm.generation import (
     OfChoice,
     Options,
     PromptProgress,
+    Rendering,
     ResponseFormat,
     ThinkingDelta,
     TokenLogprob,
@@ -310,6 +312,7 @@ def test_several_answers_are_several_requests_that_differ_in_their_seed():
     assert decoded.request == decoded.choices[0]
     assert (None, None) == tuple(request.options.seed for request in decode('"n": 2').choices)
     assert () == decode('"n": 1').choices
+    assert (2, 1) == (decode('"n": 2').candidates_per_prompt, decode('"n": 1').candidates_per_prompt)
 
 
 def test_what_changes_nothing_is_named():
@@ -422,13 +425,13 @@ def test_several_answers_are_choices_of_one_stream_each_with_its_role_and_end():
 def test_several_answers_are_choices_of_one_object_in_their_order():
     events = [
         OfChoice(1, ContentDelta("b")),
-        OfChoice(1, Finished("length")),
+        OfChoice(1, Finished("stop")),
         OfChoice(0, ContentDelta("a")),
-        OfChoice(0, Finished("stop")),
+        OfChoice(0, Finished("length")),
         Finished("stop", Usage(3, 0, 2)),
     ]
     whole = json.loads(encoder().whole(events, NOW_NS))
-    assert [(0, "a", "stop"), (1, "b", "length")] == [
+    assert [(0, "a", "length"), (1, "b", "stop")] == [
         (choice["index"], choice["message"]["content"], choice["finish_reason"]) for choice in whole["choices"]
     ]
     assert 5 == whole["usage"]["total_tokens"]
@@ -463,3 +466,40 @@ def test_a_stream_that_fails_ends_with_an_error_and_done():
 def test_errors_have_the_types_and_codes_that_openais_clients_know(code, status, expected_type, expected_code):
     body = json.loads(error_body(Failed(code, status, "m"), "n"))
     assert {"error": {"message": "m", "type": expected_type, "param": "n", "code": expected_code}} == body
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected", "think"),
+    [
+        ('"chat_template_kwargs": {"a": [1], "b": "ü"}', Rendering('{"a": [1], "b": "ü"}'), None),
+        ('"chat_template_kwargs": {"enable_thinking": false}', Rendering('{"enable_thinking": false}'), False),
+        ('"chat_template_kwargs": {"enable_thinking": true}', Rendering('{"enable_thinking": true}'), None),
+        ('"chat_template_kwargs": {}', Rendering(), None),
+        ('"chat_template_kwargs": null', Rendering(), None),
+        ('"continue_final_message": true', Rendering(continues_final_message=True), None),
+        ('"continue_final_message": true, "add_generation_prompt": false', Rendering(None, True, False), None),
+        ('"add_generation_prompt": false', Rendering(prompts=False), None),
+    ],
+)
+def test_a_client_can_say_how_the_template_writes_the_conversation(fields, expected, think):
+    request = decode(fields).request
+    assert (expected, think) == (request.rendering, request.think)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ('"chat_template_kwargs": [1]', "chat_template_kwargs must be an object"),
+        (
+            '"chat_template_kwargs": {"messages": []}',
+            'chat_template_kwargs.messages: send "messages" beside it, not in it',
+        ),
+        (
+            '"continue_final_message": true, "add_generation_prompt": true',
+            "continue_final_message and add_generation_prompt exclude each other",
+        ),
+    ],
+)
+def test_what_the_template_cannot_be_told_is_refused(fields, message):
+    with pytest.raises(InvalidFieldError, match=re.escape(message)):
+        decode(fields)
