@@ -194,7 +194,7 @@ def leave(stage: Free, text: bytes, *, is_whole: bool) -> tuple[int, bytes] | No
     if is_whole:
         for opening in stage.openings:
             if found := re.match(opening.pattern, text):
-                return opening.next, text[0 if opening.is_part else found.end() :]
+                return opening.next, text.lstrip() if opening.is_part else text[found.end() :]
     places = [(at, mark) for mark in stage.marks if (at := text.find(mark.text.encode())) >= 0]
     if not places:
         return None

@@ -138,7 +138,7 @@ class FakeBackend:
         vocabulary = Vocabulary(
             tokenizer=byte_tokenizer(self._tokens, END_TOKEN),
             token_bytes=self._tokens.__getitem__,
-            tokens_of=lambda text: list(text.encode()),
+            tokens_of=lambda text: [self._marks[text]] if text in self._marks else list(text.encode()),
             ends=frozenset([END_TOKEN]),
         )
         return Grammars(vocabulary)

@@ -70,7 +70,7 @@ def schema_complaint(schema: str) -> str | None:
 
 def readable(message: str) -> str:
     """llguidance's message without places in texts that nobody wrote, and with keywords named as such."""
-    first = _PLACE.sub("", message.partition("\n   1 | ")[0].strip())
+    first = " ".join(_PLACE.sub("", message.partition("\n   1 | ")[0].strip()).split())
     found = _MISSING_KEYWORDS.search(first)
     if found is None:
         return first

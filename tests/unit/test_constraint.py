@@ -1,0 +1,232 @@
+"""What a request asks of its answer, as rules, and what a model that says anything makes of them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from json_schemas import FLAG, TOOLS, integer, obj
+from jsonschema import Draft202012Validator
+from random_answers import RandomBackend, answers, prepare
+
+from localllm.errors import BadRequestError
+from localllm.generation import GenerationRequest, Message, Options, ResponseFormat, Tool, ToolChoice
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>"
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls %}<tool_call>\n{{ c.function | tojson }}"
+    "\n</tool_call>{% endfor %}{{ '\n' }}{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
+    "<assistant>{% if enable_thinking is defined %}<think>\n{% if not enable_thinking %}\n</think>\n\n{% endif %}"
+    "{% endif %}"
+)
+LLAMA = (
+    TEMPLATE.replace("<tool_call>\n", "")
+    .replace("\n</tool_call>", "")
+    .replace("c.function", "{'name': c.function.name, 'parameters': c.function.arguments}")
+)
+MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+THINK, END_THINK, CALL = (257 + index for index in range(3))
+WEATHER = TOOLS["get_weather"]
+PERSON = obj({"name": {"type": "string", "maxLength": 9}, "age": integer(0, 120)})
+
+
+def tool(name: str = "get_weather", parameters: object = WEATHER, **more: object) -> Tool:
+    return Tool(name, json.dumps({"type": "function", "function": {"name": name, "parameters": parameters}}), **more)
+
+
+def request(**more: object) -> GenerationRequest:
+    return GenerationRequest("m", **{"messages": (Message("user", "Q?"),), "think": False, **more})
+
+
+def said(template: str = TEMPLATE, begin: str = "", seed: int = 0, marks: tuple[str, ...] = MARKS, **more: object):
+    whole, pieces = answers(request(**more), template, seed=seed, marks=marks, begin=spelled(begin, marks))
+    assert (whole.thinking, whole.content, whole.calls) == (pieces.thinking, pieces.content, pieces.calls)
+    return whole
+
+
+def spelled(text: str, marks: tuple[str, ...]) -> list[int]:
+    """A text as tokens: bytes, and marks where they stand."""
+    tokens: list[int] = []
+    while text:
+        mark = next((mark for mark in marks if text.startswith(mark)), None)
+        tokens += list(text[:1].encode()) if mark is None else [257 + marks.index(mark)]
+        text = text[1 if mark is None else len(mark) :]
+    return tokens
+
+
+def person() -> ResponseFormat:
+    return ResponseFormat("json_schema", json.dumps(PERSON))
+
+
+def test_thinking_is_free_before_an_answer_that_is_not():
+    found = said(think=True, response_format=person(), begin='I {think} "so"</think>')
+    assert 'I {think} "so"' == found.thinking
+    Draft202012Validator(PERSON).validate(json.loads(found.content))
+
+
+def test_thinking_that_is_to_be_followed_by_an_answer_cannot_end_the_turn():
+    for seed in range(5):
+        found = said(think=True, response_format=person(), options=Options(thinking_budget=30), seed=seed)
+        Draft202012Validator(PERSON).validate(json.loads(found.content))
+
+
+def test_a_model_may_begin_to_think_before_its_answer_if_nobody_said_that_it_may_not():
+    thoughtful = said(think=None, response_format=person(), begin="<think>hm</think>")
+    assert "hm" == thoughtful.thinking
+    forbidden = said(think=False, response_format=person(), begin="<think>hm</think>")
+    assert "" == forbidden.thinking
+    for found in (thoughtful, forbidden):
+        Draft202012Validator(PERSON).validate(json.loads(found.content))
+
+
+@pytest.mark.parametrize("budget", [0, 1, 7])
+def test_a_budget_ends_thinking_after_so_many_tokens(budget):
+    found = said(think=True, options=Options(thinking_budget=budget), begin="é" * 20)
+    assert budget <= len(found.thinking.encode()) <= budget + 1  # a character is not cut in two
+    assert END_THINK in found.tokens[: budget + 2]
+
+
+def test_a_budget_counts_what_the_model_begins_to_think_by_itself():
+    found = said(think=None, options=Options(thinking_budget=3), begin="<think>abcdefgh")
+    assert "abc" == found.thinking
+
+
+def test_a_budget_of_minus_one_is_none():
+    assert "a" * 50 == said(think=True, options=Options(thinking_budget=-1), begin="a" * 50 + "</think>").thinking
+
+
+def test_tools_leave_text_free_until_a_call_begins():
+    found = said(tools=(tool(),), begin='Free {"text"} <b>, then <tool_call>')
+    assert 'Free {"text"} <b>, then' == found.content[: len('Free {"text"} <b>, then')]
+    name, arguments = found.calls[0]
+    assert "get_weather" == name
+    Draft202012Validator(WEATHER).validate(json.loads(arguments))
+
+
+def test_a_call_may_be_spelled_in_letters_that_run_on_into_it():
+    found = said(tools=(tool(),), marks=(), begin='Look: <tool_call>{"name": "get_weather", "arguments": {"place": 5')
+    Draft202012Validator(WEATHER).validate(json.loads(found.calls[0][1]))
+
+
+def test_without_parallel_calls_the_answer_ends_with_its_first():
+    for seed in range(3):
+        found = said(tools=(tool(),), tool_choice=ToolChoice(parallel=False), begin="<tool_call>", seed=seed)
+        assert (1, "", "tool_calls") == (len(found.calls), found.content, found.reason)
+
+
+def test_only_the_tools_that_are_allowed_are_called():
+    tools = (tool(), tool("other", obj({})))
+    for seed in range(4):
+        choice = ToolChoice("required", ("other",))
+        found = said(tools=tools, tool_choice=choice, seed=seed)
+        assert {("other", "{}")} == {(name, json.dumps(json.loads(text))) for name, text in found.calls}
+
+
+def test_thinking_comes_before_a_call_that_must_be_made():
+    found = said(think=True, tools=(tool(),), tool_choice=ToolChoice("required"), begin="hm<tool_call></think>")
+    assert ("hm<tool_call>", "") == (found.thinking, found.content)
+    assert found.calls
+
+
+def test_no_call_begins_where_none_may_be_made():
+    found = said(tool_choice=ToolChoice("none"), begin="a<tool_call>b")
+    assert CALL not in found.tokens
+    assert found.content.startswith("a")
+    assert "<tool_call>" not in said(tool_choice=ToolChoice("none"), marks=(), begin="x<tool_call>").content
+
+
+def test_with_tools_and_a_format_an_answer_is_one_or_the_other():
+    outcomes = set()
+    for seed in range(12):
+        found = said(tools=(tool(),), response_format=person(), seed=seed)
+        outcomes.add(bool(found.calls))
+        if found.calls:
+            Draft202012Validator(WEATHER).validate(json.loads(found.calls[0][1]))
+        else:
+            Draft202012Validator(PERSON).validate(json.loads(found.content))
+    assert {True, False} == outcomes
+
+
+def test_a_bare_object_is_a_call_once_it_names_a_tool_and_text_before():
+    call = said(LLAMA, tools=(tool(),), begin='{"name": "get_weather", "parameters": {"place": 7')
+    Draft202012Validator(WEATHER).validate(json.loads(call.calls[0][1]))
+    other = said(LLAMA, tools=(tool(),), begin='{"name": "Ann", "parameters": 7}')
+    assert other.content.startswith('{"name": "Ann", "parameters": 7}')
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (ResponseFormat("regex", "(yes|no)/[0-9]{2}"), r"(yes|no)/[0-9]{2}"),
+        (ResponseFormat("grammar", 'start: "a" /[0-9]/ "b"'), "a[0-9]b"),
+        (
+            ResponseFormat("grammar", 'root ::= "<" word ("," word)? ">"\nword ::= [a-c]{2}\n'),
+            r"<[a-c]{2}(,[a-c]{2})?>",
+        ),
+    ],
+)
+def test_a_text_can_be_held_to_an_expression_or_a_grammar(wanted, expected):
+    for seed in range(3):
+        found = said(response_format=wanted, seed=seed)
+        assert re.fullmatch(expected, found.content), found.content
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (
+            ResponseFormat("json_schema", '{"uniqueItems": true}'),
+            'its JSON schema: unsupported keywords: "uniqueItems"',
+        ),
+        (ResponseFormat("json_schema", '{"properties": {"a": {"not": {}}}}'), '"not"'),
+        (ResponseFormat("json_schema", '{"type": "string", "format": "zork"}'), "Unknown format: zork"),
+        (ResponseFormat("json_schema", '{"type": "string", "pattern": "(?!a)"}'), "look-around"),
+        (ResponseFormat("json_schema", '{"type": "array", "items": {"minProperties": 3}}'), '"minProperties"'),
+        (ResponseFormat("json_schema", '{"type": "string", "minLength": 3, "maxLength": 2}'), "Unsatisfiable schema"),
+        (ResponseFormat("regex", "(a"), "the grammar cannot be kept: .*unclosed group"),
+        (ResponseFormat("grammar", "start: nothing"), "the grammar cannot be kept: .*nothing"),
+        (ResponseFormat("grammar", "root ::= nothing"), 'uses the rule "nothing" at line 1'),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_its_name(wanted, message):
+    with pytest.raises(BadRequestError, match=message):
+        said(response_format=wanted)
+
+
+UNKEPT = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}, "required": ["a"]}
+
+
+def test_a_strict_tool_that_cannot_be_kept_is_refused_and_another_is_kept_as_far_as_possible(caplog):
+    with pytest.raises(BadRequestError, match=r'calls of the tool "f" cannot be held to its schema: .*"uniqueItems"'):
+        said(tools=(tool("f", UNKEPT, strict=True),))
+    with pytest.raises(BadRequestError, match='"uniqueItems"'):
+        said(tools=(tool("f", UNKEPT),), tool_choice=ToolChoice("required"))
+    found = said(tools=(tool("f", UNKEPT),), begin="<tool_call>")
+    assert isinstance(json.loads(found.calls[0][1])["a"], list)
+    assert 'arguments of "f" are held to less than its schema: unsupported keywords: "uniqueItems"' in caplog.text
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?!x)"}, "b": FLAG}, "required": ["b"]},
+        {"$ref": "http://elsewhere/x"},
+        {"type": "object", "properties": []},
+        {"type": "object", "properties": {"a": {"type": "number", "minimum": 3, "maximum": 1}}, "required": ["a"]},
+    ],
+)
+def test_whatever_schema_an_agent_brings_its_calls_are_objects(parameters):
+    found = said(tools=(tool("f", parameters),), begin="<tool_call>")
+    assert isinstance(json.loads(found.calls[0][1]), dict)
+
+
+def test_a_tool_without_parameters_takes_no_arguments():
+    found = said(tools=(Tool("f", '{"type": "function", "function": {"name": "f"}}'),), begin="<tool_call>")
+    assert {} == json.loads(found.calls[0][1])
+
+
+def test_what_nobody_asked_for_is_not_held():
+    for more in ({}, {"think": True}, {"prompt": "x", "messages": None, "raw": True}):
+        assert None is prepare(RandomBackend(), request(**more), TEMPLATE).sequence.constraint
