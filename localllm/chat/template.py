@@ -66,8 +66,8 @@ class ChatTemplate:
         """The prompt's text. `think` None leaves thinking to the template; a level also says that thinking is on.
 
         With `continue_final_message` it ends with the last message's text, open, for the model to go on with.
-        `variables` and `extra` are further names for the template to read. Raises TemplateError with the template's own words when it
-        refuses the conversation, or with the reason when it fails or makes too much.
+        `variables` and `extra` are further names for the template to read. Raises TemplateError with the template's own
+        words when it refuses the conversation, or with the reason when it fails or makes too much.
         """
         adapted, form = self._demands.adapt(messages)
         if continue_final_message:

@@ -10,7 +10,7 @@ images, documents and a last message of the assistant's, from which this version
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from localllm.generation import (
     GenerationRequest,
     Message,
     Options,
+    Rendering,
     ResponseFormat,
     Tool,
     ToolCall,
@@ -136,13 +137,15 @@ def _decoded(fields: _Body, body: bytes) -> Decoded:
     options, unknown = _options(fields)
     tools = _tools(fields, told)
     choice = _tool_choice(fields.tool_choice, [tool.name for tool in tools])
+    messages = _messages(fields, told)
     request = GenerationRequest(
         model=fields.model,
-        messages=_messages(fields, told),
+        messages=messages,
         tools=() if choice.mode == "none" else tools,
         tool_choice=choice,
         response_format=_response_format(fields),
         think=_think(fields),
+        rendering=Rendering(continues_final_message=_is_begun(messages)),
         options=options,
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         client=(fields.metadata.user_id if fields.metadata else None) or "",
@@ -236,13 +239,18 @@ def _tool(item: _Tool, field: str, told: list[str]) -> Tool | None:
     return Tool(item.name, definition, strict=bool(item.strict))
 
 
+def _is_begun(messages: Sequence[Message]) -> bool:
+    """Whether the last message is the beginning of the answer, as Anthropic has it."""
+    last = messages[-1] if messages else Message("user")
+    return last.role == "assistant" and bool(last.content.strip()) and not last.tool_calls
+
+
 def _messages(fields: _Body, told: list[str]) -> tuple[Message, ...]:
     messages = fields.messages or []
     turns = [turn for index, item in enumerate(messages) for turn in _turns(item, f"messages[{index}]")]
-    if turns and turns[-1].role == "assistant":
+    if turns and turns[-1].role == "assistant" and not _is_begun(turns):
         raise UnsupportedError(
-            "the last message is the assistant's, but this version cannot go on from it",
-            hint="end with a user message",
+            "the last message is the assistant's, and has no text alone to go on from", hint="end with a user message"
         )
     system = _system(fields.system, told)
     return with_tool_names([Message("system", system), *turns] if system else turns)

@@ -39,7 +39,15 @@ from localllm.dialects.openai_fields import (
     with_own_seeds,
 )
 from localllm.errors import InvalidFieldError, UnsupportedError
-from localllm.generation import GenerationRequest, Message, Options, ResponseFormat, ToolCall, merge_options
+from localllm.generation import (
+    GenerationRequest,
+    Message,
+    Options,
+    Rendering,
+    ResponseFormat,
+    ToolCall,
+    merge_options,
+)
 
 
 class _Reasoning(msgspec.Struct):
@@ -112,8 +120,12 @@ class _ChatBody(CommonFields):
     thinking_budget: Any = None
     reasoning_budget: Any = None
     return_progress: bool | None = None  # llama-server's
+    chat_template_kwargs: msgspec.Raw = msgspec.Raw()  # of these three llama-server reads the first, vLLM all
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
+_TOLD_OTHERWISE = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
 # What is read where, for the document of the API.
 BODIES: dict[str, type[msgspec.Struct]] = {"/v1/chat/completions": _ChatBody, "/apply-template": _ChatBody}
@@ -139,6 +151,7 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
         tool_choice=choice,
         response_format=read_constraint(fields, _response_format(fields.response_format)),
         think=_think(fields),
+        rendering=_rendering(fields),
         options=merge_options(Options(thinking_budget=_thinking_budget(fields)), options),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         logprobs=read_logprobs(fields.logprobs, fields.top_logprobs),
@@ -151,7 +164,6 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
         unknown_options=unknown,
         ignored=ignored_names(body, _ChatBody),
         choices=with_own_seeds(request, count) if count > 1 else (),
-        candidates_per_prompt=count,
         service_tier=fields.service_tier,
         reports_progress=bool(fields.return_progress),
     )
@@ -182,7 +194,10 @@ def _think(fields: _ChatBody) -> bool | str | None:
         return fields.thinking.type == "enabled"
     effort = fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None)
     if not effort:
-        return None
+        # Clients of vLLM switch it off so. On is the template's own to understand: some models cannot be told.
+        said = read_text(bytes(fields.chat_template_kwargs) or b"null", "chat_template_kwargs")
+        names = ("enable_thinking", "thinking")
+        return False if isinstance(said, dict) and any(said.get(name) is False for name in names) else None
     if effort not in EFFORTS:
         raise InvalidFieldError(
             f'invalid reasoning value: "{effort}" '
@@ -190,6 +205,31 @@ def _think(fields: _ChatBody) -> bool | str | None:
             field="reasoning_effort",
         )
     return EFFORTS[effort]
+
+
+def _rendering(fields: _ChatBody) -> Rendering:
+    continues = bool(fields.continue_final_message)
+    if continues and fields.add_generation_prompt:
+        raise InvalidFieldError(
+            "continue_final_message and add_generation_prompt exclude each other", field="continue_final_message"
+        )
+    prompts = fields.add_generation_prompt is not False
+    return Rendering(_template_variables(fields), continues_final_message=continues, prompts=prompts)
+
+
+def _template_variables(fields: _ChatBody) -> str | None:
+    """The variables for the template, which may not be those that it is told the conversation by."""
+    text = bytes(fields.chat_template_kwargs)
+    value = read_text(text, "chat_template_kwargs") if text else None
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise InvalidFieldError("chat_template_kwargs must be an object", field="chat_template_kwargs")
+    taken = next((name for name in value if name in _TOLD_OTHERWISE), None)
+    if taken is not None:
+        field = f"chat_template_kwargs.{taken}"
+        raise InvalidFieldError(f'{field}: send "{taken}" beside it, not in it', field=field)
+    return text.decode() if value else None
 
 
 def _response_format(wanted: _ResponseFormat | None) -> ResponseFormat | None:

@@ -191,8 +191,8 @@ def test_what_is_required_is_named(body, message):
             'messages[0].content[0] has the type "image", but this version reads only text there',
         ),
         (
-            '[{"role": "user", "content": "x"}, {"role": "assistant", "content": "The"}]',
-            "the last message is the assistant's, but this version cannot go on from it",
+            '[{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]',
+            "the last message is the assistant's, and has no text alone to go on from",
         ),
         ('[{"role": "tool"}]', 'messages[0].role is "tool", but must be "user", "assistant" or "system"'),
         ('[{"role": "user", "content": [{"type": "tool_result"}]}]', "messages[0].content[0].tool_use_id is missing"),
@@ -361,3 +361,15 @@ def test_a_stream_that_fails_ends_with_an_error():
 )
 def test_errors_have_the_types_that_anthropics_clients_know(status, kind):
     assert kind == json.loads(error_body(Failed("c", status, "m")))["error"]["type"]
+
+
+@pytest.mark.parametrize(
+    ("last", "continues"),
+    [
+        ('{"role": "assistant", "content": "The answer is"}', True),
+        ('{"role": "user", "content": "Well?"}', False),
+    ],
+)
+def test_a_last_message_of_the_assistant_is_the_beginning_of_the_answer(last, continues):
+    decoded = decode('"stream": false', f'[{{"role": "user", "content": "x"}}, {last}]')
+    assert continues is decoded.request.rendering.continues_final_message

@@ -501,5 +501,5 @@ def test_a_client_can_say_how_the_template_writes_the_conversation(fields, expec
     ],
 )
 def test_what_the_template_cannot_be_told_is_refused(fields, message):
-    with pytest.raises(InvalidFieldError, match=re.escape(message)):
+    with pytest.raises(LocalllmError, match=re.escape(message)):
         decode(fields)
