@@ -6,6 +6,7 @@ here guards against time. Everything else a bad model file can do in text ends a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -253,7 +254,15 @@ class Conversations:
         return tuple(at for at in range(1, len(tokens)) if controls[at] and not controls[at - 1])
 
     def _render(self, messages: tuple[Message, ...], request: GenerationRequest) -> str:
-        return self._voice(request).template.render(messages, request.tools, think=request.think)
+        rendering = request.rendering
+        return self._voice(request).template.render(
+            messages,
+            request.tools,
+            think=request.think,
+            add_generation_prompt=rendering.prompts,
+            continue_final_message=rendering.continues_final_message,
+            variables=json.loads(rendering.variables) if rendering.variables else None,
+        )
 
     def _fit(self, request: GenerationRequest) -> tuple[tuple[Message, ...], int]:
         """The messages that fit: all of them, or with the policy "truncate" without the oldest turns.
