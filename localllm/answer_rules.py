@@ -27,7 +27,7 @@ class Mark:
 class Opening:
     """A regular expression over UTF-8 bytes: a stage whose text begins with it goes on as the stage `next`.
 
-    With `is_part` that stage's grammar begins with the text of this one, but for blanks; else it goes on behind the match.
+    With `is_part` that stage begins with the text of this one, but for blanks; else behind what matched.
     """
 
     pattern: bytes
