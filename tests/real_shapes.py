@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from gguf_files import text, typed
+from gguf_files import Typed, text, typed
 
 from localllm.gguf import ArrayInfo, Header, TensorInfo
 from localllm.gguf_types import TENSOR_TYPES
@@ -151,18 +151,20 @@ SHAPES = {
 }  # fmt: skip
 
 
-def header_bytes(shape: Shape, quant: str) -> bytes:
-    """The beginning of a GGUF file: all but the data, with a vocabulary of as many and as long texts as real ones."""
-    pairs = shape.metadata(quant)
-    tensors = shape.tensors(quant)
-    out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs) + 2))
+def header_bytes(shape: Shape, quant: str, part: int = 0, parts: int = 1) -> bytes:
+    """The beginning of a GGUF file: all but the data, with a vocabulary of as many and as long texts as real ones.
+
+    Of a model in several files the first has all of the metadata, each its share of the tensors.
+    """
+    tensors = _part(shape.tensors(quant), part, parts)
+    split = {"split.no": Typed(2, struct.pack("<H", part)), "split.count": Typed(2, struct.pack("<H", parts))}
+    pairs = {"general.architecture": shape.architecture} if part else shape.metadata(quant)
+    pairs |= split if parts > 1 else {}
+    out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs) + (0 if part else 2)))
     for key, value in pairs.items():
         type_id, raw = typed(value)
         out += text(key) + struct.pack("<I", type_id) + raw
-    words = b"".join(text(f"word{index:07}") for index in range(shape.vocabulary))
-    out += text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, shape.vocabulary) + words
-    kinds = struct.pack("<i", 1) * shape.vocabulary
-    out += text("tokenizer.ggml.token_type") + struct.pack("<IIQ", 9, 5, shape.vocabulary) + kinds
+    out += b"" if part else _vocabulary(shape.vocabulary)
     offset = 0
     for name, dimensions, kind in tensors:
         out += text(name) + struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions)
@@ -171,9 +173,24 @@ def header_bytes(shape: Shape, quant: str) -> bytes:
     return bytes(out) + bytes(_padded(len(out)) - len(out))
 
 
-def data_bytes(shape: Shape, quant: str) -> int:
+def _vocabulary(size: int) -> bytes:
+    words = b"".join(text(f"word{index:07}") for index in range(size))
+    kinds = struct.pack("<i", 1) * size
+    return (
+        text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, size) + words
+        + text("tokenizer.ggml.token_type") + struct.pack("<IIQ", 9, 5, size) + kinds
+    )  # fmt: skip
+
+
+def data_bytes(shape: Shape, quant: str, part: int = 0, parts: int = 1) -> int:
     """How much data follows the header in a whole file."""
-    return sum(_padded(_bytes(kind, dimensions)) for _, dimensions, kind in shape.tensors(quant))
+    tensors = _part(shape.tensors(quant), part, parts)
+    return sum(_padded(_bytes(kind, dimensions)) for _, dimensions, kind in tensors)
+
+
+def _part(tensors: list[tuple[str, tuple[int, ...], str]], part: int, parts: int) -> list:
+    size = -(-len(tensors) // parts)
+    return tensors[part * size : (part + 1) * size]
 
 
 def _bytes(kind: str, shape: tuple[int, ...]) -> int:

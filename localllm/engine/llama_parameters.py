@@ -42,8 +42,9 @@ def model_parameters(layout: Layout) -> ModelParameters:
     values.use_extra_bufts = layout.use_extra_buffers
     values.load_mtp = layout.load_mtp
     values.load_mode = LOAD_AUTO if layout.use_mmap else LOAD_NO_MMAP
-    if layout.devices:
-        handles = [_handle(name) for name in layout.devices]
+    if layout.devices or layout.gpu_layers == 0:
+        # Without a layer there no GPU gets a context of its own, which would take some hundred megabytes of it.
+        handles = [_handle(name) for name in layout.devices] if layout.gpu_layers else []
         _point(parameters, "devices", (ctypes.c_void_p * (len(handles) + 1))(*handles, None))
     if layout.tensor_split:
         # llama.cpp reads as many as it may have devices, whatever it has.

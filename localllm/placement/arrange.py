@@ -24,6 +24,7 @@ TYPICAL_TOKENS = 2048  # that a sequence has when its speed is told
 # A matrix in host memory that a GPU multiplies a prompt with is copied there first, into its compute buffer. A layer
 # has about three of its size.
 _MATRICES_PER_LAYER = 3
+PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,16 @@ class Costs:
     embedding: int
     remembered: tuple[int, ...]
     compute: ComputeBytes
+    packing: int = 0
 
     @property
     def count(self) -> int:
         return len(self.weights)
 
 
-def costs_of(estimate: Estimate, shape: ContextShape) -> Costs:
-    """The costs of a model in a context of `shape`. Layers that guess tokens ahead are not loaded."""
+def costs_of(estimate: Estimate, shape: ContextShape, *, packs: bool = False) -> Costs:
+    """The costs of a model in a context of `shape`. Layers that guess tokens ahead are not loaded. `packs`: a CPU keeps
+    matrices in layouts of its own."""
     layers = estimate.layers
     typical = ContextShape(min(TYPICAL_TOKENS, max(estimate.context_length, 1)), 1)
     return Costs(
@@ -93,6 +96,7 @@ def costs_of(estimate: Estimate, shape: ContextShape) -> Costs:
         ),
         embedding=estimate.embedding_bytes,
         compute=estimate.compute_bytes(shape),
+        packing=estimate.packing_bytes if packs else 0,
         remembered=(*(0 if layer.is_mtp else estimate.kv_bytes(typical, at) for at, layer in enumerate(layers)), 0),
     )
 
@@ -112,7 +116,13 @@ def shares_of(
                 device.name,
                 weights=sum(_on_gpu(index, arrangement.cpu_experts, costs) for index in rows),
                 context=sum(costs.context[index] for index in rows),
-                compute=gpu_compute(costs, has_output=at == costs.count, first=first, experts=arrangement.cpu_experts),
+                compute=gpu_compute(
+                    costs,
+                    has_output=at == costs.count,
+                    first=first,
+                    experts=arrangement.cpu_experts,
+                    gpus=len(arrangement.gpus),
+                ),
                 overhead=overheads.get(device.name, 0),
                 budget=budgets.get(device.name, 0),
                 layers=block,
@@ -129,7 +139,7 @@ def _host_share(
     kept = tuple(experts for index, experts in enumerate(kept, start=first) if index < arrangement.cpu_experts)
     weights = costs.embedding + sum(costs.weights[:first]) + sum(kept)
     if arrangement.gpu_layers == 0:
-        weights -= costs.estimate.tied_output_bytes  # one copy serves as both
+        weights += costs.packing - costs.estimate.tied_output_bytes  # one copy serves as both
     compute = costs.compute
     if arrangement.gpu_layers == 0:
         needed = compute.whole
@@ -146,13 +156,24 @@ def _host_share(
     )
 
 
-def gpu_compute(costs: Costs, *, has_output: bool, first: int, experts: int) -> int:
-    """The compute buffer of a GPU, with room for a matrix that comes from host memory if any lies there."""
+def gpu_compute(costs: Costs, *, has_output: bool, first: int, experts: int, gpus: int) -> int:
+    """The compute buffer of a GPU, with room for a matrix that comes from host memory if any lies there.
+
+    Several GPUs that hold everything work on several batches at once: each keeps copies of what comes in.
+    """
     own = costs.compute.output if has_output else costs.compute.layers
+    if gpus > 1 and first == 0 and experts == 0:
+        own += (PIPELINE_COPIES - 1) * _incoming_bytes(costs)
     layers = costs.estimate.layers
     copied = [layer.largest_expert_tensor for layer in layers[: max(first, experts)]]
     copied += [max(layer.dense_ffn, layer.attention) // _MATRICES_PER_LAYER for layer in layers[:first]]
     return own + max(copied, default=0)
+
+
+def _incoming_bytes(costs: Costs) -> int:
+    """What a GPU is handed for a batch: activations, and the mask of which cells each row sees (16 bits each)."""
+    rows = costs.shape.batch_tokens
+    return rows * (4 * costs.estimate.embedding_length + 2 * costs.shape.stream_cells)
 
 
 def fill(
@@ -171,7 +192,7 @@ def fill(
     at, used, blocks = first, [], []
     for device in gpus:
         room = budgets.get(device.name, 0) - overheads.get(device.name, 0)
-        taken = _block(costs, at, room, first, cpu_experts)
+        taken = _block(costs, at, room, first, cpu_experts, len(gpus))
         if taken:
             used.append(device)
             blocks.append(taken)
@@ -181,10 +202,10 @@ def fill(
     return None
 
 
-def _block(costs: Costs, at: int, room: int, first: int, cpu_experts: int) -> int:
+def _block(costs: Costs, at: int, room: int, first: int, cpu_experts: int, gpus: int) -> int:
     """How many layers from `at` on one device holds in `room` bytes."""
-    left = room - gpu_compute(costs, has_output=False, first=first, experts=cpu_experts)
-    extra = gpu_compute(costs, has_output=True, first=first, experts=cpu_experts) - (room - left)
+    left = room - gpu_compute(costs, has_output=False, first=first, experts=cpu_experts, gpus=gpus)
+    extra = gpu_compute(costs, has_output=True, first=first, experts=cpu_experts, gpus=gpus) - (room - left)
     taken = 0
     for index in range(at, costs.count):
         left -= _on_gpu(index, cpu_experts, costs) + costs.context[index]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from localllm.config import KvLayout
@@ -101,8 +102,12 @@ def choose_plan(estimate: Estimate, room: Room, wishes: Wishes) -> Chosen:
     """Where a model lies with the least that it should have, for wishes that are possible. Raises DoesNotFitError."""
     chosen = _chosen(estimate, room, wishes)
     if chosen is None:
-        raise does_not_fit(estimate, room, wishes, lambda other, changed: _chosen(other, room, changed) is not None)
+        raise does_not_fit(estimate, room, wishes, partial(_would_fit, room))
     return chosen
+
+
+def _would_fit(room: Room, estimate: Estimate, wishes: Wishes) -> bool:
+    return _chosen(estimate, replace(room, ignores_host=wishes.use_mmap is True), wishes) is not None
 
 
 def plan_unseen(host: Host, wishes: Wishes, file_bytes: int) -> Plan:
@@ -151,31 +156,33 @@ def _best_cache(estimate: Estimate, room: Room, wishes: Wishes, cells: int, boun
 def _best_place(estimate: Estimate, room: Room, wishes: Wishes, cells: int, bounds: PoolBounds) -> Chosen | None:
     """With GPUs if a layer of it can be there, else on the host, whose pool begins with the fewest cells."""
     if room.machine.gpus and wishes.gpu_layers != 0:
-        costs = costs_of(estimate, shape_for(estimate, wishes, cells, is_on_gpu=True))
+        costs = _costs(estimate, shape_for(estimate, wishes, cells, is_on_gpu=True), wishes)
         found = best(costs, room, wishes)
         if found is not None and found.arrangement.gpu_layers:
             return found, costs, wishes
         if wishes.gpu_layers is not None:
             return None
-    costs = costs_of(estimate, shape_for(estimate, wishes, bounds.least, is_on_gpu=False))
+    costs = _costs(estimate, shape_for(estimate, wishes, bounds.least, is_on_gpu=False), wishes)
     found = best(costs, room, wishes, may_use_gpus=False)
     return None if found is None else (found, costs, wishes)
+
+
+def _costs(estimate: Estimate, shape: ContextShape, wishes: Wishes) -> Costs:
+    return costs_of(estimate, shape, packs=wishes.use_extra_buffers)
 
 
 def _grown(found: Found, costs: Costs, room: Room, wishes: Wishes) -> Plan:
     """The plan, its pool as large as what is left over allows."""
     arrangement = found.arrangement
     shape = costs.shape if wishes.embeds else _grown_shape(found, costs, room, wishes)
-    grown = costs_of(costs.estimate, shape)
+    grown = _costs(costs.estimate, shape, wishes)
     shares = shares_of(arrangement, grown, room.overheads, room.budgets)
     plan_ = _plan_of(arrangement, grown, shares, room, wishes)
     return replace(
         plan_,
         reason=reasons.reason(plan_.tier, arrangement, grown, room, wishes),
         fallback=reasons.fallback(plan_.tier, arrangement, grown, room, wishes),
-        notes=reasons.notes(
-            shape, bounds_of(costs.estimate, wishes), room, wishes, is_on_gpu=arrangement.gpu_layers > 0
-        ),
+        notes=reasons.notes(shape, bounds_of(costs.estimate, wishes), room, wishes, shares),
     )
 
 
@@ -188,7 +195,7 @@ def _grown_shape(found: Found, costs: Costs, room: Room, wishes: Wishes) -> Cont
         return pool_shape(estimate, wishes, cells, is_on_gpu=is_on_gpu, keeps_whole_window=whole)
 
     def fits(cells: int, whole: bool | None) -> bool:
-        shares = shares_of(found.arrangement, costs_of(estimate, shape_of(cells, whole)), room.overheads, caps)
+        shares = shares_of(found.arrangement, _costs(estimate, shape_of(cells, whole), wishes), room.overheads, caps)
         return replace(room, budgets=caps).holds(shares)
 
     most, least = bounds.most, costs.shape.cells

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from localllm.placement.arrange import Arrangement, Costs, shares_of
+from collections.abc import Sequence
+
+from localllm.placement.arrange import Arrangement, Costs, DeviceShare, shares_of
 from localllm.placement.choose import Room
 from localllm.placement.layout import ALL_LAYERS
 from localllm.placement.pool import HOST_POOL_BYTES_MOST, PoolBounds
@@ -43,7 +45,9 @@ def fallback(tier: str, arrangement: Arrangement, costs: Costs, room: Room, wish
     return _lacking(arrangement, costs, room)
 
 
-def notes(shape: ContextShape, bounds: PoolBounds, room: Room, wishes: Wishes, *, is_on_gpu: bool) -> tuple[str, ...]:
+def notes(
+    shape: ContextShape, bounds: PoolBounds, room: Room, wishes: Wishes, shares: Sequence[DeviceShare]
+) -> tuple[str, ...]:
     """What else one should know."""
     said = []
     if not room.machine.gpus:
@@ -53,13 +57,17 @@ def notes(shape: ContextShape, bounds: PoolBounds, room: Room, wishes: Wishes, *
         if wishes.tensor_split or wishes.cpu_experts:
             said.append("tensor_split and cpu_moe have no effect: no GPU is used here")
     if not wishes.embeds and shape.cells < bounds.usual:
-        why = "more does not fit" if is_on_gpu else f"in host memory it takes {size_text(HOST_POOL_BYTES_MOST)} at most"
+        why = (
+            "more does not fit"
+            if len(shares) > 1
+            else f"in host memory it takes {size_text(HOST_POOL_BYTES_MOST)} at most"
+        )
         said.append(f"a pool of {shape.cells:,} cells: {why}")
     if wishes.may_quantize_cache is False and wishes.k_type != "f16":
         said.append(f"keys as {wishes.k_type} and values as {wishes.v_type}, as asked for")
     elif wishes.may_quantize_cache and wishes.k_type != "f16":
         said.append(f"keys and values as {wishes.k_type}: that keeps more of the model on a GPU")
-    if room.ignores_host:
+    if room.ignores_host and shares[-1].total > shares[-1].budget:
         said.append("weights that do not fit in host memory are read from the disk again and again, as use_mmap asks")
     return tuple(said)
 

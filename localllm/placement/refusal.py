@@ -77,7 +77,7 @@ def _nearest(estimate: Estimate, room: Room, wishes: Wishes) -> tuple[DeviceShar
         costs = costs_of(estimate, shape_for(estimate, wishes, cells, is_on_gpu=True))
         tried += list(_spread(costs, room, wishes))
     if not room.machine.gpus or not wishes.gpu_layers:
-        costs = costs_of(estimate, shape_for(estimate, wishes, cells, is_on_gpu=False))
+        costs = costs_of(estimate, shape_for(estimate, wishes, cells, is_on_gpu=False), packs=wishes.use_extra_buffers)
         tried.append(shares_of(Arrangement(), costs, room.overheads, room.budgets))
     return min(tried, key=shortfall)
 
@@ -115,6 +115,8 @@ def alternatives(estimate: Estimate, room: Room, wishes: Wishes, fits: Attempt) 
         yield "keys and values as q8_0 (cache_type_k, cache_type_v)"
     if name := fitting_quant(estimate, wishes, fits):
         yield name
+    if wishes.use_mmap is None and fits(estimate, replace(wishes, use_mmap=True)):
+        yield "weights read from the disk whenever they are needed, which is slow (use_mmap true)"
     if wishes.parallel > 1 and fits(estimate, replace(wishes, parallel=1, batch_tokens=min(wishes.batch_tokens, 128))):
         yield "one request at a time in small steps (num_parallel 1, num_batch 128)"
 
@@ -159,6 +161,7 @@ def in_bits(estimate: Estimate, bits: float) -> Estimate:
             experts=scaled(layer.experts),
             shared_experts=scaled(layer.shared_experts),
             largest_expert_tensor=scaled(layer.largest_expert_tensor),
+            packing=scaled(layer.packing),
         )
         for layer in estimate.layers
     )
@@ -167,5 +170,6 @@ def in_bits(estimate: Estimate, bits: float) -> Estimate:
         layers=layers,
         embedding_bytes=scaled(estimate.embedding_bytes),
         output_bytes=scaled(estimate.output_bytes),
+        output_packing=scaled(estimate.output_packing),
         tied_output_bytes=scaled(estimate.tied_output_bytes),
     )

@@ -17,7 +17,7 @@ _READ_SHARE = 0.75
 _COMPUTE_SHARE = 0.5
 _BATCH_SECONDS = 2e-3  # of putting a batch together
 _HANDOVER_SECONDS = 60e-6  # from one device to the next, for each token
-_LAYER_SECONDS = {"gpu": 40e-6, "cpu": 15e-6}  # of starting what a layer computes
+_LAYER_SECONDS = 30e-6  # of starting what a layer computes
 _EXPERT_SHARE = 0.4  # of the rate that a dense matrix reaches, when a batch is spread over many small ones
 # What a device of its kind has about, where nobody measured or said it.
 _ASSUMED = {
@@ -56,18 +56,15 @@ def predicted_speed(arrangement: Arrangement, costs: Costs, host: Device) -> Spe
     """How fast `arrangement` answers, and how fast it reads a prompt."""
     devices = (*arrangement.gpus, host)
     is_assumed = any(d.bandwidth_bytes_per_second is None or d.flops is None for d in devices)
-    started = arrangement.gpu_layers * _LAYER_SECONDS["gpu"]
-    started += (costs.count - arrangement.gpu_layers) * _LAYER_SECONDS["cpu"]
     return Speed(
-        1 / max(decode_seconds(arrangement, costs, host) + started, 1e-9),
+        1 / max(decode_seconds(arrangement, costs, host), 1e-9),
         costs.shape.batch_tokens / max(_batch_seconds(arrangement, costs, host), 1e-9),
         is_assumed,
     )
 
 
 def decode_seconds(arrangement: Arrangement, costs: Costs, host: Device) -> float:
-    """Seconds of one next token, without what it takes to start each layer: that would put small models on the CPU,
-    which is busy enough."""
+    """Seconds of one next token."""
     cpu = rates_of(host)
     first = costs.count - arrangement.gpu_layers
     seconds = sum(_layer_seconds(costs, index, cpu, _active(costs, index)) for index in range(first))
@@ -89,7 +86,7 @@ def decode_seconds(arrangement: Arrangement, costs: Costs, host: Device) -> floa
 
 
 def _layer_seconds(costs: Costs, index: int, rates: Rates, weights: float) -> float:
-    return (weights + costs.remembered[index]) / (rates.bandwidth * _READ_SHARE)
+    return (weights + costs.remembered[index]) / (rates.bandwidth * _READ_SHARE) + _LAYER_SECONDS
 
 
 def _active(costs: Costs, index: int) -> float:
@@ -135,6 +132,6 @@ def _batch_seconds(arrangement: Arrangement, costs: Costs, host: Device) -> floa
             rates, kept = rates_of(device), costs.experts[index] if experts else 0
             dense = 2 * own * tokens / (rates.flops * _COMPUTE_SHARE)
             mixed = 2 * experts * tokens / (rates.flops * _COMPUTE_SHARE * _EXPERT_SHARE)
-            seconds += dense + max(mixed, kept / (rates.bandwidth * _READ_SHARE)) + _LAYER_SECONDS["gpu"]
+            seconds += dense + max(mixed, kept / (rates.bandwidth * _READ_SHARE)) + _LAYER_SECONDS
         at += block
     return seconds

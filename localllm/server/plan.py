@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localllm.dialects.plans import PlanQuestion, decode_plan
-from localllm.errors import DoesNotFitError, ModelNotFoundError
+from localllm.errors import ConfigError, DoesNotFitError, InvalidFieldError, ModelNotFoundError
 from localllm.generation import Failed, Options, error_from, merge_options
 from localllm.load_options import LoadOptions, merge_load_options
 from localllm.placement.alternatives import alternatives_to
@@ -96,5 +96,8 @@ def _wishes(services: Services, question: PlanQuestion, options: Options, load: 
 
 
 async def _room(services: Services, question: PlanQuestion, estimated: Estimate, wishes: Wishes) -> Room:
-    machine = parse_devices(question.devices, "devices") if question.devices else None
+    try:
+        machine = parse_devices(question.devices, "devices") if question.devices else None
+    except ConfigError as error:  # here it is a client's file, not the daemon's
+        raise InvalidFieldError(error.message, field="devices", hint=error.hint) from error
     return await services.planner.room(estimated, wishes, machine)

@@ -168,7 +168,8 @@ def test_a_model_that_nothing_holds_is_refused_with_the_bytes_that_are_missing_a
     needed = LARGE.weight_bytes + budget
     assert 0 < caught.value.missing_bytes < needed
     assert caught.value.hint is not None
-    assert caught.value.hint.startswith("what would fit: Q2_K instead of 4.8 bits per weight (")
+    assert re.match(r"what would fit: I?Q2_\w+ instead of 4.8 bits per weight \(2\d GB\); ", caught.value.hint)
+    assert caught.value.hint.endswith("(use_mmap true)")
 
 
 def test_weights_may_be_read_from_the_disk_where_use_mmap_was_asked_for():
@@ -234,8 +235,8 @@ def test_no_plan_takes_more_than_a_device_has_and_all_of_the_model_lies_somewher
     free = {device.name: device.free_bytes for device in there.devices}
     for share in made.shares:
         assert share.total <= share.budget <= free[share.device]
-    tied = 0 if made.layout.gpu_layers == 0 else estimated.tied_output_bytes
-    assert estimated.weight_bytes + tied == sum(share.weights for share in made.shares)
+    beside = estimated.packing_bytes if made.layout.gpu_layers == 0 else estimated.tied_output_bytes
+    assert estimated.weight_bytes + beside == sum(share.weights for share in made.shares)
     assert made.layers == sum(share.layers for share in made.shares)
     assert made.shape.cells >= 4096
     assert made == outcome(estimated, there, wishes)
