@@ -19,10 +19,11 @@ MAX_ELEMENTS = 2**24  # of keys, values or a state in one layer; far above any m
 _STATE_BYTES = 4
 
 # fmt: off
-NO_MEMORY = frozenset([
+ENCODERS = frozenset([
     "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert", "modern-bert",
-    "wavtokenizer-dec", "gemma-embedding", "dream", "llada", "llada-moe", "rnd1",
+    "gemma-embedding",
 ])
+NO_MEMORY = ENCODERS | {"wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1"}
 RECURRENT = frozenset(["mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"])
 # A layer without heads of keys is recurrent.
 _HEADLESS_RECURRENT = frozenset([

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from localllm.gguf import ArrayInfo, Header
 from localllm.placement import graph, graph_mixers
-from localllm.placement.cache import CellCache, LayerMemory, stream_cells
+from localllm.placement.cache import ENCODERS, CellCache, LayerMemory, stream_cells
 from localllm.placement.graph import Inputs, Layer
 from localllm.placement.shape import ContextShape
 from localllm.placement.tape import Tape
@@ -24,14 +24,16 @@ _MARGIN = 1.05  # for what a tape leaves out: small tensors, and the order of a 
 _LAYERS_MOST = 8  # of more layers each kind is played three times: then the holes are where they stay
 _KINDS_MOST = 6
 _MASK_BYTES, _PLAIN_MASK_BYTES = 2, 4  # of a cell, when attention is computed in one pass, and when it is not
-_NO_FLASH = frozenset(["grok"])  # its scores are bent before they are weighed
+_NO_FLASH = frozenset(["grok", "t5", "t5encoder"])  # scores are bent, or something is added, before they are weighed
 # More is kept at once than the tape says: several streams of activations, scores of an index. Measured on models of a
-# few layers and rounded up; the last three are like the others in this and were not measured.
+# few layers and rounded up; the last are like others in this and were not measured.
 _BROADER = {
+    "chatglm": 1.07,
     "deepseek32": 1.35,
     "deepseek4": 2.6,
     "dots3note": 1.1,
     "glm-dsa": 1.35,
+    "glm4": 1.07,
     "hrm_text": 1.12,
     "hy_v4": 1.25,
     "kimi-linear": 1.12,
@@ -41,9 +43,15 @@ _BROADER = {
     "minimax-m3": 1.25,
     "nemotron_h": 1.05,
     "nemotron_h_moe": 1.05,
+    "phi3": 1.07,
+    "rwkv6": 1.35,
+    "talkie": 1.1,
+    "arwkv7": 1.35,
     "glm5-next": 2.6,
     "kimi-k3": 1.5,
     "qwen4exp": 2.6,
+    "rwkv6qwen2": 1.35,
+    "rwkv7": 1.35,
 }
 
 
@@ -53,7 +61,7 @@ class Widths:
 
     architecture: str
     embedding: int
-    vocabulary: int
+    vocabulary: int  # of the logits; 0 for a model that puts out vectors
     experts_used: int
     heads: int
     layers: tuple[Layer, ...]
@@ -82,7 +90,7 @@ def widths_of(header: Header, memories: Sequence[LayerMemory]) -> Widths:
     return Widths(
         architecture=header.architecture,
         embedding=header.embedding_length,
-        vocabulary=_vocabulary(header),
+        vocabulary=0 if header.architecture in ENCODERS else vocabulary_of(header),
         experts_used=_most(header, "expert_used_count"),
         heads=_most(header, "attention.head_count"),
         layers=tuple(layer for layer, _ in kinds),
@@ -145,8 +153,8 @@ def _kind(header: Header, names: dict[str, tuple[int, ...]], memory: LayerMemory
     )
 
 
-def _vocabulary(header: Header) -> int:
-    """Rows of the output matrix, which may be more than there are tokens."""
+def vocabulary_of(header: Header) -> int:
+    """Rows of the output matrix, or of the embedding, which may be more than there are tokens."""
     rows = {tensor.name: tensor.shape[-1] for tensor in header.tensors if tensor.name in _VOCABULARY_TENSORS}
     for name in _VOCABULARY_TENSORS:
         if name in rows:
@@ -187,7 +195,8 @@ def _more(widths: Widths, size: int, rows: int = 0) -> int:
 def _peak(widths: Widths, shape: ContextShape, rows: int, outputs: int) -> int:
     """The buffer for the layers, and with `outputs` for what comes after them."""
     # Keys and values in fewer bits are spread first, where a head's width allows it: either way may take more.
-    ways = (False, True) if _is_quantized(shape.k_type) or _is_quantized(shape.v_type) else (False,)
+    quantized = _is_quantized(shape.k_type) or _is_quantized(shape.v_type)
+    ways = (False, True) if quantized and widths.remembers else (False,)
     return max(_played(widths, shape, rows, outputs, rotates) for rotates in ways)
 
 

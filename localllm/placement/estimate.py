@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from localllm.gguf import Header
 from localllm.placement.cache import LayerMemory, memory_bytes, memory_of
-from localllm.placement.compute import ComputeBytes, Widths, compute_bytes, widths_of
+from localllm.placement.compute import ComputeBytes, Widths, compute_bytes, vocabulary_of, widths_of
 from localllm.placement.shape import ContextShape
 from localllm.placement.weights import LayerBytes, weights_of
 
@@ -89,7 +89,7 @@ def estimate(header: Header, projector: Header | None = None) -> Estimate:
         tied_output_bytes=weights.tied_output_bytes,
         output_parameters=weights.output_parameters,
         projector_bytes=sum(tensor.size_bytes for tensor in projector.tensors) if projector else 0,
-        vocabulary=widths.vocabulary,
+        vocabulary=vocabulary_of(header),
         embedding_length=header.embedding_length,
         context_length=header.context_length,
         experts=header.architecture_integer("expert_count"),

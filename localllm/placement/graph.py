@@ -83,9 +83,14 @@ def _queries(tape: Tape, layer: Layer, inputs: Inputs, normed: int) -> tuple[int
         fused = tape.put(rows * layer.rows("attn_qkv"), normed)
         width = layer.columns("attn_output") if layer.has("attn_output") else layer.rows("attn_qkv")
         query = tape.put(rows * width, fused) if turns else fused
-        keys = tape.put(rows * max(layer.rows("attn_qkv") - width - layer.values, 0), fused) if turns else fused
+        key_width = max(layer.rows("attn_qkv") - width - layer.values, 0)
+        keys = tape.put(rows * key_width, fused) if turns else fused
+        values = fused
+        if inputs.rotates:
+            query, keys = tape.put(rows * width, query), tape.put(rows * key_width, keys)
+            values = tape.put(rows * layer.values, fused)
         tape.put(0, keys)
-        tape.put(0, fused)
+        tape.put(0, values)
         return query, gate
     query = tape.put(rows * layer.rows("attn_q"), normed)
     width = min(layer.rows("attn_q"), layer.columns("attn_output") or layer.rows("attn_q"))

@@ -15,6 +15,7 @@ from typing import Literal
 from localllm.errors import ModelFileError
 from localllm.gguf import Header, TensorInfo
 from localllm.gguf_rules import MAX_LAYERS
+from localllm.placement.cache import ENCODERS
 
 TensorClass = Literal["attention", "recurrent", "dense_ffn", "experts", "shared_experts", "other"]
 
@@ -103,7 +104,8 @@ def weights_of(header: Header) -> Weights:
     trunk = layer_count - min(header.architecture_integer("nextn_predict_layers"), layer_count)
     embedding = sum(tensor.size_bytes for name, tensor in by_name.items() if _INPUT.fullmatch(name))
     outputs = [tensor for name, tensor in by_name.items() if not _INPUT.fullmatch(name)]
-    tied = [] if "output.weight" in by_name else [by_name[name] for name in ("token_embd.weight",) if name in by_name]
+    has_output = "output.weight" in by_name or header.architecture in ENCODERS  # these put out vectors, not words
+    tied = [] if has_output else [by_name[name] for name in ("token_embd.weight",) if name in by_name]
     return Weights(
         layers=tuple(_layer(by_layer.get(index, []), is_mtp=index >= trunk) for index in range(layer_count)),
         embedding_bytes=embedding,
