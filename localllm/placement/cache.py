@@ -7,6 +7,7 @@ have are refused, because all that follows multiplies them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from localllm.errors import ModelFileError
@@ -15,6 +16,7 @@ from localllm.gguf_rules import MAX_LAYERS
 from localllm.placement.shape import CELL_STEP, ContextShape, row_bytes
 from localllm.placement.windows import windows_of
 
+_ATTENDING = re.compile(r"blk\.(\d+)\.attn_output\.weight")
 MAX_ELEMENTS = 2**24  # of keys, values or a state in one layer; far above any model, far below what overflows a plan
 _STATE_BYTES = 4
 
@@ -115,8 +117,8 @@ class _Facts:
         self.header = header
         self.architecture = header.architecture
         self.layers = header.block_count
-        if not 0 < self.layers <= MAX_LAYERS:
-            raise ModelFileError(f"a model of {self.layers} layers; 1 to {MAX_LAYERS} are possible", hint=_DAMAGED)
+        if not 0 < self.layers <= MAX_LAYERS:  # weights.py says so too, of a header that nobody asked about before
+            raise ModelFileError(f"{self.architecture or 'a model'} with {self.layers} layers", hint=_DAMAGED)
         self.trunk = self.layers - min(self._number("nextn_predict_layers"), self.layers)
         self.heads = self._per_layer("attention.head_count", 0)
         self.kv_heads = self._per_layer("attention.head_count_kv", None) or self.heads
@@ -132,8 +134,16 @@ class _Facts:
             self._number("attention.key_length_mla") and self._number("attention.value_length_mla")
         )
         self.windows = windows_of(header, self.trunk)
+        self._check_heads()
         self.state = self._state_elements()
         self.indexed = self._indexed_layers()
+
+    def _check_heads(self) -> None:
+        """Attention without heads would keep nothing and divide by it."""
+        for tensor in self.header.tensors:
+            found = _ATTENDING.fullmatch(tensor.name)
+            if found and int(found[1]) < self.layers and not self.heads[int(found[1])]:
+                raise ModelFileError(f"layer {found[1]} attends, but has 0 heads", hint=_DAMAGED)
 
     def layer(self, layer: int) -> LayerMemory:
         if self.architecture in NO_MEMORY or (layer >= self.trunk and self.trunk):

@@ -45,6 +45,7 @@ _BROADER = {
     "nemotron_h_moe": 1.05,
     "phi3": 1.07,
     "rwkv6": 1.35,
+    "t5": 2.5,
     "talkie": 1.1,
     "arwkv7": 1.35,
     "glm5-next": 2.6,
