@@ -10,22 +10,12 @@ fills what nobody said with Ollama's defaults.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from localllm.errors import (
-    BadRequestError,
-    InvalidFieldError,
-    InvalidNameError,
-    InvalidOptionError,
-    LocalllmError,
-    ModelNotFoundError,
-    RunnerError,
-)
 from localllm.option_values import read_option
-from localllm.paths import without_folders
 
 Role = Literal["system", "user", "assistant", "tool"]
 MOST_LOGPROBS = 20  # the most that any dialect may ask for
@@ -380,34 +370,3 @@ def parse_options(values: Mapping[str, object]) -> tuple[Options, tuple[str, ...
         elif value is not None:
             known[name] = read_option(name, value)
     return Options(**known), tuple(unknown)
-
-
-# Their messages repeat what the client wrote, and nothing of this machine.
-_REPEAT_THE_REQUEST = (InvalidFieldError, InvalidNameError, InvalidOptionError, ModelNotFoundError)
-
-
-def failed_from(error: LocalllmError) -> Failed:
-    """The event that ends a request with `error`, in words that tell no folder of this machine."""
-    message, hint = error.message, error.hint
-    if not isinstance(error, _REPEAT_THE_REQUEST):
-        message, hint = without_folders(message), without_folders(hint) if hint else hint
-    return Failed(code=error.code, status=error.status, message=message, hint=hint)
-
-
-def error_from(failed: Failed) -> LocalllmError:
-    """The error a Failed stands for: of the class with its code, or else of the nearest general one.
-
-    Classes whose instances carry more values than a message and a hint are never made from a Failed.
-    """
-    kind = _CLASS_OF_CODE.get(failed.code) or (BadRequestError if failed.status < 500 else RunnerError)
-    return kind(failed.message, hint=failed.hint)
-
-
-def _plain_classes(root: type[LocalllmError]) -> Iterator[type[LocalllmError]]:
-    if root.__init__ is LocalllmError.__init__:
-        yield root
-    for child in root.__subclasses__():
-        yield from _plain_classes(child)
-
-
-_CLASS_OF_CODE = {kind.code: kind for kind in _plain_classes(LocalllmError)}

@@ -29,11 +29,12 @@ LAYERS = (
     ("runner.worker",),
     ("runner.embedding", "runner.speaker"),
     ("runner.conversation",),
+    ("runner.exchange",),
     ("engine", "chat"),
     ("runner.death", "runner.child"),
     ("runner.protocol",),
     ("dialects", "store", "placement"),
-    ("creating",),
+    ("creating", "failures"),
     ("footprint", "modelfile", "pulling"),
     ("placement.estimate",),
     ("placement.compute", "placement.weights"),
@@ -84,7 +85,15 @@ IMPORTERS = {
     "huggingface_hub": ("store.hub",),
 }
 # What runs what comes out of a model file; the daemon must never load it.
-CHILD_ONLY_GROUPS = ("engine", "chat", "runner.worker", "runner.embedding", "runner.speaker", "runner.conversation")
+CHILD_ONLY_GROUPS = (
+    "engine",
+    "chat",
+    "runner.worker",
+    "runner.embedding",
+    "runner.speaker",
+    "runner.conversation",
+    "runner.exchange",
+)
 CHILD_ONLY_LIBRARIES = ("llama_cpp", "numpy", "jinja2")
 # The CLI's main, a request handler's last line, the worker's outermost loop.
 BROAD_EXCEPT_MODULES = ("cli.main", "server.app", "runner.worker")

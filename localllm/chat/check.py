@@ -19,7 +19,8 @@ from localllm.chat.lint import lint
 from localllm.chat.templates import open_template
 from localllm.creating import Checked, CheckEvent, CheckRequest
 from localllm.errors import TemplateError
-from localllm.generation import Message, failed_from
+from localllm.failures import failed_from
+from localllm.generation import Message
 
 
 def check(request: CheckRequest) -> CheckEvent:

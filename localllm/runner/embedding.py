@@ -28,7 +28,8 @@ from localllm.engine.embedding import (
     tokenize_input,
 )
 from localllm.errors import BadRequestError, LocalllmError, UnsupportedError
-from localllm.generation import Failed, GenerationRequest, failed_from
+from localllm.failures import failed_from
+from localllm.generation import Failed, GenerationRequest
 from localllm.runner import protocol
 from localllm.runner.conversation import Prepared, Rejection
 

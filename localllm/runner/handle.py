@@ -29,7 +29,8 @@ from localllm.errors import (
     RunnerCrashedError,
     RunnerTimeoutError,
 )
-from localllm.generation import Event, Failed, Finished, GenerationRequest, error_from, failed_from
+from localllm.failures import error_from, failed_from
+from localllm.generation import Event, Failed, Finished, GenerationRequest
 from localllm.runner import protocol
 from localllm.runner.death import Death, died_while
 

@@ -32,7 +32,8 @@ from localllm.engine.engine import Engine
 from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceOutput
 from localllm.errors import BadRequestError, LocalllmError, UnsupportedError
-from localllm.generation import Failed, GenerationRequest, failed_from
+from localllm.failures import failed_from
+from localllm.generation import Failed, GenerationRequest
 from localllm.logs import set_up_logging
 from localllm.runner import protocol
 from localllm.runner.conversation import Conversations, Prepared, Rejection, Sources, Stream

@@ -19,7 +19,8 @@ from starlette.types import ASGIApp
 from localllm.creating import CreateEvent, Creation
 from localllm.dialects.ollama_create import decode_copy, decode_create
 from localllm.errors import LocalllmError, ModelNotFoundError
-from localllm.generation import Failed, failed_from
+from localllm.failures import failed_from
+from localllm.generation import Failed
 from localllm.pulling import PullEvent, PullStatus
 from localllm.server.access import announced_length
 from localllm.server.pull import PullResponse

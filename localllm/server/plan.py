@@ -15,7 +15,8 @@ from starlette.responses import Response
 
 from localllm.dialects.plans import PlanQuestion, decode_plan
 from localllm.errors import ConfigError, DoesNotFitError, InvalidFieldError, ModelNotFoundError
-from localllm.generation import Failed, Options, error_from, merge_options
+from localllm.failures import error_from
+from localllm.generation import Failed, Options, merge_options
 from localllm.load_options import LoadOptions, merge_load_options
 from localllm.placement.alternatives import alternatives_to
 from localllm.placement.choose import Room

@@ -19,7 +19,8 @@ from localllm.config import Settings
 from localllm.dialects.framing import JSON_MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from localllm.dialects.ollama_pull import Progress, decode_pull, encode_event
 from localllm.errors import LocalllmError
-from localllm.generation import Failed, Options, failed_from
+from localllm.failures import failed_from
+from localllm.generation import Failed, Options
 from localllm.placement.devices import Host
 from localllm.placement.plan import host_pool_bytes
 from localllm.placement.wishes import wishes_from

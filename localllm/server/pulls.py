@@ -23,7 +23,8 @@ import msgspec
 
 from localllm.creating import CreateEvent
 from localllm.errors import HubError, LocalllmError
-from localllm.generation import Failed, failed_from
+from localllm.failures import failed_from
+from localllm.generation import Failed
 from localllm.pulling import Pulled, PullEvent, PullProgress, PullRequest, PullStatus
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from localllm.errors import (
     SlowBodyError,
     UnauthorizedError,
 )
-from localllm.generation import Failed, failed_from
+from localllm.failures import failed_from
+from localllm.generation import Failed
 
 FULL_QUEUE_HEADERS = ("x-localllm-queue-length", "x-localllm-queue-limit")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")

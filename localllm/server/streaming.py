@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from localllm.dialects.framing import JSON_MEDIA_TYPE, Encoder
 from localllm.errors import LocalllmError
-from localllm.generation import AnswerEvent, Failed, Finished, OfChoice, PromptProgress, failed_from
+from localllm.failures import failed_from
+from localllm.generation import AnswerEvent, Failed, Finished, OfChoice, PromptProgress
 from localllm.server.progress import Progress
 from localllm.server.replies import INTERNAL, error_headers
 from localllm.server.services import Services

@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from localllm.errors import HubError, LocalllmError
-from localllm.generation import Failed, Options, failed_from
+from localllm.failures import failed_from
+from localllm.generation import Failed, Options
 from localllm.gguf import Header
 from localllm.placement.estimate import Estimate, estimate
 from localllm.pulling import PullRequest

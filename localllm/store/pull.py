@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from localllm.errors import DiskFullError, LocalllmError
-from localllm.generation import failed_from
+from localllm.failures import failed_from
 from localllm.pulling import AUTO_QUANT, Pulled, PulledFile, PulledSettings, PullEvent, PullRequest, PullStatus
 from localllm.sizes import size_text
 from localllm.store.download import Effects, disk_error, download, partial_bytes

@@ -17,7 +17,8 @@ import msgspec
 
 from localllm.creating import CreateProgress, Quantized, QuantizeEvent, QuantizeRequest, TensorStarted
 from localllm.errors import BadRequestError, LocalllmError, UnsupportedError
-from localllm.generation import Failed, error_from
+from localllm.failures import error_from
+from localllm.generation import Failed
 from localllm.gguf import TensorInfo
 from localllm.store.blobs import BlobWriter, refuse_too_large
 from localllm.store.model import Facts

@@ -22,7 +22,8 @@ from localllm.errors import (
     RunnerTimeoutError,
     ShuttingDownError,
 )
-from localllm.generation import ContentDelta, Failed, Finished, GenerationRequest, Usage, error_from, failed_from
+from localllm.failures import error_from, failed_from
+from localllm.generation import ContentDelta, Failed, Finished, GenerationRequest, Usage
 from localllm.placement.layout import Layout
 from localllm.placement.shape import ContextShape
 from localllm.runner import protocol
