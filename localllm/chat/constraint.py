@@ -25,7 +25,7 @@ from localllm.chat.call_grammar import CallableTool, call_grammar
 from localllm.chat.channel_calls import begun_call, starts_of, whole_calls
 from localllm.chat.formats import OutputFormat
 from localllm.chat.gbnf import is_gbnf, lark_of_gbnf
-from localllm.chat.json_schema import KINDS, unsound
+from localllm.chat.json_schema import KINDS, closed, unsound
 from localllm.chat.lark import BLANKS, Lark, Marks, Part, pattern
 from localllm.chat.syntax import CallSyntax, Channels, PythonSyntax, Syntax
 from localllm.errors import BadRequestError
@@ -292,7 +292,7 @@ def format_expression(
 ) -> str:
     """The expression of an answer in this format. Raises BadRequestError."""
     if wanted.kind in ("json_object", "json_schema"):
-        schema = json.loads(wanted.schema) if wanted.schema is not None else ANY_OBJECT
+        schema = closed(json.loads(wanted.schema)) if wanted.schema is not None else ANY_OBJECT
         if complaint := complaint_of(schema):
             raise BadRequestError(f"the answer cannot be held to its JSON schema: {complaint}")
         return lark.json(schema).name

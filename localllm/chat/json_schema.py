@@ -22,6 +22,9 @@ _SCHEMAS_BY_NAME = frozenset(["properties", "patternProperties", "$defs", "defin
 _SCHEMAS = frozenset(
     "additionalProperties items prefixItems anyOf oneOf allOf not if then else contains propertyNames".split()
 )
+_CLOSED_WITHIN = frozenset("additionalProperties items prefixItems anyOf oneOf allOf contains".split())
+_SAYS_MORE = frozenset(["additionalProperties", "patternProperties", "unevaluatedProperties", "$ref"])
+_COMBINING = frozenset("allOf anyOf oneOf not if then else dependentSchemas".split())
 KINDS = ("string", "integer", "number", "boolean", "null", "object", "array")
 _KEYWORDS_OF_KIND = {
     "object": frozenset("properties required additionalProperties patternProperties minProperties".split()),
@@ -70,6 +73,41 @@ def parts_of(schema: object) -> Iterator[Schema]:
         elif key in _SCHEMAS:
             for one in value if isinstance(value, list) else [value]:
                 yield from parts_of(one)
+
+
+def closed(schema: Schema) -> Schema:
+    """The schema without members that it does not name, where it says nothing of others.
+
+    By the letter of JSON Schema an object may have any others, and a model that may go on does; no program that asks
+    for a shape means that, and other servers allow none either. Left alone are schemas that put objects together out
+    of several: each of these says only a part.
+    """
+    return schema if any(map(_is_put_together, parts_of(schema))) else _closed_object(schema)
+
+
+def _is_put_together(part: Schema) -> bool:
+    """Whether several schemas say together what one object is."""
+    together, combined = part.get("allOf"), _COMBINING & part.keys()
+    has_several = isinstance(together, list) and len(together) > 1
+    return has_several or len(combined) > 1 or bool(combined and not {"properties", "required"}.isdisjoint(part))
+
+
+def _closed_object(schema: Schema) -> Schema:
+    made = {key: _closed_value(key, value) for key, value in schema.items()}
+    named, required = made.get("properties"), made.get("required", [])
+    if not isinstance(named, Mapping) or not isinstance(required, list) or not made.keys().isdisjoint(_SAYS_MORE):
+        return made
+    return made if any(name not in named for name in required) else {**made, "additionalProperties": False}
+
+
+def _closed_value(key: str, value: object) -> object:
+    if key in _SCHEMAS_BY_NAME and isinstance(value, Mapping):
+        return {name: _closed_object(one) if isinstance(one, Mapping) else one for name, one in value.items()}
+    if key not in _CLOSED_WITHIN:
+        return value
+    if isinstance(value, list):
+        return [_closed_object(one) if isinstance(one, Mapping) else one for one in value]
+    return _closed_object(value) if isinstance(value, Mapping) else value
 
 
 def _target(reference: str, root: Schema) -> object:
