@@ -25,6 +25,8 @@ LACKS = {
     ("anthropic_client.mjs", ""): {"embeddings"},
     ("ai_sdk_client.mjs", ""): {"models"},
 }
+# Puts pieces together that come within a tenth of a second.
+GATHERS = ("pydantic_ai_client.py",)
 WAYS = (
     ("litellm_client.py", "ollama"), ("litellm_client.py", "openai"),
     ("langchain_client.py", "ollama"), ("langchain_client.py", "openai"),
@@ -65,7 +67,7 @@ def test_a_client_gets_what_it_asks_for(said, program, way):
     assert "nosuch" in results["error"]
     assert results["structured"]["command"] in ("pull", "run")
     pieces = results["stream"]
-    assert len(pieces) > 2
+    assert len(pieces) > (0 if program in GATHERS else 2)
     if program != "instructor_client.py":  # whose pieces are objects that grow
         assert results["chat"].strip() == "".join(pieces).strip()
     if "tools" in asked:

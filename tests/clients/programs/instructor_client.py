@@ -17,7 +17,7 @@ class Command(BaseModel):
 plain = openai.OpenAI(base_url=f"{BASE_URL}/v1", api_key="unused", max_retries=0)
 client = instructor.from_openai(plain, mode=instructor.Mode.JSON_SCHEMA)
 messages = [{"role": "user", "content": QUESTION}]
-wanted = {"response_model": Command, "messages": messages, "max_retries": 0}
+wanted = {"response_model": Command, "messages": messages, "max_retries": 0, "temperature": 0}
 tell(
     chat=plain.chat.completions.create(model=MODEL, messages=messages).choices[0].message.content,
     structured=client.chat.completions.create(model=MODEL, **wanted).model_dump(),
