@@ -1,18 +1,21 @@
-"""How much memory a model will take, from its header and the size of its files: arithmetic before anything is loaded.
+"""How much memory one quantisation of a model will take, to choose between them before any is downloaded.
 
-An upper bound, meant for choosing: windows of attention, recurrent states and shared layers, which need less, are
-counted as full attention. What a loaded model really takes is told by the engine.
+The header of one speaks for the caches and the computing of all; the size of its file is that of each one's weights.
+A plan, which knows every device and where each layer lies, is made once one is chosen (placement/plan.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from localllm.gguf import ArrayInfo, Header
+from localllm.errors import ModelFileError
+from localllm.gguf import Header
+from localllm.placement.estimate import Estimate, estimate
+from localllm.placement.shape import ContextShape
 
 # The interpreter, its libraries and the engine's own tables; measured as 150 MB for a model of 3 MB.
 RUNNER_BYTES = 200 * 10**6
-_CELL_BYTES = 2  # of F16
+LEAST_CELLS = 4096
 _UNKNOWN_WORK_BYTES = 500 * 10**6
 
 
@@ -33,35 +36,34 @@ class Footprint:
 def footprint(
     header: Header | None, file_bytes: int, *, pool_bytes_limit: int, parallel: int, batch_tokens: int
 ) -> Footprint:
-    """What a model of `file_bytes` takes under a plan; without a header the cache is as large as the plan allows."""
-    if header is None:
+    """What a model of `file_bytes` takes under a plan; without a usable header the cache is as large as that allows."""
+    estimated = _estimated(header)
+    if estimated is None:
         return Footprint(file_bytes, pool_bytes_limit, _UNKNOWN_WORK_BYTES)
-    whole_cache = kv_bytes_per_token(header) * header.context_length * parallel
-    cache = min(whole_cache, pool_bytes_limit) if whole_cache else pool_bytes_limit
-    # Logits of every row, and a few vectors of the model's width between layers; 32 bits each.
-    work = batch_tokens * (_vocabulary(header) + 8 * header.embedding_length) * 4
-    return Footprint(file_bytes, cache, work)
+    shape = _affordable(estimated, ContextShape(LEAST_CELLS, parallel, batch_tokens), pool_bytes_limit)
+    return Footprint(file_bytes, estimated.kv_bytes(shape), estimated.compute_bytes(shape).whole)
 
 
-def kv_bytes_per_token(header: Header) -> int:
-    """Bytes of one cell of the cache in all layers, in F16; 0 when the header does not say."""
-    heads = header.architecture_integer("attention.head_count")
-    head_length = header.embedding_length // heads if heads else 0
-    key = header.architecture_integer("attention.key_length") or head_length
-    value = header.architecture_integer("attention.value_length") or head_length
-    if compressed := header.architecture_integer("attention.kv_lora_rank"):
-        return header.block_count * (compressed + header.architecture_integer("rope.dimension_count")) * _CELL_BYTES
-    return _kv_heads(header, heads) * (key + value) * _CELL_BYTES
+def _estimated(header: Header | None) -> Estimate | None:
+    try:
+        return None if header is None else estimate(header)
+    except ModelFileError:  # what is wrong with it is told when it is there and looked at
+        return None
 
 
-def _kv_heads(header: Header, heads: int) -> int:
-    """Heads with keys and values, of all layers together; a header may count them layer by layer."""
-    said = header.metadata.get(f"{header.architecture}.attention.head_count_kv")
-    if isinstance(said, tuple):
-        return sum(count for count in said if isinstance(count, int))
-    return (said if isinstance(said, int) and said else heads) * header.block_count
+def _affordable(estimated: Estimate, least: ContextShape, limit: int) -> ContextShape:
+    """The largest context within `limit` bytes of cache, up to the trained one for each sequence; at least LEAST_CELLS,
+    or the whole of a shorter one."""
+    most = max(estimated.context_length * least.sequences, 1)
+    low, high = min(LEAST_CELLS, most), most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if estimated.kv_bytes(_with_cells(least, middle)) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return _with_cells(least, low)
 
 
-def _vocabulary(header: Header) -> int:
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    return len(tokens) if isinstance(tokens, tuple) else tokens.length if isinstance(tokens, ArrayInfo) else 0
+def _with_cells(shape: ContextShape, cells: int) -> ContextShape:
+    return ContextShape(cells, shape.sequences, shape.batch_tokens)
