@@ -164,7 +164,8 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Metrics(msgspec.Struct, frozen=True):
-    """What a last chunk says about its request: nanoseconds and token counts, 0 when not said."""
+    """What a last chunk says about its request: nanoseconds and token counts, 0 when not said. `fallback` is why
+    something of the model is on the CPU that was meant for a GPU."""
 
     total_duration: int = 0
     load_duration: int = 0
@@ -174,6 +175,7 @@ class Metrics(msgspec.Struct, frozen=True):
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
+    fallback: str = ""
 
 
 class GenerateChunk(Metrics, frozen=True):

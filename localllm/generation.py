@@ -304,7 +304,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     `stop_text` is the stop string that ended the answer, if one did. `dropped_messages` went because the prompt did not
     fit, `dropped_tokens` because the context was shifted or the text around a gap did not fit.
     `cache_miss` is None when the prompt went on from an earlier one, or resembled none. `unfinished_tool_call`: the
-    answer ended within a call, which came as content then. `context` are the tokens of prompt and answer.
+    answer ended within a call, which came as content then. `context` are the tokens of prompt and answer. `fallback`:
+    why something of the model is on the CPU that was meant for a GPU.
     """
 
     reason: FinishReason
@@ -316,6 +317,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
     stop_text: str | None = None
     context: tuple[int, ...] = ()
     unfinished_tool_call: bool = False
+    fallback: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", omit_defaults=True):

@@ -88,8 +88,13 @@ class AnswerWriter:
         return self._wrapper.feed(text) if self._wrapper else text
 
 
-def show_answer(chunks: Generator[_Chunk, None, None], model: str, screen: Screen, writer: AnswerWriter) -> _Chunk:
-    """Show a whole stream and return its last chunk. However it ends, also by Ctrl-C, the stream is closed."""
+def show_answer(
+    chunks: Generator[_Chunk, None, None], model: str, screen: Screen, writer: AnswerWriter, *, is_only: bool = False
+) -> _Chunk:
+    """Show a whole stream and return its last chunk. However it ends, also by Ctrl-C, the stream is closed.
+
+    That a model had to go to the CPU is told when it was loaded for this answer, or when this is the only one.
+    """
     last: _Chunk | None = None
     # The client's streams are generators: closing one closes its connection, by which the daemon frees the request.
     with closing(chunks):
@@ -99,6 +104,8 @@ def show_answer(chunks: Generator[_Chunk, None, None], model: str, screen: Scree
         finally:
             writer.finish()
     assert last is not None, "a stream ends with a chunk that is done, or raises"
+    if last.fallback and (is_only or last.load_duration):
+        screen.warn(f"{model} is on the CPU, or partly so: {last.fallback}", hint="`localllm ps` shows what lies where")
     return last
 
 

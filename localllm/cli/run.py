@@ -77,7 +77,7 @@ def run(
 def ask(client: Client, options: RunOptions, prompt: str, screen: Screen) -> None:
     """One question, one answer; an empty question only loads the model."""
     writer = AnswerWriter(screen, options.style)
-    last = show_answer(client.generate(_request(options, prompt)), options.model, screen, writer)
+    last = show_answer(client.generate(_request(options, prompt)), options.model, screen, writer, is_only=True)
     if options.style.shows_statistics:
         screen.say("\n".join(["", *statistics_lines(last)]))
 

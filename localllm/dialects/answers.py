@@ -129,6 +129,7 @@ class OllamaFigures(Shape):
     prompt_cache_miss: dict[str, Any] | UnsetType = UNSET
     dropped_messages: int | UnsetType = UNSET
     dropped_tokens: int | UnsetType = UNSET
+    fallback: str | UnsetType = UNSET
     unfinished_tool_call: bool | UnsetType = UNSET
     done_reason: Literal["stop", "length", "load", "unload"] | UnsetType = UNSET
     debug_info: dict[str, Any] | UnsetType = msgspec.field(default=UNSET, name="_debug_info")

@@ -5,7 +5,8 @@
     {"error", "code", "hint"?}                                                     instead of the last, when it failed
 
 `code`, `hint`, `queue_duration`, `prompt_cached_count`, `prompt_cache_miss` (where the prompt parted from an earlier
-one), `dropped_messages` and `dropped_tokens` are ours; Ollama's clients ignore what they do not know.
+one), `dropped_messages`, `dropped_tokens` and `fallback` (why something of the model is on the CPU that was meant for a
+GPU) are ours; Ollama's clients ignore what they do not know.
 """
 
 from __future__ import annotations
@@ -178,5 +179,6 @@ def _metrics(event: Finished) -> dict[str, Any]:
         "dropped_messages": event.dropped_messages,
         "dropped_tokens": event.dropped_tokens,
         "unfinished_tool_call": event.unfinished_tool_call,
+        "fallback": event.fallback,
     }
     return {name: value for name, value in metrics.items() if value}

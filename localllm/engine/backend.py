@@ -40,9 +40,10 @@ class ModelLoadError(Exception):
     `refused` is the device that had not the memory for an allocation, and its bytes.
     """
 
-    def __init__(self, message: str, refused: tuple[str, int] | None = None) -> None:
+    def __init__(self, message: str, refused: tuple[str, int] | None = None, hint: str | None = None) -> None:
         super().__init__(message)
         self.refused = refused
+        self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)

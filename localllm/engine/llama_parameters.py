@@ -14,6 +14,7 @@ from localllm.gguf_types import TENSOR_TYPES
 from localllm.placement.layout import Layout, TensorOverride
 from localllm.placement.shape import ContextShape
 
+_ANOTHER_MACHINE = "LOCALLLM_DEVICES must name devices of this machine; `localllm plan --device-file` plans for others"
 LOAD_NO_MMAP, LOAD_AUTO = 0, -1
 _FLASH_ATTENTION_OFF, _FLASH_ATTENTION_AUTO = 0, -1
 _TYPE_NUMBERS = {name.lower(): number for number, (name, _, _) in TENSOR_TYPES.items()}
@@ -72,7 +73,7 @@ def _handle(device: str) -> int:
         if known.name == device:
             return known.handle
     names = ", ".join(known.name for known in llama_backends.devices())
-    raise ModelLoadError(f"the engine has no device {device!r}; it has {names}")
+    raise ModelLoadError(f"the engine has no device {device!r}; it has {names}", hint=_ANOTHER_MACHINE)
 
 
 def _buffer_type(device: str) -> int:

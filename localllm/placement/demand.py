@@ -20,6 +20,9 @@ def demands(estimate: Estimate, room: Room, wishes: Wishes) -> tuple[dict[str, i
     best, costs, chosen = choose_plan(estimate, room, wishes)
     on_gpu = best.arrangement.gpu_layers > 0
     places = all_found(costs, room, chosen, may_use_gpus=on_gpu)
-    good = [found for found in (best, *places) if found.seconds <= best.seconds * _AS_FAST]
-    choices = [{share.device: share.total for share in found.shares if share.total} for found in good]
+    few = len(best.arrangement.gpus)
+    as_good = [
+        found for found in places if found.seconds <= best.seconds * _AS_FAST and len(found.arrangement.gpus) <= few
+    ]
+    choices = [{share.device: share.total for share in found.shares if share.total} for found in (best, *as_good)]
     return tuple({tuple(sorted(choice.items())): choice for choice in choices}.values())

@@ -324,7 +324,7 @@ def serve(pipe: Pipe) -> int:
         else:
             serve_answers(pipe, load, inbox, reader)
     except ModelLoadError as error:
-        failed = Failed("load_failed", 500, f"the model could not be loaded: {error}")
+        failed = Failed("load_failed", 500, f"the model could not be loaded: {error}", error.hint)
         pipe.send(protocol.LoadFailed(failed, _shortfall(error)))
     return 1
 

@@ -200,4 +200,4 @@ def _with_times(event: Finished, lease: Lease, services: Services, arrived: floa
         queue_seconds=lease.queue_seconds + event.timings.queue_seconds,
         total_seconds=services.clock.monotonic() - arrived,
     )
-    return msgspec.structs.replace(event, timings=timings)
+    return msgspec.structs.replace(event, timings=timings, fallback=lease.fallback)

@@ -6,9 +6,11 @@ import json
 
 import httpx
 import pytest
+from fake_scheduler import FakeLease, FakeRunner, FakeScheduler
 from live_server import live_server, wait_until
 
 from localllm.scheduler.state import Requester
+from localllm.server.progress import Progress
 from localllm.server.terms import LONGEST_CLIENT, client_of
 
 PLAIN = {"model": "guide", "prompt": "echo a b", "stream": False}
@@ -79,6 +81,12 @@ def test_an_answer_tells_what_it_waited_for_and_where_it_was_computed(server):
     assert known == ours(ask(server, {"model": "embed", "input": "abc"}, "/api/embed"))
     assert known == ours(ask(server, {"model": "guide"}))  # a load
     assert {} == ours(ask(server, {"model": "guide", "keep_alive": 0, "stream": False}))  # an unload waits for nobody
+
+
+def test_an_answer_of_a_model_that_had_to_go_to_the_cpu_says_why():
+    progress = Progress(None)
+    progress.lease = FakeLease(FakeRunner(FakeScheduler()), fallback="CUDA0 is full")
+    assert (b"x-localllm-fallback", b"CUDA0 is full") in progress.headers()
 
 
 def test_a_stream_that_still_waits_tells_its_place():

@@ -11,6 +11,8 @@ segv, ill, kill, abort, exits   streams one word, then dies by that real signal 
 dies_loading     prints an error line with a path in it and dies by SIGABRT
 exits_loading    exits with code 1 while loading
 refuses_loading  answers LoadFailed
+narrow           has memory for a pool of at most 30,000 cells, and says what was missing
+full             never has the memory
 silent           never says Hello
 old              says Hello in another version
 babbles          writes what is no frame after its Hello
@@ -103,6 +105,10 @@ class StandIn:
         if self.behaviour == "refuses_loading":
             self.say(protocol.LoadFailed(Failed("bad_model_file", 400, "the file is not a GGUF")))
             sys.exit(0)
+        if self.behaviour == "full" or (self.behaviour == "narrow" and load.shape.cells > 30_000):
+            failed = Failed("load_failed", 500, "the model could not be loaded: unable to allocate CUDA0 buffer")
+            self.say(protocol.LoadFailed(failed, protocol.Shortfall("CUDA0", 4 * 2**30, 2**30)))
+            sys.exit(1)
         if self.behaviour == "holds_back":
             time.sleep(60)
         if self.behaviour == "crawls":

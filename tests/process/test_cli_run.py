@@ -43,6 +43,17 @@ def test_options_and_prompt_become_one_request(tmp_path, arguments, stdin, sent)
     assert (0, "ok\n", "") == (result.returncode, result.stdout, result.stderr)
 
 
+def test_that_a_model_went_to_the_cpu_is_told_apart_from_the_answer(tmp_path):
+    last = {"fallback": "the engine was built without CUDA"}
+    with daemon(Reply(pieces=generate_lines("ok", last=last))) as server:
+        result = run_cli("run", "guide", "hi", environment=cli_environment(tmp_path, server.address))
+    assert (0, "ok\n") == (result.returncode, result.stdout)
+    assert (
+        "Warning: guide is on the CPU, or partly so: the engine was built without CUDA\n"
+        "hint: `localllm ps` shows what lies where\n"
+    ) == result.stderr
+
+
 def test_loading_says_nothing(tmp_path):
     with daemon(Reply(pieces=generate_lines(last={"done_reason": "load"}))) as server:
         result = run_cli("run", "guide", "", environment=cli_environment(tmp_path, server.address))

@@ -20,10 +20,11 @@ from localllm.cli.commands import COMMANDS, find_command, overview, unknown_word
 from localllm.cli.models import list_table
 from localllm.cli.output import Screen, aligned_lines, error_text
 from localllm.cli.run import is_path, prepare_arguments, prompt_text
-from localllm.cli.running import ps_table
+from localllm.cli.running import memory_rows, ps_table
 from localllm.cli.sheet import sheet_lines
 from localllm.cli.wordwrap import WordWrapper
 from localllm.client import Details, Metrics, ModelInfo, ModelSummary, RunningModel, TensorSummary
+from localllm.client_plans import DeviceShare, MeasuredShare, Placement
 from localllm.errors import LocalllmError
 from localllm.sizes import size_text
 
@@ -124,6 +125,19 @@ def test_list_and_ps_have_ollamas_columns():
         ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"),
         [("guide:latest", "abcdef012345", "9 MB", "100% CPU", "4096", "Forever")],
     ) == ps_table([running], NOW)
+
+
+def test_ps_says_why_a_model_is_not_on_a_gpu_and_what_was_planned_and_taken():
+    share = DeviceShare(
+        "CPU", 33, 4_000_000, 2_000_000, 1_000_000, 0, 7_000_000, 9_000_000,
+        MeasuredShare(4_000_000, 2_000_000, 500_000, 8_000_000),
+    )  # fmt: skip
+    placement = Placement("cpu", fallback="CUDA0 is full", devices=(share,))
+    running = RunningModel("guide:latest", 9_000_000, 0, "abcdef0123456789", placement=placement)
+    assert "100% CPU: CUDA0 is full" == ps_table([running], NOW)[1][0][3]
+    assert [
+        ("guide:latest", "CPU", "33", "4 MB / 4 MB", "2 MB / 2 MB", "1 MB / 500 KB", "7 MB / 8 MB", "9 MB")
+    ] == memory_rows([running])
 
 
 def test_ps_shows_the_queue_when_the_daemon_tells_it():

@@ -1,0 +1,132 @@
+"""Loads that are short of memory, with the real fleet and planner: once more with what was missing, then told.
+
+The machine has one GPU, and the child that should load says what it lacks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from published_plans import GIB, machine
+from real_shapes import SHAPES
+from stand_in_fleet import WorkingEngine, stand_in_model
+from stand_in_runner import stand_in_command
+
+from localllm.config import load_settings
+from localllm.errors import DoesNotFitError, ImpossibleWishError, LoadError
+from localllm.generation import Options
+from localllm.placement.devices import Machine
+from localllm.placement.learned import Learned
+from localllm.placement.plan import Plan
+from localllm.scheduler.fleet import RunnerFleet
+from localllm.scheduler.planner import Planner
+from localllm.store.model import Model
+
+HEADER = SHAPES["llama3-8b"].header("Q4_K_M")
+CARD = machine(24)
+
+
+def planner(folder: Path, there: Machine = CARD, learned: Learned | None = None) -> Planner:
+    async def look_at_machine() -> Machine:
+        return there
+
+    async def read_header(model: Model):
+        return HEADER
+
+    return Planner(load_settings({"LOCALLLM_HOME": str(folder)}), look_at_machine, read_header, learned or Learned())
+
+
+def load(folder: Path, behaviour: str, planned: list[dict[str, int]]) -> Plan:
+    """The plan by which a model was loaded; what was planned on the way is noted."""
+
+    async def start() -> Plan:
+        fleet = RunnerFleet(
+            load_settings({"LOCALLLM_HOME": str(folder)}),
+            os.environ,
+            WorkingEngine(),
+            planner(folder),
+            command_for=lambda model: stand_in_command(behaviour),
+        )
+        runner = await fleet.start(stand_in_model(behaviour), None, planned.append, lambda fraction: None)
+        await runner.handle.discard()
+        return runner.plan
+
+    return asyncio.run(start())
+
+
+def test_a_load_that_is_short_of_memory_is_planned_once_more_with_what_was_missing(tmp_path):
+    planned: list[dict[str, int]] = []
+    made = load(tmp_path, "narrow", planned)
+    first, second = planned
+    assert first["CUDA0"] - second["CUDA0"] >= 3 * GIB
+    assert ("gpu", second) == (made.tier, made.bytes_by_device())
+    assert made.shape.cells <= 30_000
+
+
+def test_a_load_that_is_short_of_memory_twice_fails_with_the_figures_and_is_not_tried_again(tmp_path):
+    planned: list[dict[str, int]] = []
+    with pytest.raises(LoadError) as caught:
+        load(tmp_path, "full", planned)
+    assert 2 == len(planned)
+    assert "CUDA0 has not the memory for the model: 4.3 GB could not be allocated with 1.1 GB free" in str(caught.value)
+    assert "end other programs" in str(caught.value.hint)
+
+
+def test_a_load_that_fails_for_another_reason_is_not_planned_again(tmp_path):
+    planned: list[dict[str, int]] = []
+    with pytest.raises(LoadError, match="exit code 1"):
+        load(tmp_path, "exits_loading", planned)
+    assert 1 == len(planned)
+
+
+def survey(folder: Path, there: Machine = CARD, held: dict[str, int] | None = None, **options):
+    model = replace(stand_in_model("answers"), options=Options(**options))
+    return asyncio.run(planner(folder, there).survey(model, held or {}))
+
+
+def test_a_survey_counts_what_loaded_models_hold_as_room_and_two_gpus_alike_as_two_choices(tmp_path):
+    there = machine(24, 24)
+    full = replace(there.gpus[0], free_bytes=2 * GIB)
+    found = survey(tmp_path, replace(there, devices=(full, *there.devices[1:])), {"CUDA0": 20 * GIB})
+    assert found.capacity["CUDA0"] > 20 * GIB
+    assert [{"CUDA0", "CPU"}, {"CUDA1", "CPU"}] == [set(choice) for choice in found.demand.choices]
+    assert 1 == len(survey(tmp_path, replace(there, devices=(full, *there.devices[1:]))).demand.choices)
+    assert 4 < found.demand.reload_seconds < 6
+
+
+def test_a_survey_of_a_described_machine_takes_its_figures_as_they_are(tmp_path):
+    described = replace(machine(24), is_replaced=True)
+    assert survey(tmp_path, described).capacity == survey(tmp_path, described, {"CUDA0": 20 * GIB}).capacity
+
+
+@pytest.mark.parametrize(
+    ("options", "error"), [({"num_gpu": 33, "num_ctx": 8192}, DoesNotFitError), ({"main_gpu": 3}, ImpossibleWishError)]
+)
+def test_what_cannot_be_is_refused_before_anybody_makes_room(tmp_path, options, error):
+    small = machine(8)
+    tiny = replace(small.gpus[0], total_bytes=2 * GIB, free_bytes=2 * GIB)
+    with pytest.raises(error):
+        survey(tmp_path, replace(small, devices=(tiny, small.cpu)), **options)
+
+
+def test_what_loads_took_beyond_their_plans_is_kept_and_counted_on(tmp_path):
+    file = tmp_path / "state" / "placement.json"
+    learned = Learned(file)
+    for extra in (100, 300, 200):
+        learned.note("CUDA0", 1000, 1000 + extra)
+    learned.note("CPU", 1000, 900)
+    assert {"CUDA0": 300, "CPU": 0} == Learned(file).overheads()
+    for _ in range(8):
+        learned.note("CUDA0", 1000, 1050)
+    assert 50 == Learned(file).overheads()["CUDA0"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"CUDA0": "much"}', '{"CUDA0": [1e99]}', f'{{"CUDA0": [{2**60}]}}'])
+def test_a_damaged_memory_of_earlier_loads_is_no_obstacle(tmp_path, content):
+    file = tmp_path / "placement.json"
+    file.write_text(content)
+    assert 0 == Learned(file).overheads().get("CUDA0", 0)
