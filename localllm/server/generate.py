@@ -32,6 +32,7 @@ from localllm.generation import (
     merge_options,
 )
 from localllm.server.choices import Answers, answers
+from localllm.server.limits import check_limits
 from localllm.server.progress import Progress
 from localllm.server.replies import told_headers
 from localllm.server.services import Lease, Services, Turn
@@ -120,7 +121,8 @@ def completed(decoded: Decoded, model: Model, context_length: int) -> list[Gener
 
 
 def within_capabilities(decoded: Decoded, model: Model, verb: str) -> Decoded:
-    """The body as `model` can serve it. Raises UnsupportedError where it cannot."""
+    """The body as `model` can serve it. Raises UnsupportedError where it cannot, InvalidFieldError for too much."""
+    check_limits(decoded.request)
     if decoded.thinks_if_it_can and decoded.request.think and "thinking" not in model.capabilities:
         request = msgspec.structs.replace(decoded.request, think=None)
         decoded = replace(decoded, request=request, ignored=(*decoded.ignored, "thinking"))
