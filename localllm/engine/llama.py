@@ -42,8 +42,7 @@ from localllm.engine.llama_parameters import context_parameters
 from localllm.engine.llama_rows import Rows
 from localllm.engine.llama_samplers import Samplers
 from localllm.engine.memory import needs_checkpoints
-from localllm.errors import InvalidOptionError
-from localllm.generation import Options, Sampling, merge_options, parse_options
+from localllm.generation import Sampling
 from localllm.placement.cell_layout import LayoutChoice, WantedLayout, choose_layout
 from localllm.placement.layout import Layout
 from localllm.placement.shape import ContextShape
@@ -60,21 +59,6 @@ FLASH_TILE_ROWS = 64
 _IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, native.ggml_abort_callback)
 
 _MASKS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="masks")  # threads start at the first use
-
-# general.sampling.* of a GGUF, by the option each one sets
-_SAMPLING_KEYS = {
-    "top_k": "general.sampling.top_k",
-    "top_p": "general.sampling.top_p",
-    "min_p": "general.sampling.min_p",
-    "temperature": "general.sampling.temp",
-    "repeat_last_n": "general.sampling.penalty_last_n",
-    "repeat_penalty": "general.sampling.penalty_repeat",
-    "xtc_probability": "general.sampling.xtc_probability",
-    "xtc_threshold": "general.sampling.xtc_threshold",
-    "mirostat": "general.sampling.mirostat",
-    "mirostat_tau": "general.sampling.mirostat_tau",
-    "mirostat_eta": "general.sampling.mirostat_eta",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +200,7 @@ class LlamaBackend:
             tool_template=self._model.chat_template(b"tool_use"),
             bos_text=self._special_text(native.llama_vocab_bos(self._vocabulary)),
             eos_text=self._special_text(native.llama_vocab_eos(self._vocabulary)),
-            sampling_defaults=self._sampling_defaults(),
+            sampling_defaults=self._model.sampling_defaults(),
             infill=self._model.infill_tokens(),
         )
 
@@ -233,11 +217,6 @@ class LlamaBackend:
             keeps_whole_window=self.layout.keeps_whole_window,
             can_shift=bool(native.llama_memory_can_shift(native.llama_get_memory(self.context))),
         )
-
-    def _sampling_defaults(self) -> Options:
-        """The file's own sampling; values it cannot mean are ignored, since a file is not a user to be told."""
-        said = [_option(name, self._model.metadata(key)) for name, key in _SAMPLING_KEYS.items()]
-        return merge_options(*said)
 
     def _special_text(self, token: int) -> str:
         return self.token_bytes(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
@@ -395,10 +374,3 @@ class LlamaBackend:
         self._samplers.close()
         native.llama_free(self.context)
         self._model.close()
-
-
-def _option(name: str, text: str) -> Options:
-    try:
-        return parse_options({name: float(text)})[0]
-    except (ValueError, InvalidOptionError):
-        return Options()

@@ -14,10 +14,26 @@ import llama_cpp.llama_cpp as native
 from localllm.engine.backend import InfillTokens, ModelLoadError
 from localllm.engine.llama_log import LogReader
 from localllm.engine.llama_parameters import model_parameters
+from localllm.errors import InvalidOptionError
+from localllm.generation import Options, merge_options, parse_options
 from localllm.placement.layout import Layout
 
 _CACHE_BYTES_PER_VALUE = 2  # f16, keys and values alike
 USUAL_LAYOUT = Layout()
+# general.sampling.* of a GGUF, by the option each one sets
+_SAMPLING_KEYS = {
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "temperature": "general.sampling.temp",
+    "repeat_last_n": "general.sampling.penalty_last_n",
+    "repeat_penalty": "general.sampling.penalty_repeat",
+    "xtc_probability": "general.sampling.xtc_probability",
+    "xtc_threshold": "general.sampling.xtc_threshold",
+    "mirostat": "general.sampling.mirostat",
+    "mirostat_tau": "general.sampling.mirostat_tau",
+    "mirostat_eta": "general.sampling.mirostat_eta",
+}
 
 
 class LlamaModel:
@@ -64,6 +80,11 @@ class LlamaModel:
         buffer = ctypes.create_string_buffer(size + 1)
         native.llama_model_meta_val_str(self.handle, key.encode(), buffer, size + 1)
         return buffer.value.decode("utf-8", "replace")
+
+    def sampling_defaults(self) -> Options:
+        """The file's own sampling; values it cannot mean are ignored, since a file is not a user to be told."""
+        said = [_option(name, self.metadata(key)) for name, key in _SAMPLING_KEYS.items()]
+        return merge_options(*said)
 
     @property
     def trained_context_tokens(self) -> int:
@@ -126,3 +147,10 @@ class LlamaModel:
     def close(self) -> None:
         """Free it; no use after."""
         native.llama_model_free(self.handle)
+
+
+def _option(name: str, text: str) -> Options:
+    try:
+        return parse_options({name: float(text)})[0]
+    except (ValueError, InvalidOptionError):
+        return Options()
