@@ -1,0 +1,52 @@
+"""What connections that nobody uses cost the daemon: a thousand of them, opened, used once and kept."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from daemon_process import running_daemon
+
+CONNECTIONS = 1000
+MOST_BYTES = 50_000_000
+REQUEST = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+def room_for_files():
+    """So many sockets of this process; put back afterwards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + 200
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"only {hard} files may be open here")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def resident_bytes(process_id: int) -> int:
+    line = next(line for line in Path(f"/proc/{process_id}/status").read_text().splitlines() if "VmRSS" in line)
+    return int(line.split()[1]) * 1024
+
+
+def test_a_thousand_idle_connections_cost_little_and_keep_nobody_out(tmp_path, room_for_files, record_property):
+    with running_daemon(tmp_path) as daemon, ExitStack() as stack:
+        assert 200 == daemon.http.get("/api/tags").status_code
+        before = resident_bytes(daemon.process.pid)
+        parts = urlsplit(daemon.url)
+        for _ in range(CONNECTIONS):
+            connection = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=20))
+            connection.sendall(REQUEST)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        cost = resident_bytes(daemon.process.pid) - before
+        record_property("bytes", cost)
+        assert cost < MOST_BYTES, f"{cost / CONNECTIONS:.0f} bytes each"
+        assert 200 == daemon.http.get("/api/tags").status_code
+        print(f"{CONNECTIONS} idle connections: {cost / 1e6:.1f} MB")  # noqa: T201  (for -s)
+        connection.sendall(REQUEST)  # the last is still there
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
