@@ -1,7 +1,8 @@
 """Effects on real runners: plan a load, ask whether the engine runs here, start a child, load the model, prove it.
 
-    plan ─▶ child ─▶ Load ─▶ Loaded ─▶ what it took is compared with the plan, and remembered
-                       └─▶ a device had not the memory: planned once more with what was missing, then told
+    plan ─▶ (GPUs) llama.cpp's own figures ─▶ child ─▶ Load ─▶ Loaded ─▶ compared with the plan, and remembered
+                                                         └─▶ a device had not the memory: planned once more with
+                                                             what was missing, then told
 
 Decides nothing about which model is loaded (policy) and remembers no runner (loop).
 """
@@ -10,15 +11,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from localllm.config import Settings
 from localllm.errors import LoadError, OutOfMemoryError
 from localllm.placement.arrange import CPU
+from localllm.placement.confirm import confirmed, excess
+from localllm.placement.layout import Layout, Measured
 from localllm.placement.plan import Plan
+from localllm.placement.shape import ContextShape
 from localllm.runner.handle import Deadlines, RunnerHandle
+from localllm.runner.measuring import measure
 from localllm.runner.process import start_process, worker_command
 from localllm.runner.protocol import Load, Loaded
 from localllm.scheduler.planner import Planner, Survey, free_of_pages
@@ -51,6 +57,9 @@ class LoadedRunner:
     held: DeviceBytes
 
 
+Measure = Callable[[Path, Layout, ContextShape, Mapping[str, str]], Awaitable[Measured]]
+
+
 def real_worker(model: Model) -> Sequence[str]:
     """The command of every model's runner outside tests."""
     return worker_command()
@@ -68,6 +77,7 @@ class RunnerFleet:
         *,
         command_for: Callable[[Model], Sequence[str]] = real_worker,
         backend: str = "llama",
+        measure: Measure = measure,
     ) -> None:
         self._settings = settings
         self._environment = environment
@@ -75,6 +85,7 @@ class RunnerFleet:
         self._planner = planner
         self._command_for = command_for
         self._backend = backend
+        self._measure = measure
 
     async def survey(self, model: Model, held: DeviceBytes) -> Survey:
         """What `model` needs, and what there is beside what loaded models hold. Raises DoesNotFitError, and
@@ -98,7 +109,7 @@ class RunnerFleet:
         short: dict[str, int] = {}
         while True:
             try:
-                made = await self._planner.plan(model, budget, use_extra_buffers=extra, short=short)
+                made = await self._planned(model, budget, extra, short)
                 on_planned(made.bytes_by_device())
                 _tell_plan(model, made)
                 return await self._load(model, made, on_progress)
@@ -109,6 +120,26 @@ class RunnerFleet:
                     raise
                 first, short = error, _short(made, error)
                 log.warning("%s: %s; planning once more", model.name, error)
+
+    async def _planned(self, model: Model, budget: DeviceBytes | None, extra: bool, short: dict[str, int]) -> Plan:
+        """The plan, and where it uses a GPU, with llama.cpp's own figures; made again if these are over the budget."""
+        made = await self._planner.plan(model, budget, use_extra_buffers=extra, short=short)
+        if made.tier == "cpu" or not made.shape.cells:
+            return made
+        made = await self._confirmed(model, made)
+        if over := excess(made):
+            log.info("%s: llama.cpp would take more than was reckoned: %s; planning again", model.name, over)
+            more = {device: short.get(device, 0) + over.get(device, 0) for device in {*short, *over}}
+            made = await self._planner.plan(model, budget, use_extra_buffers=extra, short=more)
+            made = await self._confirmed(model, made)
+        return made
+
+    async def _confirmed(self, model: Model, made: Plan) -> Plan:
+        try:
+            return confirmed(made, await self._measure(model.file, made.layout, made.shape, self._environment))
+        except LoadError as error:  # the load itself will tell, if it is not the measurement that is wrong
+            log.warning("%s: planned without llama.cpp's own figures: %s", model.name, error)
+            return made
 
     async def close(self) -> None:
         """End what the fleet still does beside its runners."""

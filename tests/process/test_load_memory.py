@@ -19,15 +19,21 @@ from stand_in_runner import stand_in_command
 from localllm.config import load_settings
 from localllm.errors import DoesNotFitError, ImpossibleWishError, LoadError
 from localllm.generation import Options
+from localllm.placement.budgets import room_of
 from localllm.placement.devices import Machine
+from localllm.placement.estimate import estimate
+from localllm.placement.layout import BufferBytes, Layout, Measured
 from localllm.placement.learned import Learned
-from localllm.placement.plan import Plan
+from localllm.placement.plan import Plan, plan
+from localllm.placement.shape import ContextShape
+from localllm.placement.wishes import Wishes
 from localllm.scheduler.fleet import RunnerFleet
 from localllm.scheduler.planner import Planner
 from localllm.store.model import Model
 
 HEADER = SHAPES["llama3-8b"].header("Q4_K_M")
 CARD = machine(24)
+ESTIMATE = estimate(HEADER)
 
 
 def planner(folder: Path, there: Machine = CARD, learned: Learned | None = None) -> Planner:
@@ -40,7 +46,27 @@ def planner(folder: Path, there: Machine = CARD, learned: Learned | None = None)
     return Planner(load_settings({"LOCALLLM_HOME": str(folder)}), look_at_machine, read_header, learned or Learned())
 
 
-def load(folder: Path, behaviour: str, planned: list[dict[str, int]]) -> Plan:
+class Account:
+    """llama.cpp's figures: `more` bytes of computing on the GPU than was reckoned; or it cannot tell."""
+
+    def __init__(self, more: int | None = None) -> None:
+        self.more = more
+        self.asked: list[Layout] = []
+
+    async def __call__(self, model: Path, layout: Layout, shape: ContextShape, environment) -> Measured:
+        self.asked.append(layout)
+        if self.more is None:
+            raise LoadError("the layout cannot be measured: no account")
+        wishes = Wishes()
+        made = plan(ESTIMATE, room_of(CARD, ESTIMATE.vocabulary, wishes), wishes)
+        weights = made.shares[0].weights
+        context = ESTIMATE.kv_bytes(shape)
+        return Measured(layout, shape, (BufferBytes("CUDA0", "CUDA0", weights, context, self.more),))
+
+
+def load(
+    folder: Path, behaviour: str, planned: list[dict[str, int]], account: Account | None = None, **changes
+) -> Plan:
     """The plan by which a model was loaded; what was planned on the way is noted."""
 
     async def start() -> Plan:
@@ -50,8 +76,11 @@ def load(folder: Path, behaviour: str, planned: list[dict[str, int]]) -> Plan:
             WorkingEngine(),
             planner(folder),
             command_for=lambda model: stand_in_command(behaviour),
+            measure=account or Account(),
         )
-        runner = await fleet.start(stand_in_model(behaviour), None, planned.append, lambda fraction: None)
+        runner = await fleet.start(
+            stand_in_model(behaviour), changes.get("budget"), planned.append, lambda fraction: None
+        )
         await runner.handle.discard()
         return runner.plan
 
@@ -81,6 +110,23 @@ def test_a_load_that_fails_for_another_reason_is_not_planned_again(tmp_path):
     with pytest.raises(LoadError, match="exit code 1"):
         load(tmp_path, "exits_loading", planned)
     assert 1 == len(planned)
+
+
+def test_llama_cpps_own_figures_are_asked_before_a_gpu_is_used_and_are_what_counts(tmp_path):
+    account = Account(more=700 * 2**20)
+    planned: list[dict[str, int]] = []
+    made = load(tmp_path, "answers", planned, account)
+    assert 700 * 2**20 == made.shares[0].compute
+    assert (1, planned[0]["CUDA0"]) == (len(account.asked), made.shares[0].total)
+
+
+def test_a_plan_that_llama_cpp_finds_too_large_is_made_again_before_anything_loads(tmp_path):
+    account = Account(more=3 * GIB)
+    planned: list[dict[str, int]] = []
+    budget = {"CUDA0": 9 * GIB, "CPU": 30 * GIB}
+    made = load(tmp_path, "answers", planned, account, budget=budget)
+    assert (2, 1) == (len(account.asked), len(planned))
+    assert made.shares[0].context < 2 * GIB
 
 
 def survey(folder: Path, there: Machine = CARD, held: dict[str, int] | None = None, **options):

@@ -1,0 +1,31 @@
+"""A plan held against llama.cpp's own figures for its layout, before anything is loaded. Pure.
+
+The estimate never reckons less than llama.cpp takes, as far as its tests reach. A GPU that is over its budget all the
+same would fail a load of minutes at its end, so what can be asked in half a second is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from localllm.placement.arrange import CPU, DeviceShare
+from localllm.placement.layout import Measured
+from localllm.placement.plan import Plan
+
+
+def confirmed(plan: Plan, measured: Measured) -> Plan:
+    """The plan with llama.cpp's bytes of each GPU. The host's stay: what is mapped from a file is counted otherwise."""
+    return replace(plan, shares=tuple(_confirmed(share, measured) for share in plan.shares))
+
+
+def _confirmed(share: DeviceShare, measured: Measured) -> DeviceShare:
+    if share.device == CPU:
+        return share
+    real = measured.on(share.device)
+    return replace(share, weights=real.weights, context=real.context, compute=real.compute)
+
+
+def excess(plan: Plan) -> dict[str, int]:
+    """By how many bytes each GPU is over its budget."""
+    over = {share.device: share.total - share.budget for share in plan.shares if share.device != CPU}
+    return {device: size for device, size in over.items() if size > 0}
