@@ -37,7 +37,6 @@ def daemon(tmp_path_factory):
             tmp_path_factory.mktemp("fuzzed"),
             HF_ENDPOINT=hub.url,
             LOCALLLM_REGISTRY=hub.url,
-            LOCALLLM_LOG_LEVEL="WARNING",
         ) as running,
     ):
         file = build("bert-tiny", GUIDE, running.home / "bert-tiny.gguf")
