@@ -49,6 +49,19 @@ class Nvml:
         except library.NVMLError:  # a driver that was unloaded, a GPU that fell off the bus
             return ()
 
+    def joules(self) -> dict[str, float]:
+        """What each GPU has taken since its driver was loaded, by PCI address and name; those that can say."""
+        library, taken = self._library, dict[str, float]()
+        if library is None:
+            return taken
+        with contextlib.suppress(library.NVMLError):
+            for index in range(library.nvmlDeviceGetCount()):
+                handle = library.nvmlDeviceGetHandleByIndex(index)
+                with contextlib.suppress(library.NVMLError):  # those before Volta do not know
+                    millijoules = library.nvmlDeviceGetTotalEnergyConsumption(handle)
+                    taken[f"gpu {index} {library.nvmlDeviceGetName(handle)}"] = millijoules / 1000
+        return taken
+
 
 def enriched(devices: Iterable[Device], gpus: Iterable[NvidiaGpu]) -> tuple[Device, ...]:
     """The devices, with what is known of those that are NVIDIA's: matched by their PCI address."""

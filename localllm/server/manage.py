@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from pathlib import Path
 
@@ -96,7 +97,8 @@ async def metrics(services: Services, request: Request) -> Response:
     """GET /metrics."""
     scheduler = services.scheduler
     stats = await scheduler.stats()
-    body = page(services.metrics, scheduler.running(), scheduler.queue(), scheduler.counts, stats)
+    joules = await asyncio.to_thread(services.energy.joules)
+    body = page(services.metrics, scheduler.running(), scheduler.queue(), scheduler.counts, stats, joules)
     return Response(body, media_type=MEDIA_TYPE)
 
 

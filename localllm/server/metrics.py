@@ -101,12 +101,18 @@ class _Now(Collector):
     """What is so at this moment."""
 
     def __init__(
-        self, running: Iterable[Running], queue: Iterable[QueuePlace], counts: Counts, stats: Mapping[str, Stats]
+        self,
+        running: Iterable[Running],
+        queue: Iterable[QueuePlace],
+        counts: Counts,
+        stats: Mapping[str, Stats],
+        joules: Mapping[str, float],
     ) -> None:
         self._running = tuple(running)
         self._queue = tuple(queue)
         self._counts = counts
         self._stats = stats
+        self._joules = joules
 
     def collect(self) -> Iterable[Metric]:
         """The families of one look."""
@@ -129,6 +135,12 @@ class _Now(Collector):
         yield CounterMetricFamily("localllm_model_loads", "Models that were loaded", self._counts.loads)
         yield CounterMetricFamily("localllm_model_unloads", "Models that were unloaded", self._counts.unloads)
         yield CounterMetricFamily("localllm_model_evictions", "Of those, to make room", self._counts.evictions)
+        energy = CounterMetricFamily(
+            "localllm_energy_joules", "Energy a device has taken, for whomever", labels=("device",)
+        )
+        for device, joules in self._joules.items():
+            energy.add_metric((device,), joules)
+        yield energy
         yield CounterMetricFamily("localllm_runner_deaths", "Processes that died by themselves", self._counts.deaths)
 
 
@@ -138,10 +150,11 @@ def page(
     queue: Iterable[QueuePlace],
     counts: Counts,
     stats: Mapping[str, Stats],
+    joules: Mapping[str, float],
 ) -> bytes:
-    """The text that Prometheus reads; `stats` are by model name, of those whose engine answered."""
+    """The text that Prometheus reads; `stats` are by model name, of those whose engine answered, `joules` by device."""
     now = CollectorRegistry()
-    now.register(_Now(running, queue, counts, stats))
+    now.register(_Now(running, queue, counts, stats, joules))
     return generate_latest(metrics.registry) + generate_latest(now)
 
 

@@ -29,6 +29,7 @@ from localllm.pulling import Pulled, PullRequest
 from localllm.runner.protocol import Loaded, Stats
 from localllm.scheduler.state import Counts, QueuePlace, Requester
 from localllm.server.activity import Activity
+from localllm.server.energy import EnergyMeters
 from localllm.server.metrics import Metrics
 from localllm.server.pulls import Pulls
 from localllm.server.responses_store import ResponseStore
@@ -160,6 +161,7 @@ class Services:
     activity: Activity
     pulls: Pulls
     metrics: Metrics = field(default_factory=Metrics)
+    energy: EnergyMeters = field(default_factory=EnergyMeters)
     responses: ResponseStore = field(default_factory=ResponseStore)
     early_headers_seconds: float = 1.0
     ping_seconds: float = 10.0
