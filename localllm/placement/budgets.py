@@ -7,6 +7,7 @@ overhead: what the process takes beside llama.cpp's own buffers, and what loads 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from localllm.placement.arrange import CPU
@@ -57,3 +58,9 @@ def room_of(
         ignores_host=wishes.use_mmap is True,
         without_gpu=without_gpu,
     )
+
+
+def with_moved(room: Room, moved: Mapping[str, int]) -> Room:
+    """The room in which some devices hold tensors of the model that were told to lie there, whatever its layers do."""
+    overheads = {device: size + moved.get(device, 0) for device, size in room.overheads.items()}
+    return replace(room, overheads=overheads)

@@ -230,7 +230,7 @@ def _plan_of(arrangement: Arrangement, costs: Costs, shares: Sequence[DeviceShar
         cells=None if wishes.embeds else _cells(arrangement, costs, wishes),
         kv_layout=wishes.kv_layout,
         stream_slowdown=wishes.stream_slowdown,
-        shares=tuple(shares),
+        shares=(*shares[:-1], *_named_only(arrangement, room, wishes), shares[-1]),
         layers=costs.count,
         tier=tier,
         speed=predicted_speed(arrangement, costs, room.machine.cpu),
@@ -247,14 +247,30 @@ def _cells(arrangement: Arrangement, costs: Costs, wishes: Wishes) -> LayoutChoi
 
 def _layout(arrangement: Arrangement, tier: Tier, wishes: Wishes) -> Layout:
     experts = arrangement.cpu_experts if tier in ("experts", "layers") else 0
+    # A GPU that only holds tensors which were told to lie there must be among the model's devices, without a layer.
+    named = _named(arrangement, wishes)
+    blocks = (*arrangement.blocks, *(0 for _ in named))
     return Layout(
         gpu_layers=arrangement.gpu_layers,
-        devices=tuple(device.name for device in arrangement.gpus),
-        tensor_split=tuple(float(block) for block in arrangement.blocks) if len(arrangement.gpus) > 1 else (),
+        devices=(*(device.name for device in arrangement.gpus), *named),
+        tensor_split=tuple(float(block) for block in blocks) if len(blocks) > 1 else (),
         overrides=(*wishes.overrides, *_expert_overrides(experts)),
         use_mmap=wishes.use_mmap is not False,
         # Matrices in layouts of the CPU's own cannot be copied to a GPU, which reads prompts faster.
         use_extra_buffers=wishes.use_extra_buffers and tier in ("cpu", "gpu"),
+    )
+
+
+def _named(arrangement: Arrangement, wishes: Wishes) -> tuple[str, ...]:
+    """GPUs that only an override names."""
+    used = {CPU, *(device.name for device in arrangement.gpus)}
+    return tuple(dict.fromkeys(one.device for one in wishes.overrides if one.device not in used))
+
+
+def _named_only(arrangement: Arrangement, room: Room, wishes: Wishes) -> tuple[DeviceShare, ...]:
+    return tuple(
+        DeviceShare(name, 0, 0, 0, room.overheads.get(name, 0), room.budgets.get(name, 0))
+        for name in _named(arrangement, wishes)
     )
 
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from localllm.config import Settings
 from localllm.gguf import Header
 from localllm.placement.arrange import CPU
-from localllm.placement.budgets import budgets_of, process_bytes, room_of
+from localllm.placement.budgets import budgets_of, process_bytes, room_of, with_moved
 from localllm.placement.choose import Room
 from localllm.placement.demand import demands
 from localllm.placement.devices import Machine
 from localllm.placement.estimate import Estimate, estimate
 from localllm.placement.learned import Learned
+from localllm.placement.overrides import overridden
 from localllm.placement.plan import Plan, plan, plan_unseen
 from localllm.placement.wishes import Wishes, wishes_from
 from localllm.scheduler.state import NO_DEMAND, Demand, DeviceBytes
@@ -63,6 +64,7 @@ class Planner:
         self._learned = learned
         self._without_gpu = without_gpu
         self._estimates: dict[str, Estimate] = {}
+        self._moved: dict[str, Mapping[str, int]] = {}
 
     async def survey(self, model: Model, held: DeviceBytes) -> Survey:
         """Look at the machine, on which models that are loaded hold `held`. Raises DoesNotFitError for a model that
@@ -74,7 +76,8 @@ class Planner:
         capacity = budgets_of(machine, wishes)
         if not machine.is_replaced:
             capacity = {device: free + held.get(device, 0) for device, free in capacity.items()}
-        choices = demands(estimated, self._room(machine, estimated, wishes, capacity), wishes)
+        room = with_moved(self._room(machine, estimated, wishes, capacity), self._moved.get(model.key, {}))
+        choices = demands(estimated, room, wishes)
         return Survey(Demand(choices, estimated.weight_bytes / LOAD_BYTES_PER_SECOND), capacity)
 
     async def plan(
@@ -93,7 +96,8 @@ class Planner:
         budgets = dict(budgets_of(machine, wishes) if budget is None else budget)
         for device, missing in (short or {}).items():
             budgets[device] = max(0, budgets.get(device, 0) - missing)
-        return plan(estimated, self._room(machine, estimated, wishes, budgets), wishes)
+        room = with_moved(self._room(machine, estimated, wishes, budgets), self._moved.get(model.key, {}))
+        return plan(estimated, room, wishes)
 
     async def room(self, estimated: Estimate, wishes: Wishes, machine: Machine | None = None) -> Room:
         """What a model may take of this machine now, or of another one."""
@@ -123,7 +127,8 @@ class Planner:
             header = await self._read_header(model)
             if header is None:
                 return None
-            known = self._estimates[model.key] = estimate(header)
+            known, self._moved[model.key] = overridden(estimate(header), header, self._wishes(model).overrides)
+            self._estimates[model.key] = known
         return known
 
 

@@ -6,6 +6,7 @@ which a process of its own reads the first megabytes (store/peek). What is loade
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -19,9 +20,11 @@ from localllm.failures import error_from
 from localllm.generation import Failed, Options, merge_options
 from localllm.load_options import LoadOptions, merge_load_options
 from localllm.placement.alternatives import alternatives_to
+from localllm.placement.budgets import with_moved
 from localllm.placement.choose import Room
 from localllm.placement.device_file import parse_devices
 from localllm.placement.estimate import Estimate, estimate
+from localllm.placement.overrides import overridden
 from localllm.placement.plan import plan
 from localllm.placement.wishes import Wishes, wishes_from
 from localllm.server.plan_json import alternatives_json, machine_json, plan_json
@@ -37,8 +40,8 @@ _answer: msgspec.json.Decoder[Peeked | Failed] = msgspec.json.Decoder(Peeked | F
 async def make_plan(services: Services, request: Request) -> Response:
     """POST /api/plan."""
     question = decode_plan(await request.body())
-    about, estimated, wishes, others = await _model(services, question)
-    room = await _room(services, question, estimated, wishes)
+    about, estimated, moved, wishes, others = await _model(services, question)
+    room = with_moved(await _room(services, question, estimated, wishes), moved)
     told: dict[str, Any] = {**about, "machine": machine_json(room)}
     try:
         told["plan"] = plan_json(plan(estimated, room, wishes))
@@ -48,11 +51,11 @@ async def make_plan(services: Services, request: Request) -> Response:
     return json_response(told)
 
 
-Asked = tuple[dict[str, Any], Estimate, Wishes, tuple[tuple[str, int], ...]]
+Asked = tuple[dict[str, Any], Estimate, Mapping[str, int], Wishes, tuple[tuple[str, int], ...]]
 
 
 async def _model(services: Services, question: PlanQuestion) -> Asked:
-    """What is known of the model, its estimate, what is wished, and its other quantisations."""
+    """What is known of the model, its estimate, what of it was moved, what is wished, its other quantisations."""
     try:
         if question.quant:
             raise ModelNotFoundError(question.name)
@@ -67,7 +70,7 @@ async def _model(services: Services, question: PlanQuestion) -> Asked:
         "quantization": model.quantization_level,
         "file_bytes": model.size_bytes,
     }
-    return about, estimate(header), wishes, ()
+    return about, *overridden(estimate(header), header, wishes.overrides), wishes, ()
 
 
 async def _remote_model(services: Services, question: PlanQuestion) -> Asked:
@@ -87,7 +90,9 @@ async def _remote_model(services: Services, question: PlanQuestion) -> Asked:
         "repository": found.repository,
         "remarks": list(found.remarks),
     }
-    return about, found.estimate, wishes, tuple((size.label, size.size_bytes) for size in found.others)
+    if wishes.overrides:
+        raise InvalidFieldError("override_tensor needs the model's file: pull it first", field="parameters")
+    return about, found.estimate, {}, wishes, tuple((size.label, size.size_bytes) for size in found.others)
 
 
 def _wishes(services: Services, question: PlanQuestion, options: Options, load: LoadOptions, *, embeds: bool) -> Wishes:

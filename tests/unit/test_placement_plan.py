@@ -12,10 +12,11 @@ from published_plans import GIB, GOLDEN, machine, table
 from real_shapes import SHAPES
 
 from localllm.errors import DoesNotFitError, ImpossibleWishError
-from localllm.placement.budgets import room_of
+from localllm.placement.budgets import room_of, with_moved
 from localllm.placement.devices import Device, Machine
 from localllm.placement.estimate import estimate
 from localllm.placement.layout import TensorOverride
+from localllm.placement.overrides import overridden
 from localllm.placement.plan import plan
 from localllm.placement.wishes import ALL_EXPERTS, Wishes
 from localllm.sizes import Reserve
@@ -159,6 +160,23 @@ def test_a_wish_that_nothing_fulfils_is_refused_with_what_there_is(cards, wishes
     with pytest.raises(ImpossibleWishError) as caught:
         planned(SMALL, machine(*cards), **wishes)
     assert says in caught.value.message
+
+
+def test_tensors_that_were_told_where_to_lie_count_there():
+    header = SHAPES["llama3-8b"].header("Q4_K_M")
+    moved = tuple(
+        TensorOverride(pattern, device) for pattern, device in ((r"blk\.[01]\.ffn_", "CPU"), ("^output", "CUDA1"))
+    )
+    changed, beside = overridden(SMALL, header, moved)
+    ffn = sum(tensor.size_bytes for tensor in header.tensors if re.match(r"blk\.[01]\.ffn_", tensor.name))
+    assert SMALL.embedding_bytes + ffn == changed.embedding_bytes
+    assert (0, {"CUDA1": SMALL.output_bytes}) == (changed.output_bytes, beside)
+    wishes = Wishes(overrides=moved)
+    room = with_moved(room_of(machine(24, 24), SMALL.vocabulary, wishes), beside)
+    made = plan(changed, room, wishes)
+    assert made.layout.overrides == moved
+    assert made.shares[-1].weights == changed.embedding_bytes
+    assert SMALL.output_bytes == room.overheads["CUDA1"]
 
 
 def test_a_model_that_nothing_holds_is_refused_with_the_bytes_that_are_missing_and_what_would_fit():
