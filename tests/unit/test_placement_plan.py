@@ -164,9 +164,7 @@ def test_a_wish_that_nothing_fulfils_is_refused_with_what_there_is(cards, wishes
 
 def test_tensors_that_were_told_where_to_lie_count_there():
     header = SHAPES["llama3-8b"].header("Q4_K_M")
-    moved = tuple(
-        TensorOverride(pattern, device) for pattern, device in ((r"blk\.[01]\.ffn_", "CPU"), ("^output", "CUDA1"))
-    )
+    moved = (TensorOverride(r"blk\.[01]\.ffn_", "CPU"), TensorOverride("^output", "CUDA1"))
     changed, beside = overridden(SMALL, header, moved)
     ffn = sum(tensor.size_bytes for tensor in header.tensors if re.match(r"blk\.[01]\.ffn_", tensor.name))
     assert SMALL.embedding_bytes + ffn == changed.embedding_bytes
@@ -176,7 +174,8 @@ def test_tensors_that_were_told_where_to_lie_count_there():
     made = plan(changed, room, wishes)
     assert made.layout.overrides == moved
     assert made.shares[-1].weights == changed.embedding_bytes
-    assert SMALL.output_bytes == room.overheads["CUDA1"]
+    assert (("CUDA0", "CUDA1"), (33.0, 0.0)) == (made.layout.devices, made.layout.tensor_split)
+    assert SMALL.output_bytes == made.bytes_by_device()["CUDA1"]
 
 
 def test_a_model_that_nothing_holds_is_refused_with_the_bytes_that_are_missing_and_what_would_fit():
