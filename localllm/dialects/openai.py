@@ -164,6 +164,7 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
         unknown_options=unknown,
         ignored=ignored_names(body, _ChatBody),
         choices=with_own_seeds(request, count) if count > 1 else (),
+        candidates_per_prompt=count,
         service_tier=fields.service_tier,
         reports_progress=bool(fields.return_progress),
     )
