@@ -74,12 +74,12 @@ KEYWORDS: dict[str, Schema] = {
     "a time": text(format="time"),
     "a date and a time": text(format="date-time"),
     "a duration": text(format="duration"),
-    "an address of mail": text(format="email"),
-    "a host": text(format="hostname"),
+    "an address of mail": text(format="email", maxLength=20),
+    "a host": text(format="hostname", maxLength=20),
     "an IPv4 address": text(format="ipv4"),
     "an IPv6 address": text(format="ipv6"),
     "a UUID": text(format="uuid"),
-    "a URI": text(format="uri"),
+    "a URI": text(format="uri", maxLength=40),
     "a date with a pattern": text(format="date", pattern="^20"),
     # numbers
     "an integer from to": integer(3, 17),
@@ -219,12 +219,12 @@ TOOLS: dict[str, Schema] = {
     "ask_user": tool(question=text(minLength=3), options_=several(obj({"label": SHORT, "text": SHORT}), 2, 4)),
     "delegate": tool(task=text(), agent={"enum": ["explore", "plan", "review"]}, budget_=integer(1, 99)),
     "web_search": tool(
-        query=text(minLength=2), allowed_=several(text(format="hostname")), recent_days_=integer(1, 365)
+        query=text(minLength=2), allowed_=several(text(format="hostname", maxLength=20)), recent_days_=integer(1, 365)
     ),
-    "fetch_page": tool(url=text(format="uri"), as_={"enum": ["text", "markdown", "html"]}),
+    "fetch_page": tool(url=text(format="uri", maxLength=40), as_={"enum": ["text", "markdown", "html"]}),
     "http_request": tool(
         method={"enum": ["GET", "POST", "PUT", "DELETE"]},
-        url=text(format="uri"),
+        url=text(format="uri", maxLength=40),
         headers_={"type": "object", "additionalProperties": SHORT},
         body_={"anyOf": [SHORT, {"type": "object", "additionalProperties": integer(0, 9)}]},
     ),
@@ -251,12 +251,12 @@ TOOLS: dict[str, Schema] = {
         title=SHORT,
         start=text(format="date-time"),
         end=text(format="date-time"),
-        guests_=several(text(format="email"), 0, 2),
+        guests_=several(text(format="email", maxLength=20), 0, 2),
         repeats_={"enum": ["daily", "weekly", None]},
     ),
     "find_events": tool(day_from=DAY, day_to=DAY, calendar_=SHORT),
     "send_mail": tool(
-        to=several(text(format="email"), 1, 2),
+        to=several(text(format="email", maxLength=20), 1, 2),
         subject=text(maxLength=40),
         body=text(),
         attachments_=several(obj({"name": SHORT, "path": PATH}), 0, 1),
@@ -324,7 +324,7 @@ TOOLS: dict[str, Schema] = {
         service=SHORT, since=text(format="date-time"), levels_=several({"enum": ["info", "warn", "error"]}, 1, 3)
     ),
     "create_host": tool(
-        name=text(format="hostname"),
+        name=text(format="hostname", maxLength=20),
         address={"anyOf": [text(format="ipv4"), text(format="ipv6")]},
         ports=several(integer(1, 65_535), 1, 3),
     ),
@@ -332,7 +332,7 @@ TOOLS: dict[str, Schema] = {
         allow=FLAG, protocol={"enum": ["tcp", "udp"]}, port={"anyOf": [integer(1, 65_535), {"const": "any"}]}
     ),
     "translate": tool(text=text(), to=text(pattern="^[a-z]{2}(-[A-Z]{2})?$"), formal_={"type": ["boolean", "null"]}),
-    "summarise": tool(source=obj({"url": text(format="uri")}), words_=integer(10, 500)),
+    "summarise": tool(source=obj({"url": text(format="uri", maxLength=40)}), words_=integer(10, 500)),
     "classify": tool(label={"enum": ["spam", "ham"]}, confidence=number(0, 1), reasons_=several(SHORT)),
     "extract_invoice": tool(
         number=SHORT,
@@ -364,7 +364,7 @@ TOOLS: dict[str, Schema] = {
         arguments={"type": "object", "additionalProperties": {"type": ["string", "integer"], "maxLength": 9}},
     ),
     "no_arguments": obj({}),
-    "final_answer": tool(answer=text(), sources_=several(text(format="uri"), 0, 2), sure=number(0, 1)),
+    "final_answer": tool(answer=text(), sources_=several(text(format="uri", maxLength=40), 0, 2), sure=number(0, 1)),
     "comment_tree": {
         "$defs": {
             "c": obj(

@@ -3,8 +3,8 @@
     python constrained_loop.py MODEL.gguf THREADS
 
 Prints {"grammar_seconds": …}, what the first grammar of the vocabulary costs. Then answers each line
-{"constrained": N, "tokens": …, "temperature": …} on stdin with {"step_ms": …, "mask_ms": …}: the mean step in which all
-sequences decode, of which N are held to a JSON Schema, and the mean time from logits to tokens in it.
+{"constrained": N, "tokens": …, "temperature": …} on stdin with {"step_ms": …, "steps": …}: the mean step in which all
+sequences decode, of which N are held to a JSON Schema.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class Bench:
     def __init__(self, model: Path, threads: int) -> None:
         config = LlamaConfig(model, max_sequences=SEQUENCES, batch_tokens=512, threads=threads, pool_tokens=16_384)
         self._backend = LlamaBackend(config)
-        self._sampling_seconds = 0.0
         lark = Lark(self._backend)
         started = time.perf_counter()
         self._rules = AnswerRules((Held(lark.text(lark.json(SCHEMA).name)),))

@@ -1,0 +1,71 @@
+"""Eight answers held to a JSON Schema beside eight free ones, in the engine alone, taking turns.
+
+    scripts/bench/constrained [--repeats N] [--tokens N] [--threads N] [--model FILE.gguf] [--vocabulary FILE.gguf]
+
+The free answers cannot end, the held ones are a list that never does; all have the default sampling. Milliseconds are
+means over the steps in which all eight decode, medians over the repeats; a machine that slows down slows both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.decode import ask, table
+from bench.inputs import ensure_model, say
+
+HERE = Path(__file__).resolve().parent
+SEQUENCES = 8
+TARGET_RATIO = 1.10
+
+
+def measure(child: subprocess.Popen[str], repeats: int, tokens: int) -> list[tuple[str, str, str]]:
+    """All figures, as rows of the table."""
+    grammar_seconds = float(str(ask(child)["grammar_seconds"]))
+    rounds: dict[int, list[float]] = {0: [], SEQUENCES: []}
+    for number in range(repeats + 1):
+        for constrained, found in rounds.items():
+            order = f'{{"constrained": {constrained}, "tokens": {tokens}, "temperature": 0.8}}'
+            milliseconds = float(str(ask(child, order)["step_ms"]))
+            if number:  # the first round warms up
+                found.append(milliseconds)
+    free, held = statistics.median(rounds[0]), statistics.median(rounds[SEQUENCES])
+    ratio = statistics.median(h / f for f, h in zip(rounds[0], rounds[SEQUENCES], strict=True))
+    return [
+        ("what", "median", "against"),
+        ("a step of 8 held answers", f"{held:.2f} ms", f"ratio {ratio:.3f} (goal <= {TARGET_RATIO:.2f})"),
+        ("a step of 8 free answers", f"{free:.2f} ms", ""),
+        ("of it for each held token", f"{(held - free) / SEQUENCES:.3f} ms", ""),
+        ("the first grammar of a vocabulary", f"{grammar_seconds:.2f} s", "once per loaded model"),
+    ]
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(prog="scripts/bench/constrained", description="What grammars cost.")
+    parser.add_argument("--repeats", type=int, default=5, help="measured repeats of each side (at least 3)")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of each answer")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the engine")
+    parser.add_argument("--model", type=Path, help="a GGUF instead of the synthetic 0.6 B")
+    parser.add_argument("--vocabulary", type=Path, help="ggml-vocab-qwen2.gguf, instead of downloading it")
+    chosen = parser.parse_args()
+    model = chosen.model or ensure_model("qwen3-0.6b", "qwen2", chosen.vocabulary)
+    repeats = max(3, chosen.repeats)
+    say(f"{model.name}: {repeats} repeats of {chosen.tokens} tokens on each side, taking turns")
+    command = [sys.executable, str(HERE / "constrained_loop.py"), str(model.resolve()), str(chosen.threads)]
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        print(table(measure(child, repeats, chosen.tokens)))
+    finally:
+        child.terminate()
+        child.wait()
+
+
+if __name__ == "__main__":
+    main()
