@@ -137,6 +137,11 @@ class OpenAIResponse(Shape):
     status: str
     model: str
     output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+    error: dict[str, str] | None
+    incomplete_details: dict[str, str] | None
+    previous_response_id: str | None
+    localllm: dict[str, Any] | UnsetType = UNSET
 
 
 class OpenAIEvent(Shape):

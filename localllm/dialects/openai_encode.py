@@ -216,8 +216,20 @@ def _call(call: ToolCall, index: int) -> dict[str, Any]:
 
 
 def usage_object(event: Finished) -> dict[str, Any]:
-    """OpenAI's object; what concerns only us stands under "localllm", and is left out when there is nothing to say."""
+    """OpenAI's object, with our notes."""
     usage = event.usage
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        **({"completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens}} if usage.thinking_tokens else {}),
+        **our_notes(event),
+    }
+
+
+def our_notes(event: Finished) -> dict[str, Any]:
+    """What concerns only us, under "localllm"; nothing when there is nothing to say."""
     ours = {
         "cache_miss": event.cache_miss,
         "dropped_messages": event.dropped_messages,
@@ -225,11 +237,4 @@ def usage_object(event: Finished) -> dict[str, Any]:
         "unfinished_tool_call": event.unfinished_tool_call,
     }
     ours = {name: value for name, value in ours.items() if value}
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        **({"completion_tokens_details": {"reasoning_tokens": usage.thinking_tokens}} if usage.thinking_tokens else {}),
-        **({"localllm": ours} if ours else {}),
-    }
+    return {"localllm": ours} if ours else {}

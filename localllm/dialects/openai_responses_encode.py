@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from localllm.dialects.framing import NANOSECONDS, SSE_MEDIA_TYPE, SSE_PING, to_json, token_logprobs
-from localllm.dialects.openai_encode import ERROR_CODES, error_body
+from localllm.dialects.openai_encode import ERROR_CODES, error_body, our_notes
 from localllm.dialects.openai_responses import DecodedResponse, echo_json
 from localllm.dialects.openai_responses_items import StoredItem, sealed
 from localllm.dialects.openai_responses_tools import CalledTool, custom_input
@@ -77,7 +77,7 @@ class ResponsesEncoder:
         self._open: _Item | None = None
         self._status: _Status = "in_progress"
         self._failed: Failed | None = None
-        self._usage: Usage | None = None
+        self._finished: Finished | None = None
         self._completed: int | None = None
 
     @property
@@ -132,7 +132,8 @@ class ResponsesEncoder:
             "error": _error(self._failed) if self._status == "failed" and self._failed else None,
             "incomplete_details": {"reason": "max_output_tokens"} if self._status == "incomplete" else None,
             "output": [msgspec.Raw(item.text) for item in self._output],
-            "usage": _usage(self._usage) if self._usage else None,
+            "usage": _usage(self._finished.usage) if self._finished else None,
+            **(our_notes(self._finished) if self._finished else {}),
         }
         return to_json(head)[:-1] + self._echo
 
@@ -147,7 +148,7 @@ class ResponsesEncoder:
         last = self._close("incomplete" if is_cut else "completed")
         if not self._output or (not is_cut and _is_reasoning(self._output[-1])):
             last += self._turn_to("message") + self._close("completed")  # clients look for a message, even an empty one
-        self._usage = event.usage
+        self._finished = event
         self._status = "incomplete" if is_cut else "completed"
         self._completed = None if is_cut else now_ns // NANOSECONDS
         return last + self._event(f"response.{self._status}", b'"response":' + self.response())

@@ -102,6 +102,12 @@ def test_the_object_tells_when_how_much_and_what_was_asked():
     } == found["usage"]
 
 
+def test_what_was_dropped_to_fit_is_told():
+    dropped = Finished("stop", Usage(5, 2, 3), dropped_messages=4)
+    assert {"dropped_messages": 4} == whole(ContentDelta("a"), dropped)["localllm"]
+    assert "localllm" not in whole(ContentDelta("a"), DONE)
+
+
 def test_thinking_is_an_item_of_its_own_before_the_text():
     events = stream(ThinkingDelta("h"), ThinkingDelta("m"), ContentDelta("a"), DONE)
     assert [
