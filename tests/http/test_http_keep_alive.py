@@ -97,3 +97,25 @@ def test_who_asks_for_progress_is_told_how_far_its_prompt_is(path, body):
 def test_who_does_not_ask_is_not_told():
     with live_server() as server, asking(server, "/completion", {"prompt": "prefill 5"}) as stream:
         assert [] == progress_of(stream.read().decode())
+
+
+# What each dialect's stream ends with when its answer failed after the first word.
+ENDS = (
+    ("/v1/chat/completions", "messages", '"hint":"the next request starts a new one"}}\n\ndata: [DONE]\n\n'),
+    ("/v1/completions", "prompt", '"hint":"the next request starts a new one"}}\n\ndata: [DONE]\n\n'),
+    ("/v1/responses", "input", '"background":false},"sequence_number":8}\n\n'),
+    ("/v1/messages", "messages", '"hint":"the next request starts a new one"}}\n\n'),
+    ("/completion", "prompt", '"hint":"the next request starts a new one"}}\n\n'),
+    ("/api/chat", "messages", '"hint":"the next request starts a new one"}\n'),
+    ("/api/generate", "prompt", '"hint":"the next request starts a new one"}\n'),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "field", "end"), [pytest.param(*end, id=end[0]) for end in ENDS])
+def test_a_stream_that_fails_says_so_with_its_last_event(path, field, end):
+    said = [{"role": "user", "content": "fail later"}] if field == "messages" else "fail later"
+    with live_server() as server, asking(server, path, {field: said, "max_tokens": 9}) as stream:
+        text = stream.read().decode()
+    assert "once" in text
+    assert "the model's process died" in text
+    assert text.endswith(end)
