@@ -89,6 +89,7 @@ class Settings:
     head_timeout_seconds: float
     body_timeout_seconds: float
     idle_connection_seconds: float
+    otlp_endpoint: str
     max_body_bytes: int
     ping_seconds: float
     responses_keep_seconds: float
@@ -211,6 +212,10 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _url_or_none(text: str) -> str:
+    return _url(text) if text else ""
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -295,6 +300,8 @@ SETTINGS: tuple[Setting, ...] = (
             "How long a response of `/v1/responses` can be gone on from; in memory only"),
     Setting("responses_most_bytes", "responses_most_bytes", _count, str(32 * 2**20), "a count of bytes",
             "How much memory these may take together; the oldest go first"),
+    Setting("otlp_endpoint", "otlp_endpoint", _url_or_none, "", "an http or https URL",
+            "Where traces of answers are sent by OTLP over HTTP; needs the extra `otel`"),
     Setting("log_level", "log_level", _level, "INFO", "DEBUG, INFO, WARNING or ERROR", "How much the daemon logs"),
     Setting("log_format", "log_format", _log_format, "human", "human or json", "How the daemon's log lines look"),
     Setting("idle_exit", "idle_exit_seconds", _seconds, "30m", "seconds or a duration; -1 for never",

@@ -79,6 +79,7 @@ IMPORTERS = {
     "prompt_toolkit": ("cli.",),
     "httpx": ("connecting", "client", "store.registry"),
     "numpy": ("engine.",),
+    "opentelemetry": ("server.traces",),
     "prometheus_client": ("server.metrics",),
     "psutil": ("placement.devices",),
     "pynvml": ("placement.nvml",),

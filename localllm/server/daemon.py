@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -49,6 +50,7 @@ from localllm.server.listener import bound_address, is_exposed, open_listener
 from localllm.server.pulls import Pulls
 from localllm.server.responses_store import ResponseStore
 from localllm.server.services import Clock, ModelScheduler, Services
+from localllm.server.traces import traces_to
 from localllm.store.bundled import bundled_dir, probe_model
 from localllm.store.model import Model
 from localllm.store.store import Store
@@ -88,6 +90,7 @@ async def _serve(
     on_ready: Callable[[Address], None],
     command_for: Callable[[Model], Sequence[str]],
 ) -> None:
+    traces = traces_to(settings.otlp_endpoint) if settings.otlp_endpoint else None
     activity = Activity(time.monotonic)
     end = _End(asyncio.get_running_loop())
     with ThreadPoolExecutor(1, "store") as store_thread, end.on_signals():
@@ -96,7 +99,7 @@ async def _serve(
         planner = _build_planner(settings, store, store_thread, inventory)
         scheduler = _build_scheduler(settings, planner, command_for)
         scheduler.start()
-        services = _build_services(settings, store, scheduler, planner, store_thread, activity)
+        services = replace(_build_services(settings, store, scheduler, planner, store_thread, activity), traces=traces)
         rules = rules_from(settings, socket.gethostname(), is_exposed=is_exposed(listener))
         server = _Server(server_config(build_app(services, rules), settings))
         serving = asyncio.create_task(server.serve([listener]))
@@ -112,6 +115,8 @@ async def _serve(
         server.should_exit = True
         await serving
         await inventory.close()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
     logger.info("localllm has ended")
 
 

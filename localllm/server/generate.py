@@ -111,6 +111,8 @@ async def answer_decoded(services: Services, request: Request, decoded: Decoded,
             for one in completed(decoded, model, services.settings.context_length)
         ]
         events = _generate(services, model, turn, progress, answers(decoded, requests), arrived)
+        if services.traces is not None:
+            events = services.traces.follow(events, request.headers, requests[0], model.name)
     encoder, headers = route.encoder(decoded, services), told_headers(decoded.ignored)
     return AnswerResponse(events, encoder, services, progress, is_stream=decoded.stream, headers=headers)
 

@@ -33,6 +33,7 @@ from localllm.server.energy import EnergyMeters
 from localllm.server.metrics import Metrics
 from localllm.server.pulls import Pulls
 from localllm.server.responses_store import ResponseStore
+from localllm.server.traces import Traces
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
 
@@ -162,6 +163,7 @@ class Services:
     pulls: Pulls
     metrics: Metrics = field(default_factory=Metrics)
     energy: EnergyMeters = field(default_factory=EnergyMeters)
+    traces: Traces | None = None
     responses: ResponseStore = field(default_factory=ResponseStore)
     early_headers_seconds: float = 1.0
     ping_seconds: float = 10.0
