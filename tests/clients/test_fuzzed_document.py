@@ -23,7 +23,7 @@ CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conform
           "unsupported_method")  # fmt: skip
 LEAST_CASES = 5000
 # How many cases of each operation in the last phase make 5,000 of a dialect; the phase before makes some hundreds each.
-CASES_EACH = {"Ollama": 450, "OpenAI": 500, "Anthropic": 1600, "llama.cpp": 500}
+CASES_EACH = {"Ollama": 320, "OpenAI": 260, "Anthropic": 1800, "llama.cpp": 400}
 SEED = 20260101
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]
