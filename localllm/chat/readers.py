@@ -43,7 +43,11 @@ class TaggedReader(Reader):
     def _read(self) -> Wait:
         left = self._left
         while True:
-            if left and (yield from self._choose([left])) is None:
+            if (
+                left
+                and (yield from self._choose(_with_and_without_namespace(left))) is None
+                and not _is_namespace(left)
+            ):
                 return
             call = yield from self._call()
             if call is None:
@@ -148,7 +152,8 @@ class TaggedReader(Reader):
         yield from self._choose([self._call_tail])
         self._held.clear()
         openings = [syntax.opening[at:] for at, word in enumerate(syntax.opening) if word in syntax.starts]
-        chosen = yield from self._choose([syntax.section_end, *map(Marker, openings)])
+        begun = [one for words in openings for one in _with_and_without_namespace(Marker(words))]
+        chosen = yield from self._choose([syntax.section_end, *begun])
         if chosen == 0:
             self._held.clear()
         return Marker() if chosen else None
@@ -212,6 +217,16 @@ def open_reader(syntax: Syntax, began: str, schemas: Schemas) -> Reader:
     if isinstance(syntax, CallSyntax):
         raise TypeError("JSON objects have no reader")
     return GemmaReader(began, syntax)
+
+
+def _is_namespace(marker: Marker) -> bool:
+    """Whether it is only the beginning of a name, such as Kimi K2's "functions.", which models leave out."""
+    return len(marker.words) == 1 and marker.words[0].endswith(".")
+
+
+def _with_and_without_namespace(marker: Marker) -> list[Marker]:
+    has_namespace = len(marker.words) > 1 and marker.words[-1].endswith(".")
+    return [marker, Marker(marker.words[:-1])] if has_namespace else [marker]
 
 
 def _said(middle: Marker, text: str) -> str:

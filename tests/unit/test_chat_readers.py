@@ -182,6 +182,13 @@ CASES = [
         ],
     ),
     ("elements", '$<invoke name="f">$<object>$<item>1$</item>$</object>', [("f", '{"object": {"item": 1}}')]),
+    (
+        "kimi",
+        '<|calls_begin|><|call_begin|>f:0<|argument_begin|>{"q": "a"}<|call_end|><|call_begin|>g:1<|argument_begin|>{}'
+        "<|call_end|><|calls_end|>",
+        [("f", '{"q": "a"}'), ("g", "{}")],
+    ),
+    ("kimi", '<|call_begin|>f:0<|argument_begin|>{"q": "a"}<|call_end|>', [("f", '{"q": "a"}')]),
     ("mistral", '[TOOL_CALLS]f[ARGS]{"q": "a"}[TOOL_CALLS]g[ARGS]{}', [("f", '{"q": "a"}'), ("g", "{}")]),
     (
         "lfm",
