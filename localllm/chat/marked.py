@@ -161,6 +161,8 @@ class MarkedParser:
         found = self._find.search(self._text, self._at) if self._find else None
         if found:
             self._speak(ContentDelta, found.start())
+            if any(self._starts_partially(mark) for mark in (*self._starts, *self._ends)):
+                return False  # it may be the beginning of a longer one yet
             self._at = found.end()
             if found.group() in self._starts:
                 self._begin_calls(found.group())

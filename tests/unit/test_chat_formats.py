@@ -17,7 +17,7 @@ from localllm.chat.formats import (
     detect,
 )
 from localllm.chat.parser import OutputParser
-from localllm.chat.syntax import Marker, TaggedSyntax, marker
+from localllm.chat.syntax import AnswerMarkers, Channels, ElementSyntax, Marker, TaggedSyntax, marker
 from localllm.chat.template import ChatTemplate
 from localllm.generation import ContentDelta, Message, ThinkingDelta, Tool, ToolCall, ToolCallDelta
 
@@ -156,3 +156,115 @@ def test_written_thinking_is_parsed_back():
     answer = made.render([turn], add_generation_prompt=False).partition("<|assistant|>")[2].partition("<|end|>")[0]
     parser = OutputParser(detect(made), (), new_call_id=lambda: "call_x")
     assert [ThinkingDelta("Hm."), ContentDelta("Yes.")] == parser.feed(answer) + parser.finish()
+
+
+def one_turn(text: str, call: str, thinking: str = "", *, start: str, end: str) -> str:
+    """A template whose assistant's turns stand between `start` and `end`; the prompt ends with the start."""
+    return (
+        TOOLS
+        + "{%- for m in messages %}{% if m.role != 'assistant' %}<|{{ m.role }}|>{{ m.content }}<|end|>{% else %}"
+        + (f"{{% if m.reasoning_content %}}{thinking}{{% endif %}}" if thinking else "")
+        + "{% if m.content or not m.tool_calls %}"
+        + text
+        + "{% endif %}{% for c in m.tool_calls or [] %}{% set f = c.function %}"
+        + call
+        + "{% endfor %}"
+        + end
+        + "{% endif %}{% endfor %}{% if add_generation_prompt %}"
+        + start
+        + "{% endif %}"
+    )
+
+
+S = "<|begin|>assistant"
+CHANNELS = one_turn(
+    f"{S}<|to|>all<|say|>{{{{ m.content }}}}<|stop|>",
+    f"{S}<|to|>tool.{{{{ f.name }}}} json<|say|>{{{{ f.arguments | tojson }}}}<|stop|>",
+    f"{S}<|to|>mind<|say|>{{{{ m.reasoning_content }}}}<|stop|>",
+    start=S,
+    end="",
+)
+MARKED = one_turn(
+    "<|text|>{{ m.content }}<|/text|>",
+    '<|call|>{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}<|/call|>',
+    "<|think|>{{ m.reasoning_content }}<|/think|>",
+    start=S,
+    end="<|end|>",
+).replace("{% else %}", "{% else %}" + S)
+ELEMENTS = one_turn(
+    S + "{{ m.content }}",
+    S
+    + '#<calls>#<call name="{{ f.name }}">{% for k, v in f.arguments.items() %}#<{{ k }}>'
+    + "{% if v is string %}{{ v }}{% else %}{% for i in v %}#<one>{{ i }}#</one>{% endfor %}{% endif %}#</{{ k }}>"
+    + "{% endfor %}#</call>#</calls>",
+    start=S,
+    end="<|end|>",
+)
+
+
+def test_channels_are_read_off_what_stands_between_the_prompt_and_the_answer():
+    found = detect(template(CHANNELS))
+    assert found.channels == Channels(
+        start=S, header_end="<|say|>", ends=("<|stop|>",), text="all", thinking="mind", recipient="<|to|>tool."
+    )
+    assert ("completion", "tools", "thinking") == found.capabilities
+    assert ThinkingMarkers("<|to|>mind<|say|>", "<|stop|>") == found.thinking
+    assert set(found.markers) >= {"<|begin|>", "<|to|>", "<|say|>", "<|stop|>"}
+
+
+def test_marks_around_the_text_are_read_off_too():
+    found = detect(template(MARKED))
+    assert AnswerMarkers("<|text|>", ("<|/text|>", "<|end|>")) == found.answer
+    assert ThinkingMarkers("<|think|>", "<|/think|>") == found.thinking
+    assert CallSyntax(starts=("<|call|>",), end="<|/call|>") == found.calls
+    assert "<|text|>" not in found.markers  # nothing is lost where the engine leaves it out
+    assert found.opens_text("…<|text|>\n")
+    assert not found.opens_text("…")
+
+
+def test_elements_named_after_arguments_are_read_off_with_their_prefix():
+    found = detect(template(ELEMENTS)).calls
+    assert isinstance(found, ElementSyntax)
+    assert ("#", "one") == (found.prefix, found.item)
+    assert ("#<calls>", "#<call") == found.starts
+
+
+@pytest.mark.parametrize("source", [CHANNELS, MARKED, ELEMENTS], ids=["channels", "marked", "elements"])
+def test_what_they_write_is_parsed_back_character_by_character(source):
+    made = template(source)
+    found = detect(made)
+    arguments = '{"text": "a <b> & {c}", "list": ["x", "y"]}'
+    reply = Message("assistant", "Zanswer", tool_calls=(ToolCall("call_abcd1234", "add", arguments),))
+    question = [Message("user", "Q")]
+    prompt = made.render(question, (Tool("add", "{}"),))
+    written = made.render([*question, reply], (Tool("add", "{}"),), add_generation_prompt=False)
+    assert written.startswith(prompt)
+    parser = OutputParser(found, (Tool("add", "{}"),), prompt=prompt, new_call_id=lambda: "call_x")
+    text = written.removeprefix(prompt).removesuffix("<|end|>")
+    events = [event for letter in text for event in parser.feed(letter)] + parser.finish()
+    assert "Zanswer" == "".join(event.text for event in events if isinstance(event, ContentDelta)).replace(S, "")
+    calls = [event for event in events if isinstance(event, ToolCallDelta)]
+    assert ["add", arguments] == [calls[0].name, calls[1].arguments]
+
+
+def test_a_prompt_may_say_in_words_that_thinking_follows():
+    said = "Here are my reasons:"
+    source = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{% if m.reasoning_content %}{{ m.reasoning_content }}\n"
+        "[BEGIN ANSWER]\n{% endif %}{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n"
+        + said
+        + "\n{% endif %}"
+    )
+    made = template(source)
+    found = detect(made)
+    assert ThinkingMarkers(said, "[BEGIN ANSWER]") == found.thinking
+    assert found.opens_thinking(made.render([Message("user", "Q")]))
+
+
+def test_an_answer_without_thinking_may_begin_with_its_end():
+    ended = "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}{% endif %}</think>"
+    source = turns("", "{% if m.role == 'assistant' %}" + ended + "{% endif %}{{ m.content }}")
+    found = detect(template(source))
+    assert ThinkingMarkers("<think>", "</think>", ends_alone=True) == found.thinking
+    parser = OutputParser(found, (), new_call_id=lambda: "call_x")
+    assert [ContentDelta("Yes </think>")] == [*parser.feed("</think>Yes </think>"), *parser.finish()]

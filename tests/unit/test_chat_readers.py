@@ -80,9 +80,9 @@ XTML = TaggedSyntax(
 )
 ELEMENTS = ElementSyntax(
     section=marker("$<calls>", "$"),
-    lead=marker('$<invoke name="', "$"),
+    lead=marker('$<call name="', "$"),
     after_name=marker('">'),
-    call_end=marker("$</invoke>", "$"),
+    call_end=marker("$</call>", "$"),
     section_end=marker("$</calls>", "$"),
     prefix="$",
 )
@@ -171,9 +171,9 @@ CASES = [
     ("xtml", "<|open|>response<|sep|><|close|>message<|sep|>No", [("content", "<|close|>message<|sep|>No")]),
     (
         "elements",
-        'So $<calls>\n$<invoke name="f">$<q>a <b>x</b> $5$</q>$<n>3$</n>$<any>$<item>1$</item>$<item>'
-        "$<item>true$</item>$</item>$</any>$<list>$<item>$<x>5$</x>$<item>7$</item>$</item>$</list>$<maybe>$</maybe>$</invoke>\n"
-        '$<invoke name="g">$<list>$</list>$<object>$</object>$<other>$<k>v$</k>$</other>$</invoke>\n$</calls> Done',
+        'So $<calls>\n$<call name="f">$<q>a <b>x</b> $5$</q>$<n>3$</n>$<any>$<item>1$</item>$<item>'
+        "$<item>true$</item>$</item>$</any>$<list>$<item>$<x>5$</x>$<item>7$</item>$</item>$</list>$<maybe>$</maybe>$</call>\n"
+        '$<call name="g">$<list>$</list>$<object>$</object>$<other>$<k>v$</k>$</other>$</call>\n$</calls> Done',
         [
             ("content", "So"),
             ("f", '{"q": "a <b>x</b> $5", "n": 3, "any": [1, [true]], "list": [{"x": "5", "item": 7}], "maybe": ""}'),
@@ -181,7 +181,7 @@ CASES = [
             ("content", "Done"),
         ],
     ),
-    ("elements", '$<invoke name="f">$<object>$<item>1$</item>$</object>', [("f", '{"object": {"item": 1}}')]),
+    ("elements", '$<call name="f">$<object>$<item>1$</item>$</object>', [("f", '{"object": {"item": 1}}')]),
     (
         "kimi",
         '<|calls_begin|><|call_begin|>f:0<|argument_begin|>{"q": "a"}<|call_end|><|call_begin|>g:1<|argument_begin|>{}'
@@ -204,9 +204,9 @@ CASES = [
     ),
 ]
 NO_CALLS = [
-    ("elements", '$<invoke name="f">$<q>a$</n>$</invoke>'),
-    ("elements", '$<invoke name="f">text$</invoke>'),
-    ("elements", '$<invoke name="f">' + "$<any>" * 200),
+    ("elements", '$<call name="f">$<q>a$</n>$</call>'),
+    ("elements", '$<call name="f">text$</call>'),
+    ("elements", '$<call name="f">' + "$<any>" * 200),
     ("xtml", '<|open|>call tool="f" index="1"<|sep|><|close|>argument<|sep|>'),
     ("qwen-coder", "<tool_call>\n<function=f>\n<parameter=q>\nnever ends"),
     ("qwen-coder", "Write <function=name> then <parameter= or </tool_call>."),
@@ -271,12 +271,12 @@ FRAGMENTS = [
         "<think>",
         "$",
         "$<calls>",
-        '$<invoke name="',
+        '$<call name="',
         "$<any>",
         "$</any>",
         "$<item>",
         "$</item>",
-        "$</invoke>",
+        "$</call>",
         "<|open|>",
         "<|sep|>",
         "<|close|>",
