@@ -56,6 +56,8 @@ class AnswerResponse:
         self._early_headers_seconds = services.early_headers_seconds
         self._ping_seconds = services.ping_seconds if encoder.ping else math.inf
         self._spoken_at = 0.0
+        self._is_silent = False
+        self._silence: asyncio.TimerHandle | None = None
         self._pending: list[AnswerEvent] = []
         self._wake = asyncio.Event()
         self._is_client_gone = False
@@ -76,6 +78,8 @@ class AnswerResponse:
             if self._error is None:
                 await asyncio.wait((pump,))
         finally:
+            if self._silence is not None:
+                self._silence.cancel()
             await _end(pump, watch)
 
     def fail(self, error: LocalllmError) -> None:
@@ -111,8 +115,8 @@ class AnswerResponse:
         self._wake.set()
 
     async def _take(self) -> list[AnswerEvent]:
-        """All events that are there, at least one, up to the first that ends the answer."""
-        while not self._pending and not self._is_client_gone:
+        """All events that are there, up to the first that ends the answer; none only after a long silence."""
+        while not self._pending and not self._is_client_gone and not self._is_silent:
             self._wake.clear()
             await self._wake.wait()
         if self._is_client_gone:
@@ -135,27 +139,34 @@ class AnswerResponse:
             return
         await self._start(send, 200, self._encoder.media_type)
         self._spoken_at = asyncio.get_running_loop().time()
+        self._look_for_silence()
         chunk, time_ns = self._encoder.chunk, self._time_ns
         is_over = False
         while True:
             now_ns = time_ns()
             data = b"".join([chunk(event, now_ns) for event in batch])
+            if self._is_silent:
+                self._is_silent, data = False, data or self._encoder.ping
             is_over = bool(batch) and isinstance(batch[-1], (Finished, Failed))
             if data or is_over:
                 await self._say(data, send, more=not is_over)
             if is_over:
                 return
-            batch = await self._take_or_ping(send)
+            batch = await self._take()
 
-    async def _take_or_ping(self, send: Send) -> list[AnswerEvent]:
-        """The next events; meanwhile a ping whenever the client has heard nothing for long, as while it prefills."""
-        while not self._pending and self._ping_seconds < math.inf:
-            try:
-                async with asyncio.timeout_at(self._spoken_at + self._ping_seconds):
-                    return await self._take()
-            except TimeoutError:
-                await self._say(self._encoder.ping, send, more=True)
-        return await self._take()
+    def _look_for_silence(self) -> None:
+        """Wake the writer whenever the client has heard nothing for long, as while its prompt is computed.
+
+        One timer that looks when it is due costs a token nothing, unlike one that is set anew for each.
+        """
+        if self._ping_seconds == math.inf:
+            return
+        loop = asyncio.get_running_loop()
+        due, now = self._spoken_at + self._ping_seconds, loop.time()
+        if now >= due:
+            self._is_silent, due = True, now + self._ping_seconds
+            self._wake.set()
+        self._silence = loop.call_at(due, self._look_for_silence)
 
     async def _say(self, data: bytes, send: Send, *, more: bool) -> None:
         self._spoken_at = asyncio.get_running_loop().time()
