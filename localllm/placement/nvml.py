@@ -15,6 +15,7 @@ from typing import Any
 
 from localllm.placement.devices import Device, DeviceProcess, process_name
 
+_SAME_SHARE = 0.8  # of NVML's total that a whole GPU has in CUDA's eyes, at least
 _DRIVER_SIGNS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")  # the last under Windows
 
 
@@ -63,10 +64,15 @@ class Nvml:
         return taken
 
 
+def is_same(device: Device, gpu: NvidiaGpu) -> bool:
+    """Whether they are one: a part of a GPU (MIG) has its address, and less memory, of which NVML tells nothing here."""
+    return device.id == gpu.id and device.total_bytes > _SAME_SHARE * gpu.total_bytes
+
+
 def enriched(devices: Iterable[Device], gpus: Iterable[NvidiaGpu]) -> tuple[Device, ...]:
     """The devices, with what is known of those that are NVIDIA's: matched by their PCI address."""
-    known = {gpu.id: gpu for gpu in gpus}
-    return tuple(_enriched(device, known.get(device.id)) for device in devices)
+    known = tuple(gpus)
+    return tuple(_enriched(device, next((gpu for gpu in known if is_same(device, gpu)), None)) for device in devices)
 
 
 def _enriched(device: Device, gpu: NvidiaGpu | None) -> Device:
@@ -74,7 +80,7 @@ def _enriched(device: Device, gpu: NvidiaGpu | None) -> Device:
         return device
     return replace(
         device,
-        free_bytes=min(gpu.free_bytes, device.total_bytes or gpu.total_bytes),
+        free_bytes=min(gpu.free_bytes, device.total_bytes),
         driver=gpu.driver,
         power_limit_watts=gpu.power_limit_watts,
         processes=gpu.processes,

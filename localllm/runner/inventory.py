@@ -17,6 +17,7 @@ import importlib.util
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,13 @@ from pathlib import Path
 import msgspec
 
 from localllm.placement.devices import Device, Host, Machine, host
-from localllm.placement.nvml import NvidiaGpu, Nvml, enriched
+from localllm.placement.nvml import NvidiaGpu, Nvml, enriched, is_same
 from localllm.runner.child import end_child, start_child
 
 SPEEDS_FILE = "device-speeds.json"
 SURVEY_SECONDS = 60.0
 SPEEDS_SECONDS = 120.0
+FRESH_SECONDS = 2.0  # how long what the engine said of free memory holds; one load looks several times
 SETTLE_SECONDS = 60.0  # after the first look, before speeds are measured: a load follows most looks
 _ATTEMPTS = 3  # at speeds; a machine may be busy
 _GPU_LIBRARIES = ("cuda", "hip", "vulkan", "metal", "sycl", "opencl", "musa", "cann", "webgpu")
@@ -97,6 +99,7 @@ class Inventory:
         look_at_host: Callable[[], Host] = host,
         gpu_backend: bool | None = None,
         settle_seconds: float = SETTLE_SECONDS,
+        now: Callable[[], float] = time.monotonic,
         ask_nvml: Callable[[], tuple[NvidiaGpu, ...]] | None = None,
     ) -> None:
         self._processor = processor
@@ -107,6 +110,8 @@ class Inventory:
         self._look_at_host = look_at_host
         self._has_gpu_backend = has_gpu_backend() if gpu_backend is None else gpu_backend
         self._settle_seconds = settle_seconds
+        self._now = now
+        self._asked_at = 0.0
         self._ask_nvml = ask_nvml
         self._surveying: asyncio.Task[tuple[Device, ...]] | None = None
         self._measuring: asyncio.Task[None] | None = None
@@ -154,9 +159,10 @@ class Inventory:
         """The GPUs, with the memory that is free now."""
         known = await self._survey()
         present = self._nvml()
-        if {device.id for device in known} <= {gpu.id for gpu in present}:
+        if all(any(is_same(device, gpu) for gpu in present) for device in known):
             return enriched(known, present)
-        self._surveying = None  # nobody but the engine knows what is free: ask it again
+        if self._now() - self._asked_at > FRESH_SECONDS:
+            self._surveying = None  # nobody but the engine knows what is free: ask it again
         return enriched(await self._survey(), present)
 
     async def _survey(self) -> tuple[Device, ...]:
@@ -165,6 +171,7 @@ class Inventory:
         return await asyncio.shield(self._surveying)
 
     async def _ask(self) -> tuple[Device, ...]:
+        self._asked_at = self._now()
         rows = await self._run((), SURVEY_SECONDS)
         return tuple(_device(row) for row in rows or () if row.kind == "gpu")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -64,7 +65,9 @@ def inventory(
     gpu_backend: bool = True,
     nvml: Callable[[], tuple[NvidiaGpu, ...]] = lambda: (),
     settle_seconds: float = 1000.0,
+    seconds_between_looks: float = 10.0,
 ) -> Inventory:
+    clock = itertools.count(100.0, seconds_between_looks)
     return Inventory(
         "A CPU",
         ("engine 1",),
@@ -75,6 +78,7 @@ def inventory(
         gpu_backend=gpu_backend,
         ask_nvml=nvml,
         settle_seconds=settle_seconds,
+        now=lambda: next(clock),
     )
 
 
@@ -115,6 +119,17 @@ def test_without_nvml_the_engine_is_asked_what_is_free_each_time(tmp_path):
     later = listing(ROW | {"free_bytes": 11 * GIB})
     machine = asyncio.run(looked(inventory(tmp_path, listing(ROW), listing(ROW), later), times=2))
     assert 11 * GIB == machine.gpus[0].free_bytes
+
+
+def test_looks_of_one_moment_share_what_the_engine_said(tmp_path):
+    asyncio.run(looked(inventory(tmp_path, listing(ROW), seconds_between_looks=0.1), times=3))
+    assert 1 == len(asked(tmp_path))
+
+
+def test_a_part_of_a_gpu_is_not_told_the_memory_of_the_whole(tmp_path):
+    part = listing(ROW | {"total_bytes": 6 * GIB, "free_bytes": 5 * GIB})
+    machine = asyncio.run(looked(inventory(tmp_path, part, nvml=lambda: (SEEN,))))
+    assert (5 * GIB, ()) == (machine.gpus[0].free_bytes, machine.gpus[0].processes)
 
 
 @pytest.mark.parametrize("answer", ["!import os; os.abort()", "no JSON", '{"devices": 1}'])
