@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from random_answers import RandomBackend, answers, prepare
 
 from localllm.errors import BadRequestError
-from localllm.generation import GenerationRequest, Message, Options, ResponseFormat, Tool, ToolChoice
+from localllm.generation import GenerationRequest, Message, Options, Rendering, ResponseFormat, Tool, ToolChoice
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>"
@@ -230,3 +230,19 @@ def test_a_tool_without_parameters_takes_no_arguments():
 def test_what_nobody_asked_for_is_not_held():
     for more in ({}, {"think": True}, {"prompt": "x", "messages": None, "raw": True}):
         assert None is prepare(RandomBackend(), request(**more), TEMPLATE).sequence.constraint
+
+
+def test_an_answer_that_is_continued_goes_on_within_its_schema():
+    turns = (Message("user", "Q?"), Message("assistant", '{"name": "An'))
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if not loop.last %}\n{% endif %}{% endfor %}"
+    rendering = Rendering(continues_final_message=True, prompts=False)
+    found = said(template, messages=turns, rendering=rendering, response_format=person())
+    Draft202012Validator(PERSON).validate(json.loads('{"name": "An' + found.content))
+    with pytest.raises(BadRequestError, match="does not begin as it was asked for"):
+        said(template, messages=(turns[0], Message("assistant", "Ann")), rendering=rendering, response_format=person())
+
+
+def test_a_budget_is_told_to_templates_that_read_one():
+    template = TEMPLATE.replace("<assistant>", "{{ thinking_budget }}<assistant>")
+    prepared = prepare(RandomBackend(), request(options=Options(thinking_budget=70)), template)
+    assert b"70<assistant>" in bytes(prepared.sequence.prompt)

@@ -124,13 +124,23 @@ def told(name: str, row: Conversation) -> Turns:
     return turns
 
 
+# Where a level of thinking, or none, has another name or another word.
+OWN_WORDS: dict[tuple[str, object], dict[str, str]] = {
+    ("Cohere2MoE", False): {"reasoning_effort": "none"},
+    ("Kimi-K3", "high"): {"thinking_effort": "high"},
+    ("tencent-Hy3", False): {"reasoning_effort": "no_think"},
+}
+
+
 def reference(name: str, source: str, row: Conversation) -> str | None:
     """What transformers renders; None where it refuses."""
     variables: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
     if row.think is not None:
-        variables |= {"enable_thinking": bool(row.think), "thinking": bool(row.think)}
+        mode = "enabled" if row.think else "disabled"
+        variables |= {"enable_thinking": bool(row.think), "thinking": bool(row.think), "thinking_mode": mode}
     if isinstance(row.think, str):
         variables["reasoning_effort"] = row.think
+    variables |= OWN_WORDS.get((name, row.think), {})
     if name in READS_FUNCTIONS:
         functions = [tool["function"] for tool in row.tools]
         variables["functions"] = json.dumps(functions, indent=4, ensure_ascii=False)
