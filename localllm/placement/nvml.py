@@ -65,7 +65,7 @@ class Nvml:
 
 
 def is_same(device: Device, gpu: NvidiaGpu) -> bool:
-    """Whether they are one: a part of a GPU (MIG) has its address, and less memory, of which NVML tells nothing here."""
+    """Whether they are one. A part of a GPU (MIG) has its address and less memory, of which NVML tells nothing here."""
     return device.id == gpu.id and device.total_bytes > _SAME_SHARE * gpu.total_bytes
 
 

@@ -214,7 +214,7 @@ def test_only_the_gpu_with_the_same_address_is_enriched():
     device = Device("gpu", "CUDA1", id="0000:02:00.0", total_bytes=8 * GIB, free_bytes=7 * GIB)
     assert (device,) == enriched((device,), (SEEN,))
     assert (20 * GIB,) == tuple(
-        gpu.free_bytes for gpu in enriched((replace(device, id=SEEN.id, total_bytes=0),), (SEEN,))
+        gpu.free_bytes for gpu in enriched((replace(device, id=SEEN.id, total_bytes=23 * GIB),), (SEEN,))
     )
 
 
