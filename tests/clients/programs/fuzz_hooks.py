@@ -17,17 +17,21 @@ MOST_TOKENS, MOST_CHOICES = 4, 2
 
 
 @schemathesis.hook
-def map_body(context, body):
-    if not isinstance(body, dict):
-        return body
-    path = context.operation.path
-    if len(repr(body)) % 5:  # a fifth stays as it is
-        body["model"] = EMBEDDER if path in EMBEDDING_PATHS else MODEL
+def before_call(context, case, kwargs):
+    """Steer a case, whichever phase it is of."""
+    if case.headers:
+        case.headers.pop("x-request-timeout", None)  # its own 504 would be an answer as it should be
+    body = case.body
+    if not isinstance(body, dict) or not len(repr(body)) % 5:  # a fifth stays as it is
+        return
+    path = case.operation.path
+    body["model"] = EMBEDDER if path in EMBEDDING_PATHS else MODEL
+    if isinstance(body.get("keep_alive"), int | float | str):
+        body["keep_alive"] = "5m"  # 0 would have each request load the model anew
     for name in ("n", "best_of"):
         if isinstance(body.get(name), int) and body[name] > MOST_CHOICES:
             body[name] = MOST_CHOICES
     limit_answer(body, LIMITS.get(path, ()))
-    return body
 
 
 def limit_answer(body, way):
@@ -37,12 +41,5 @@ def limit_answer(body, way):
         body = body.setdefault(name, {})
         if not isinstance(body, dict):
             return
-    if last and isinstance(body.get(last, 0), int | float):
+    if last and isinstance(body.get(last, 0), int | float | None):
         body[last] = MOST_TOKENS
-
-
-@schemathesis.hook
-def before_call(context, case, kwargs):
-    """Its own 504 would be an answer as it should be."""
-    if case.headers:
-        case.headers.pop("x-request-timeout", None)
