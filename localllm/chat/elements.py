@@ -17,6 +17,7 @@ from localllm.chat.values import Schema, Schemas, argument_value
 
 _OPENING = re.compile(r"<([^<>/\s][^<>\s]{0,255})>")
 _MOST_TAG_CHARACTERS = 260
+_MOST_BLANKS = 64  # before the first element of a value
 _SchemaOf = Callable[[str], Schema]
 _MOST_DEPTH = MAX_NESTING // 4  # each level is a generator in a generator
 
@@ -110,7 +111,7 @@ class ElementReader(Reader):
         prefix = self._syntax.prefix
         while True:
             text = self._buffer.lstrip()
-            if end.match(text) >= 0:
+            if end.match(text) >= 0 or len(self._buffer) - len(text) > _MOST_BLANKS:
                 return False
             if text.startswith(prefix) and _OPENING.match(text, len(prefix)):
                 return True

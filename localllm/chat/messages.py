@@ -55,6 +55,7 @@ class MessagesParser:
         self.has_unfinished_call = False
         self._held = ""  # what stands before a body, for the case that it is no header, or that of no call
         self._name = ""
+        self._gap: list[str] = []  # blanks between messages, which count only if text follows
         self._object: list[str] = []
         self._scanner = ObjectScanner()
         self._inner: MarkedParser | None = None
@@ -105,8 +106,8 @@ class MessagesParser:
         elif self._inner is not None:
             self._end_inner(stopped=stopped)
         elif self._state is _State.HEADER:
-            # A header that says nothing at all, or the beginning of one, is no text.
-            is_header = not self._text.strip() or self._is_head(self._text)
+            # A header that says nothing at all, or the beginning of one, is no text; where names stand alone it may be.
+            is_header = self._channels.recipient != "" and (not self._text.strip() or self._is_head(self._text))
             self._said.say(ContentDelta, "" if is_header else self._held + self._text)
         self._text = self._held = ""
         return [*events, *self._said.take()]
@@ -272,18 +273,24 @@ class MessagesParser:
 
     def _in_between(self) -> bool:
         rest = self._text.lstrip()
+        if len(rest) < len(self._text):
+            self._gap.append(self._text[: len(self._text) - len(rest)])
+            self._text = rest
         if not rest or self._may_be_mark(rest):
             return False
         mark = next((mark for mark in self._marks if rest.startswith(mark)), None)
-        if mark == self._channels.start:
-            self._held = self._text[: len(self._text) - len(rest)] + mark
-            self._text, self._state = rest[len(mark) :], _State.HEADER
-        elif mark is not None:
+        gap = "".join(self._gap)
+        self._gap.clear()
+        if mark is not None:
+            self._held = gap + mark if mark == self._channels.start else ""
             self._text = rest[len(mark) :]
-        else:
+            self._state = _State.HEADER if mark == self._channels.start else _State.BETWEEN
+        elif self._channels.recipient and rest.startswith("<"):
             # A model that leaves the start out goes on with the header's first tag.
-            is_tag = bool(self._channels.recipient) and rest.startswith("<")
-            self._state = _State.HEADER if is_tag else _State.TEXT
+            self._held, self._state = gap, _State.HEADER
+        else:
+            self._said.say(ContentDelta, gap)
+            self._state = _State.TEXT
         return True
 
     def _begin_after(self, prompt: str) -> None:

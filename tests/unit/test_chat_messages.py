@@ -113,6 +113,7 @@ CASES = [
     ("functionary", "all\n>>> print(1)\n>>>h\n1", [("content", ">>> print(1)\n>>>h\n1")]),
     ("functionary", "h\n{}", [("content", "h\n{}")]),
     ("functionary", "f\nno", [("content", "f\nno")]),
+    ("functionary", "all\n>>>", [("content", ">>>")]),
 ]
 
 
@@ -179,7 +180,7 @@ texts = st.one_of(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(CHANNELS)), texts, st.lists(st.integers(0, 200), max_size=6), st.booleans())
 def test_any_cutting_of_any_text_gives_the_same_events(name, text, cuts, stopped):
     whole = parsed(name, [text], stopped=stopped)
@@ -196,3 +197,31 @@ def test_any_cutting_of_any_text_gives_the_same_events(name, text, cuts, stopped
 def test_text_without_marks_comes_back_exactly(name, text):
     header = {"gpt-oss": FINAL, "muse": " to=user<|message|>", "functionary": "all\n"}[name]
     assert text == "".join(said for _, said in parsed(name, list(header + text)))
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "filling"),
+    [
+        ("gpt-oss", FINAL, "word <|en"),
+        ("gpt-oss", ANALYSIS, "hm "),
+        ("gpt-oss", f"{FINAL}x<|end|>", " \n"),
+        ("gpt-oss", 'to=functions.f<|message|>{"q": "', "text\\n"),
+        ("gpt-oss", "to=functions.f<|message|>", "  "),
+        ("gpt-oss", "", "no header "),
+        ("functionary", "all\n", ">>>print "),
+        ("functionary", "all\n", ">>> "),
+        ("muse", ' to=f<|message|><atem:invoke name="f"><atem:parameter name="q">', "text "),
+    ],
+)
+def test_a_long_text_in_small_pieces_takes_no_longer_than_its_characters(name, start, filling):
+    # A parser that rescans or copies what it holds would handle 2**34 characters here.
+    pieces = [start] + [filling] * (2**17 // len(filling))
+    parser = parser_of(name)
+    events = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
+    said = sum(len(event.text) for event in events if isinstance(event, (ContentDelta, ThinkingDelta)))
+    assert said >= len(filling) * (len(pieces) - 1) - 2 or not filling.strip()
+
+
+def test_a_start_at_the_very_end_is_text_where_it_looks_like_text():
+    assert [("content", "See >>>")] == parsed("functionary", ["all\nSee >>>"])
+    assert [("content", "See >>>f")] == parsed("functionary", list("all\nSee >>>f"))
