@@ -29,6 +29,7 @@ from localllm.server.activity import Activity
 from localllm.server.app import build_app
 from localllm.server.daemon import server_config
 from localllm.server.pulls import Pulls
+from localllm.server.responses_store import ResponseStore
 from localllm.server.services import Clock, Services
 
 MACHINE_NAME = "Workbench"
@@ -75,6 +76,7 @@ def live_server(
             new_id=lambda: f"id{next(ids)}",
             activity=activity,
             pulls=Pulls(store.register if isinstance(store, FakeStore) else FakeStore().register),
+            responses=ResponseStore(settings.responses_keep_seconds, settings.responses_most_bytes),
             early_headers_seconds=early_headers_seconds,
             ping_seconds=ping_seconds,
         )

@@ -129,6 +129,16 @@ def test_a_response_that_is_not_to_be_stored_is_not(server):
     assert (False, 404) == (answer["store"], get(server, answer["id"]).status_code)
 
 
+def test_a_daemon_may_be_told_to_keep_no_responses_or_few():
+    with live_server(responses_keep_seconds=0.0) as server:
+        answer = ask(server, "echo a").json()
+        assert (False, 404) == (answer["store"], get(server, answer["id"]).status_code)
+    with live_server(responses_most_bytes=10_000) as server:
+        ids = [made(server, f"echo {one}") for one in range(20)]
+        statuses = [get(server, one).status_code for one in ids]
+        assert (404, 200) == (statuses[0], statuses[-1])
+
+
 def test_an_error_instead_of_an_answer_leaves_no_response(server):
     assert (400, "template_error", None) == error_of(ask(server, "fail"))
     assert (404, "model_not_found", None) == error_of(ask(server, "echo a", model="nosuch"))
