@@ -66,6 +66,7 @@ Stage = Free | Held
 
 @dataclass(frozen=True, slots=True)
 class AnswerRules:
-    """The stages of one answer; it begins with the first."""
+    """The stages of one answer; it begins with the first, of which the text `begun` is there already."""
 
     stages: tuple[Stage, ...]
+    begun: str = ""

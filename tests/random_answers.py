@@ -78,10 +78,14 @@ class Said:
                 self.calls[-1] = (self.calls[-1][0], self.calls[-1][1] + arguments)
 
 
-def prepare(backend: FakeBackend, request: GenerationRequest, template: str | None) -> Prepared:
+def conversations(backend: FakeBackend, template: str | None) -> Conversations:
     numbers = itertools.count()
     sources = Sources(lambda: 1, lambda: f"call_{next(numbers):08d}", lambda: datetime(2031, 2, 3))
-    return Conversations(backend, template, sources).prepare(1, request)
+    return Conversations(backend, template, sources)
+
+
+def prepare(backend: FakeBackend, request: GenerationRequest, template: str | None) -> Prepared:
+    return conversations(backend, template).prepare(1, request)
 
 
 def tokens_of(
@@ -118,6 +122,23 @@ def heard(backend: RandomBackend, prepared: Prepared, tokens: Sequence[int], *, 
     return said
 
 
+class Talk:
+    """One template, which is looked at once, and the backend it speaks to."""
+
+    def __init__(self, template: str | None, marks: Sequence[str] = (), likely: dict[int, float] | None = None) -> None:
+        self.backend = RandomBackend(marks, 0, likely)
+        self._conversations = conversations(self.backend, template)
+
+    def answers(self, request: GenerationRequest, seed: int = 0, begin: Sequence[int] = ()) -> tuple[Said, Said]:
+        """One answer by chance, heard at once and character by character."""
+        self.backend.chance = np.random.default_rng(seed)
+        prepared = self._conversations.prepare(1, request)
+        tokens = tokens_of(self.backend, prepared, begin)
+        again = self._conversations.prepare(2, request)
+        first = heard(self.backend, prepared, tokens, piecewise=False)
+        return first, heard(self.backend, again, tokens, piecewise=True)
+
+
 def answers(
     request: GenerationRequest,
     template: str | None = None,
@@ -125,12 +146,6 @@ def answers(
     seed: int = 0,
     marks: Sequence[str] = (),
     begin: Sequence[int] = (),
-    likely: dict[int, float] | None = None,
 ) -> tuple[Said, Said]:
-    """One answer by chance, heard at once and character by character."""
-    backend = RandomBackend(marks, seed, likely)
-    prepared = prepare(backend, request, template)
-    tokens = tokens_of(backend, prepared, begin)
-    first = heard(backend, prepared, tokens, piecewise=False)
-    again = prepare(backend, request, template)
-    return first, heard(backend, again, tokens, piecewise=True)
+    """One answer of a talk of its own."""
+    return Talk(template, marks).answers(request, seed, begin)

@@ -43,7 +43,7 @@ PLAIN = OutputFormat()
 class Grounds:
     """What rules are made of besides the request. `complaint` says what of a schema's text cannot be kept.
 
-    The prompt `opens_thinking`, or `opens_text`, or else the model `may_think` if it likes.
+    The prompt `opens_thinking`, or `opens_text`, or ends with an answer that has `begun`; else the model `may_think`.
     """
 
     format: OutputFormat
@@ -52,13 +52,14 @@ class Grounds:
     opens_thinking: bool = False
     may_think: bool = False
     opens_text: bool = False
+    begun: str = ""
 
 
 def rules_for(request: GenerationRequest, grounds: Grounds) -> AnswerRules | None:
     """The rules of the answer, None if it is free. Raises BadRequestError for what cannot be kept."""
     plan = _Plan(request, grounds)
     stages = plan.stages()
-    return AnswerRules(tuple(stages)) if any(_holds(stage) for stage in stages) else None
+    return AnswerRules(tuple(stages), grounds.begun) if any(_holds(stage) for stage in stages) else None
 
 
 def _holds(stage: Stage) -> bool:
@@ -137,7 +138,7 @@ class _Plan:
     def _head_of_text(self, lark: Lark, is_first: bool) -> list[str]:
         """What stands before an answer's text: blanks behind thinking, and the model's own marks."""
         channels, answer = self._format.channels, self._format.answer
-        if is_first and self._grounds.opens_text:
+        if is_first and (self._grounds.opens_text or self._grounds.begun):
             return []
         if channels is not None:
             start = "" if is_first else channels.start

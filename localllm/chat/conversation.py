@@ -85,11 +85,9 @@ def thinking_variables(think: bool | str | None) -> dict[str, object]:
     """The variables by which templates switch thinking; none at all for None, so that their default holds."""
     if think is None:
         return {}
-    # Qwen and most others read enable_thinking; DeepSeek V3.1, Granite and Kimi read thinking.
-    variables: dict[str, object] = {"enable_thinking": bool(think), "thinking": bool(think)}
-    if isinstance(think, str):
-        variables["reasoning_effort"] = think
-    return variables
+    # Qwen and most others read enable_thinking; DeepSeek V3.1, Granite and Kimi read thinking; MiniMax M3 the last.
+    is_on = bool(think)
+    return {"enable_thinking": is_on, "thinking": is_on, "thinking_mode": "enabled" if is_on else "disabled"}
 
 
 def with_system_in_user_turn(messages: Sequence[Message]) -> list[Message]:

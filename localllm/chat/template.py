@@ -16,6 +16,7 @@ from datetime import datetime
 from localllm.chat import conversation
 from localllm.chat.conversation import PLAIN, Form
 from localllm.chat.demands import Demands
+from localllm.chat.effort import Efforts
 from localllm.chat.sandbox import MAX_OUTPUT_CHARACTERS, MAX_SOURCE_CHARACTERS, Program
 from localllm.errors import TemplateError
 from localllm.generation import Message, Tool
@@ -51,6 +52,7 @@ class ChatTemplate:
         self._today = today
         self._program = Program(self.source, today=today)
         self._demands = Demands(self._show)
+        self._efforts = Efforts(self._program.variables, self._show_question)
 
     def render(
         self,
@@ -73,7 +75,7 @@ class ChatTemplate:
         if continue_final_message:
             adapted = _marked(adapted)
         known = self._variables(adapted, form) | self._tool_variables(tools)
-        known |= conversation.thinking_variables(think)
+        known |= conversation.thinking_variables(think) | self._efforts.variables(think)
         known["add_generation_prompt"] = add_generation_prompt and not continue_final_message
         text = self._program.run(known | dict(variables or {}) | extra)
         return _cut(text) if continue_final_message else text
@@ -102,6 +104,13 @@ class ChatTemplate:
     def _show(self, messages: Sequence[Message], form: Form) -> str | None:
         try:
             return self._program.run(self._variables(messages, form) | self._tool_variables(()))
+        except TemplateError:
+            return None
+
+    def _show_question(self, variables: Mapping[str, object]) -> str | None:
+        question = self._variables([Message("user", "Zquestion")]) | self._tool_variables(())
+        try:
+            return self._program.run(question | dict(variables) | {"add_generation_prompt": True})
         except TemplateError:
             return None
 

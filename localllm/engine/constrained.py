@@ -22,6 +22,7 @@ from llguidance import LLMatcher
 from localllm.answer_rules import AnswerRules, Free, Held
 from localllm.engine.backend import EngineError, Sampler
 from localllm.engine.grammar import Grammars, Vocabulary
+from localllm.errors import BadRequestError
 
 Logits = npt.NDArray[np.float32]
 Allowed = npt.NDArray[np.bool_]
@@ -41,7 +42,15 @@ class HeldAnswer:
 def hold(rules: AnswerRules, grammars: Grammars) -> HeldAnswer:
     """Compile what `rules` need, so that a step never does. Raises BadRequestError for what cannot be kept."""
     matchers = {stage.grammar: grammars.matcher(stage.grammar) for stage in rules.stages if isinstance(stage, Held)}
-    return HeldAnswer(rules, grammars.vocabulary, matchers)
+    answer = HeldAnswer(rules, grammars.vocabulary, matchers)
+    if isinstance(rules.stages[0], Held) and not _can_begin(answer, rules.stages[0]):
+        raise BadRequestError("the answer that is to be continued does not begin as it was asked for")
+    return answer
+
+
+def _can_begin(answer: HeldAnswer, stage: Held) -> bool:
+    tokens = answer.vocabulary.tokens_with_bytes(answer.rules.begun.encode()) if answer.rules.begun else []
+    return tokens is not None and answer.matchers[stage.grammar].validate_tokens(tokens) == len(tokens)
 
 
 class ConstrainedSampler:
@@ -64,7 +73,7 @@ class ConstrainedSampler:
         self._text = b""  # of this stage: all of it while `_is_whole`, else the end that may begin a mark
         self._is_whole = True
         self._tokens = 0  # of this stage
-        self._enter(0, b"")
+        self._enter(0, answer.rules.begun.encode())
 
     def sample(self, row: int) -> int:
         """The inner sampler's choice among the tokens that may follow. Raises EngineError when none may."""

@@ -138,8 +138,11 @@ class Conversations:
             self._backend,
             schema_complaint,
             opens_thinking=opens_thinking,
-            may_think=request.think is not False and not opens_thinking,
+            may_think=request.think is not False
+            and not opens_thinking
+            and not request.rendering.continues_final_message,
             opens_text=found.opens_text(prompt),
+            begun=_begun(request),
         )
         return rules_for(request, grounds)
 
@@ -261,7 +264,7 @@ class Conversations:
             think=request.think,
             add_generation_prompt=rendering.prompts,
             continue_final_message=rendering.continues_final_message,
-            variables=json.loads(rendering.variables) if rendering.variables else None,
+            variables=_template_variables(request),
         )
 
     def _fit(self, request: GenerationRequest) -> tuple[tuple[Message, ...], int]:
@@ -382,6 +385,19 @@ def _messages(request: GenerationRequest) -> tuple[Message, ...]:
         return request.messages
     system = (Message("system", request.system),) if request.system else ()
     return (*system, Message("user", request.prompt or ""))
+
+
+def _begun(request: GenerationRequest) -> str:
+    """What of the answer stands in the prompt already."""
+    messages = request.messages
+    return messages[-1].content if request.rendering.continues_final_message and messages else ""
+
+
+def _template_variables(request: GenerationRequest) -> dict[str, object] | None:
+    """The client's own variables, and the budget that some templates tell the model of (Seed-OSS)."""
+    budget = request.options.thinking_budget
+    variables = {} if budget is None or budget < 0 else {"thinking_budget": budget}
+    return {**variables, **(json.loads(request.rendering.variables) if request.rendering.variables else {})} or None
 
 
 def _without(messages: tuple[Message, ...], indices: list[int]) -> tuple[Message, ...]:
