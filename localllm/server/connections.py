@@ -6,7 +6,7 @@
      closed           408, 431, closed                       aborted
 
 An answer may take as long as it takes: only a client that no longer reads what is written to it is given up. The body
-of a request has its own limits (access). When there are too many connections, the one that has waited or asked longest
+of a request has its own limits (access). When there are too many connections, the one whose last request is longest ago
 is closed, as HTTP allows; if all are being answered, the new one gets a 503.
 
 A Connection stands between the loop's transport and the HTTP server's own protocol, whose parser it does not know.
@@ -15,6 +15,7 @@ A Connection stands between the loop's transport and the HTTP server's own proto
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ class Connections:
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._open: set[Connection] = set()
+        self._uses = itertools.count()  # not a clock: many may come within one tick of the loop's
 
     def protocol_factory(self, make_protocol: Callable[..., asyncio.Protocol]) -> Callable[..., asyncio.Protocol]:
         """What makes the protocol of each new connection; `make_protocol` makes the HTTP server's own."""
@@ -55,7 +57,7 @@ class Connections:
     def admit(self, connection: Connection) -> bool:
         """Whether a new connection may stay; one that nobody needs may have to go for it."""
         if len(self._open) >= self.limits.connections:
-            oldest = min((one for one in self._open if not one.is_answering), key=_waiting_since, default=None)
+            oldest = min((one for one in self._open if not one.is_answering), key=_last_use, default=None)
             if oldest is None:
                 logger.warning("all %d connections are being answered; a new one is refused", len(self._open))
                 return False
@@ -63,6 +65,10 @@ class Connections:
             self._open.discard(oldest)
         self._open.add(connection)
         return True
+
+    def next_use(self) -> int:
+        """A number larger than all before."""
+        return next(self._uses)
 
     def forget(self, connection: Connection) -> None:
         """It is closed."""
@@ -73,7 +79,7 @@ class Connection(asyncio.Protocol):
     """One of them. `http` is the HTTP server's protocol, whose `cycle` is the request it answers."""
 
     def __init__(self, connections: Connections, http: asyncio.Protocol) -> None:
-        self.waiting_since = 0.0
+        self.last_use = connections.next_use()
         self._connections = connections
         self._limits = connections.limits
         self._http: Any = http
@@ -99,7 +105,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none of asyncio's classes
-        self.waiting_since = self._loop.time()
         self._http.connection_made(transport)
         if self._connections.admit(self):
             self._set_timer(self._limits.idle_seconds, self.close)
@@ -144,6 +149,7 @@ class Connection(asyncio.Protocol):
 
     def _begin_request(self, scope: Mapping[str, Any]) -> None:
         """The headers of a request are complete."""
+        self.last_use = self._connections.next_use()
         self._clear_timer()
         self._head_bytes = 0
         length = dict(scope["headers"]).get(b"content-length", b"")
@@ -164,7 +170,6 @@ class Connection(asyncio.Protocol):
     def _count_head(self, size_bytes: int, *, is_answering: bool) -> None:
         """More of the head of the next request; while another is answered it can wait, but not grow."""
         if not is_answering and not self._head_bytes:
-            self.waiting_since = self._loop.time()
             self._set_timer(self._limits.head_seconds, self._refuse_slow)
         self._head_bytes += size_bytes
         if self._head_bytes <= self._limits.head_bytes:
@@ -213,8 +218,8 @@ class Connection(asyncio.Protocol):
             self._stall = None
 
 
-def _waiting_since(connection: Connection) -> float:
-    return connection.waiting_since
+def _last_use(connection: Connection) -> int:
+    return connection.last_use
 
 
 def _answer(status: int, message: str) -> bytes:
