@@ -55,6 +55,23 @@ class Grounds:
     begun: str = ""
 
 
+def grounds_of(
+    found: OutputFormat, marks: Marks, complaint: Callable[[str], str | None], request: GenerationRequest, prompt: str
+) -> Grounds:
+    """The grounds for an answer behind this prompt."""
+    continues = request.rendering.continues_final_message
+    opens_thinking = found.opens_thinking(prompt)
+    return Grounds(
+        found,
+        marks,
+        complaint,
+        opens_thinking=opens_thinking,
+        may_think=request.think is not False and not opens_thinking and not continues,
+        opens_text=found.opens_text(prompt),
+        begun=request.messages[-1].content if continues and request.messages else "",
+    )
+
+
 def rules_for(request: GenerationRequest, grounds: Grounds) -> AnswerRules | None:
     """The rules of the answer, None if it is free. Raises BadRequestError for what cannot be kept."""
     plan = _Plan(request, grounds)

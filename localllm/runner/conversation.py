@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import get_args
 
 from localllm.answer_rules import AnswerRules
-from localllm.chat.constraint import Grounds, rules_for
+from localllm.chat.constraint import Grounds, grounds_of, rules_for
 from localllm.chat.formats import OutputFormat
 from localllm.chat.logprobs import LogprobAttacher
 from localllm.chat.parser import OutputParser
@@ -132,19 +132,7 @@ class Conversations:
     def _rules(self, request: GenerationRequest, prompt: str) -> AnswerRules | None:
         """What the answer behind this prompt is held to."""
         found = self._voice(request).format
-        opens_thinking = found.opens_thinking(prompt)
-        grounds = Grounds(
-            found,
-            self._backend,
-            schema_complaint,
-            opens_thinking=opens_thinking,
-            may_think=request.think is not False
-            and not opens_thinking
-            and not request.rendering.continues_final_message,
-            opens_text=found.opens_text(prompt),
-            begun=_begun(request),
-        )
-        return rules_for(request, grounds)
+        return rules_for(request, grounds_of(found, self._backend, schema_complaint, request, prompt))
 
     def _plain_rules(self, request: GenerationRequest) -> AnswerRules | None:
         return rules_for(request, Grounds(OutputFormat(), self._backend, schema_complaint))
@@ -385,12 +373,6 @@ def _messages(request: GenerationRequest) -> tuple[Message, ...]:
         return request.messages
     system = (Message("system", request.system),) if request.system else ()
     return (*system, Message("user", request.prompt or ""))
-
-
-def _begun(request: GenerationRequest) -> str:
-    """What of the answer stands in the prompt already."""
-    messages = request.messages
-    return messages[-1].content if request.rendering.continues_final_message and messages else ""
 
 
 def _template_variables(request: GenerationRequest) -> dict[str, object] | None:

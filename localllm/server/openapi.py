@@ -71,10 +71,7 @@ FIELDS: Mapping[str, dict[str, Any]] = {
     "json_schema": {"type": "object", "description": "a JSON Schema"},
     "input_schema": {"type": "object", "description": "a JSON Schema"},
     "guided_json": {"type": "object", "description": "a JSON Schema"},
-    **dict.fromkeys(
-        ("thinking_token_budget", "thinking_budget_tokens", "reasoning_budget", "budget_tokens"),
-        {"type": "integer", "minimum": -1, "description": "the tokens that thinking may take; -1 for no bound"},
-    ),
+    **dict.fromkeys(("thinking_token_budget", "thinking_budget_tokens", "reasoning_budget", "budget_tokens"), _INTEGER),
 }
 _OPEN_TAGS = (("/v1/messages", "Anthropic"), ("/v1/", "OpenAI"), ("/api/", "Ollama"))
 _REASONS = {
