@@ -49,7 +49,6 @@ class AnthropicEncoder:
     """
 
     media_type = SSE_MEDIA_TYPE
-    ping = b'event: ping\ndata: {"type":"ping"}\n\n'
 
     def __init__(self, id: str, model: str, stop_sequences: tuple[str, ...], max_tokens: int | None) -> None:
         self._id = id
@@ -96,6 +95,10 @@ class AnthropicEncoder:
                 "usage": _usage(finished.usage),
             }
         )
+
+    def ping(self) -> bytes:
+        """Anthropic's event for it."""
+        return b'event: ping\ndata: {"type":"ping"}\n\n'
 
     def error(self, failed: Failed) -> bytes:
         """Anthropic's error object."""

@@ -48,9 +48,8 @@ class Encoder(Protocol):
         """The Content-Type of a stream."""
         ...
 
-    @property
     def ping(self) -> bytes:
-        """What a stream sends when nothing else has come for a while; empty for nothing."""
+        """What a stream says when it has been silent for long: that it goes on."""
         ...
 
     def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:

@@ -46,7 +46,6 @@ class LlamaCppEncoder:
     """One answer to /completion or /infill. `requests` are what was asked: one, or one for each prompt."""
 
     media_type = SSE_MEDIA_TYPE
-    ping = SSE_PING
 
     def __init__(
         self, requests: Sequence[GenerationRequest], response_fields: tuple[str, ...], *, reports_progress: bool = False
@@ -76,6 +75,10 @@ class LlamaCppEncoder:
             for index, answer in enumerate(answers)
         ]
         return to_json(objects if len(self._requests) > 1 else objects[0])
+
+    def ping(self) -> bytes:
+        """A comment."""
+        return SSE_PING
 
     def error(self, failed: Failed) -> bytes:
         """llama-server's error object."""

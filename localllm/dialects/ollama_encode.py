@@ -53,7 +53,6 @@ class OllamaEncoder:
     """One answer to /api/chat or /api/generate. `model` is the name as the client wrote it."""
 
     media_type = NDJSON_MEDIA_TYPE
-    ping = NDJSON_PING
 
     def __init__(self, kind: Literal["chat", "generate"], model: str) -> None:
         self._kind = kind
@@ -88,6 +87,10 @@ class OllamaEncoder:
         calls = [_call(call, index) for index, call in enumerate(answer.tool_calls)]
         last = self._last(finished, now_ns, answer.content, answer.thinking, calls)
         return to_json(last | ({"logprobs": _logprobs(answer.logprobs)} if answer.logprobs else {}))
+
+    def ping(self) -> bytes:
+        """A blank before the next line."""
+        return NDJSON_PING
 
     def error(self, failed: Failed) -> bytes:
         """Ollama's error object with our code and hint."""

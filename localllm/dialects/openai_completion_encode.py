@@ -43,7 +43,6 @@ class CompletionEncoder:
     """One answer to /v1/completions. `id` is unique; `model` is the name as the client wrote it."""
 
     media_type = SSE_MEDIA_TYPE
-    ping = SSE_PING
 
     def __init__(self, id: str, model: str, created_ns: int, shape: Shape) -> None:
         self._common = {
@@ -84,6 +83,10 @@ class CompletionEncoder:
             for index, answer in enumerate(best)
         ]
         return to_json({**self._common, "choices": choices, "usage": usage_object(finished)})
+
+    def ping(self) -> bytes:
+        """A comment."""
+        return SSE_PING
 
     def error(self, failed: Failed) -> bytes:
         """OpenAI's error object."""

@@ -104,7 +104,6 @@ class OpenAIEncoder:
     """One answer to /v1/chat/completions. `id` is unique; `model` is the name as the client wrote it."""
 
     media_type = SSE_MEDIA_TYPE
-    ping = SSE_PING
 
     def __init__(
         self,
@@ -158,6 +157,10 @@ class OpenAIEncoder:
                 "usage": usage_object(finished),
             }
         )
+
+    def ping(self) -> bytes:
+        """A comment."""
+        return SSE_PING
 
     def error(self, failed: Failed) -> bytes:
         """OpenAI's error object."""

@@ -38,6 +38,7 @@ from localllm.generation import (
 )
 
 CANCELLED = "cancelled"
+_PINGS_PER_EVENT = 6  # with the usual ten seconds between pings, one each minute
 _Kind = Literal["message", "reasoning", "call"]
 _Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 _FUNCTION = CalledTool("function", "")
@@ -65,7 +66,6 @@ class ResponsesEncoder:
     """One answer to /v1/responses. `id` is the response's; `stores` says whether it can be asked for later."""
 
     media_type = SSE_MEDIA_TYPE
-    ping = SSE_PING
 
     def __init__(self, id: str, request: DecodedResponse, created_ns: int, *, stores: bool) -> None:
         self._id = id
@@ -73,6 +73,7 @@ class ResponsesEncoder:
         self._created = created_ns // NANOSECONDS
         self._echo = echo_json(request.echo, store=stores)
         self._number = 0
+        self._pings = 0
         self._output: list[StoredItem] = []
         self._open: _Item | None = None
         self._status: _Status = "in_progress"
@@ -108,6 +109,19 @@ class ResponsesEncoder:
         for event in events:
             self.chunk(event, now_ns)
         return self.response()
+
+    def ping(self) -> bytes:
+        """The beginning, so that who waits knows the response's id; then comments.
+
+        Some clients, Codex for one, give up after minutes without an event, and a comment is none: so now and then it
+        is one that says nothing new, as long as there is no output that it would have to repeat.
+        """
+        if self._number == 0:
+            return self._begin()
+        self._pings += 1
+        if self._pings % _PINGS_PER_EVENT or self._output or self._open is not None:
+            return SSE_PING
+        return self._event("response.in_progress", b'"response":' + self.response())
 
     def error(self, failed: Failed) -> bytes:
         """OpenAI's error object."""

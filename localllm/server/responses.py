@@ -169,7 +169,7 @@ class _KeptEncoder:
         self._store = services.responses
         self._monotonic = services.clock.monotonic
         self._encoder = encoder
-        self.media_type, self.ping = encoder.media_type, encoder.ping
+        self.media_type = encoder.media_type
         self.kept: Kept | None = None
 
     def begin(self, kept: Kept) -> None:
@@ -187,6 +187,9 @@ class _KeptEncoder:
         body = self._encoder.whole(events, now_ns)
         self.settle()
         return body
+
+    def ping(self) -> bytes:
+        return self._encoder.ping()
 
     def error(self, failed: Failed) -> bytes:
         return self._encoder.error(failed)

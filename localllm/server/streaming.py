@@ -54,7 +54,7 @@ class AnswerResponse:
         self._time_ns = services.clock.time_ns
         self._activity = services.activity
         self._early_headers_seconds = services.early_headers_seconds
-        self._ping_seconds = services.ping_seconds if encoder.ping else math.inf
+        self._ping_seconds = services.ping_seconds
         self._spoken_at = 0.0
         self._is_silent = False
         self._silence: asyncio.TimerHandle | None = None
@@ -146,7 +146,7 @@ class AnswerResponse:
             now_ns = time_ns()
             data = b"".join([chunk(event, now_ns) for event in batch])
             if self._is_silent:
-                self._is_silent, data = False, data or self._encoder.ping
+                self._is_silent, data = False, data or self._encoder.ping()
             is_over = bool(batch) and isinstance(batch[-1], (Finished, Failed))
             if data or is_over:
                 await self._say(data, send, more=not is_over)

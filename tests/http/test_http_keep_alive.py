@@ -32,7 +32,7 @@ def asking(server, path, body, model="guide"):
 
 
 def is_ping(text: str) -> bool:
-    return text.startswith(": keep-alive\n\n") or text.startswith(" ") or text.startswith("event: ping\n")
+    return text.startswith((": keep-alive\n\n", " ", "event: ping\n", "event: response.created\n"))
 
 
 @pytest.mark.parametrize(("path", "body", "_"), ROUTES)

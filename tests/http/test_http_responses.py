@@ -204,12 +204,14 @@ def test_the_tokens_of_a_conversation_are_counted(server):
     assert {"object": "response.input_tokens", "input_tokens": 1 + len(expected)} == answer.json()
 
 
-def test_who_waits_in_the_queue_is_kept_awake_with_comments():
+def test_who_waits_in_the_queue_knows_its_response_is_kept_awake_and_may_cancel_it():
     with live_server(early_headers_seconds=0.01, ping_seconds=0.01) as server:
         body = {"model": "slow", "input": "echo a", "stream": True}
         with httpx.stream("POST", server.url + PATH, json=body, timeout=20) as stream:
-            lines = stream.iter_lines()
-            assert [": keep-alive", "", ": keep-alive"] == [next(lines) for _ in range(3)]
+            response_id, lines = running(server, stream)
+            assert ": keep-alive" in (next(lines) for _ in range(9))
+            assert "cancelled" == httpx.post(f"{server.url}{PATH}/{response_id}/cancel").json()["status"]
+            assert any("response.incomplete" in line for line in lines)
 
 
 @pytest.fixture

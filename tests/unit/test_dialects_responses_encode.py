@@ -242,6 +242,14 @@ def test_an_abandoned_answer_keeps_what_there_was():
     assert [item["id"] for item in found["output"]] == [item.id for item in one.output]
 
 
-def test_the_ping_of_a_stream_is_a_comment():
-    assert ResponsesEncoder.ping.startswith(b": ")
-    assert ResponsesEncoder.ping.endswith(b"\n\n")
+def test_a_long_silence_begins_with_the_beginning_and_goes_on_with_comments_and_now_and_then_an_event():
+    one = encoder()
+    first, *more = [one.ping() for _ in range(13)]
+    assert first.startswith(b"event: response.created\n")
+    assert [b": keep-alive\n\n"] * 5 == more[:5]
+    assert more[5].startswith(b"event: response.in_progress\n")
+    numbers = [json.loads(line.split(b"\ndata: ")[1])["sequence_number"] for line in (more[5], more[11])]
+    assert [2, 3] == numbers
+    said = one.chunk(ContentDelta("a"), 0)
+    assert b"response.created" not in said
+    assert {b": keep-alive\n\n"} == {one.ping() for _ in range(12)}
