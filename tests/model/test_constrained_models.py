@@ -12,8 +12,11 @@ import pytest
 from chat_templates import upstream_templates
 from json_schemas import SCHEMAS, TOOLS
 from jsonschema import Draft202012Validator
+from llguidance import LLMatcher
 from synthetic_models import build
 
+from localllm.chat.lark import JSON_BLANKS
+from localllm.engine.grammar import byte_tokenizer
 from localllm.generation import GenerationRequest, Message, Options, ResponseFormat, Tool, ToolChoice
 
 GUIDE = Path(__file__).resolve().parents[2] / "modelfiles" / "guide" / "guide.gguf"
@@ -61,10 +64,23 @@ def check_schemas(model: Path, names: list[str]) -> None:
     requests = [request for number, name in enumerate(names) for request in (asked_for(name, number), free(number))]
     found = answered(model, requests)
     for name, said in zip(names, found[::2], strict=True):
-        assert ("stop", "") == (said["reason"], said["error"]), (name, said["content"][-200:])
-        Draft202012Validator(SCHEMAS[name]).validate(json.loads(said["content"]))
+        assert "" == said["error"], name
+        if said["reason"] == "length":  # chance may not close a text that has no bound in so many tokens
+            assert begins_an_answer(name, said["content"]), (name, said["content"][-200:])
+        else:
+            Draft202012Validator(SCHEMAS[name]).validate(json.loads(said["content"]))
+    assert len(names) > 10 * [said["reason"] for said in found[::2]].count("length")
     alone = answered(model, [free(number) for number in range(len(names))])
     assert [said["content"] for said in alone] == [said["content"] for said in found[1::2]]
+
+
+def begins_an_answer(name: str, content: str) -> bool:
+    grammar = LLMatcher.grammar_from_json_schema(
+        json.dumps(SCHEMAS[name]), defaults={"whitespace_pattern": JSON_BLANKS}
+    )
+    tokens = list(content.removesuffix("\ufffd").encode())
+    tokenizer = byte_tokenizer([*(bytes([byte]) for byte in range(256)), b""], 256)
+    return LLMatcher(tokenizer, grammar).try_consume_tokens(tokens) == len(tokens)
 
 
 def test_the_bundled_model_keeps_to_schemas_beside_answers_that_are_free():
