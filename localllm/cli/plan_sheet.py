@@ -29,7 +29,7 @@ def plan_lines(answer: PlanAnswer, columns: int) -> Iterator[str]:
     yield ""
     yield from (f"  {line}" for line in aligned_lines(list(_figures(answer.plan, answer.machine))))
     yield ""
-    yield from (f"  {line}" for line in aligned_lines(list(_choices(answer.plan))))
+    yield from (f"  {line}" for line in aligned_lines(list(_choices(answer.plan, columns - 18))))
 
 
 def _machine_lines(answer: PlanAnswer) -> list[str]:
@@ -79,7 +79,7 @@ def _figures(plan: Placement, machine: tuple[MachineDevice, ...]) -> Iterator[tu
         )
 
 
-def _choices(plan: Placement) -> Iterator[tuple[str, str]]:
+def _choices(plan: Placement, columns: int) -> Iterator[tuple[str, str]]:
     context = plan.context
     yield "place", plan.reason
     pool = f"{context.pool_tokens:,} tokens for {context.parallel} requests at once"
@@ -90,11 +90,11 @@ def _choices(plan: Placement) -> Iterator[tuple[str, str]]:
         yield "speed", f"about {rate_text(decode)} tokens/s, prompts {rate_text(prefill)} tokens/s{assumed}"
     for note in plan.notes:
         yield "note", note
-    for index, flags in enumerate(_wrapped(plan.flags)):
+    for index, flags in enumerate(_wrapped(plan.flags, max(columns, 40))):
         yield ("as flags" if index == 0 else ""), flags
 
 
-def _wrapped(flags: tuple[str, ...], width: int = 84) -> Iterator[str]:
+def _wrapped(flags: tuple[str, ...], width: int) -> Iterator[str]:
     line = ""
     for flag in flags:
         if line and len(line) + len(flag) + 1 > width:

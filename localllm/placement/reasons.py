@@ -19,8 +19,11 @@ def reason(tier: str, arrangement: Arrangement, costs: Costs, room: Room, wishes
     count = costs.count
     match tier:
         case "gpu":
-            few = "which holds them" if len(arrangement.gpus) == 1 else "no fewer GPUs hold them, or none is as fast"
-            return f"all {count} layers on {names}: {_said(wishes.tensor_split is not None, few)}"
+            if wishes.tensor_split is not None:
+                return f"all {count} layers on {names}: shared as asked for"
+            if len(arrangement.gpus) == 1:
+                return f"all {count} layers on {names}, which holds them"
+            return f"all {count} layers on {names}: no fewer GPUs hold them, or none is as fast"
         case "experts":
             out = sum(1 for experts in costs.experts[: arrangement.cpu_experts] if experts)
             experts = sum(1 for experts in costs.experts if experts)

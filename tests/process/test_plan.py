@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +63,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, hub: HubServer) -> Iterator
         yield running
 
 
+def cpu_seconds(daemon: Daemon) -> float:
+    """What the daemon and its children that have ended computed."""
+    fields = Path(f"/proc/{daemon.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def plan(daemon: Daemon, *arguments: str):
     return run_cli("plan", *arguments, environment=daemon.environment, seconds=60)
 
@@ -74,13 +80,11 @@ def on_card(daemon: Daemon, *arguments: str) -> dict:
 
 
 def test_a_model_of_70b_that_is_not_here_is_planned_from_its_first_megabytes_in_a_moment(daemon, hub):
-    seconds = []
-    for _ in range(2):  # of a machine that does other things too
-        before, started = hub.served_bytes(), time.monotonic()
-        answer = daemon.http.post("/api/plan", json={"model": "hf.co/owner/Large-GGUF", "devices": CARD}).json()
-        seconds.append(time.monotonic() - started)
-        assert hub.served_bytes() - before < 20_000_000
-    assert min(seconds) < 3
+    before = cpu_seconds(daemon)
+    answer = daemon.http.post("/api/plan", json={"model": "hf.co/owner/Large-GGUF", "devices": CARD}).json()
+    # Not the clock's: other tests use the machine too, and all that is waited for here comes from this machine.
+    assert cpu_seconds(daemon) - before < 3
+    assert hub.served_bytes() < 20_000_000
     assert ("layers", 81) == (answer["plan"]["tier"], answer["plan"]["layers"])
     assert 38 <= answer["plan"]["gpu_layers"] <= 44
     assert answer["file_bytes"] > 42 * 10**9
