@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from localllm.chat.probes import ARGUMENTS, CALLED_TOOL, TOOLS, Probe, whole_tags
 from localllm.chat.probing import find_syntax
@@ -82,6 +83,9 @@ def _syntax_of_example(text: str, begin: int) -> CallSyntax | None:
         return CallSyntax(LLAMA_CALLS.starts, separator=";", bare=True, name_key=name_key, argument_keys=keys)
     opening = "[" if before.endswith("[") else ""
     marker = before.removesuffix(opening).rstrip()
+    if not marker and after.startswith("]"):
+        listed = CallSyntax((), "[", ",", "]", bare=True, name_key=name_key, argument_keys=keys)
+        return replace(listed, other_keys=tuple(dict.fromkeys([*listed.other_keys, *others])))
     if len(marker) > _MAX_MARKER_CHARACTERS or not _MARKER.fullmatch(marker):
         return None
     closing = "]" if opening and after.startswith("]") else ""

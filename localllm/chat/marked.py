@@ -191,8 +191,8 @@ class MarkedParser:
         if mark := next((mark for mark in self._skippable if self._text.startswith(mark, self._at)), None):
             self._skip(mark)
             return True
-        if self._calls.bare and self._text[self._at] == "{":
-            self._begin_candidate([], _State.CALL)
+        if self._calls.bare and self._text[self._at] == (self._calls.opening or "{"):
+            self._begin_candidate([], _State.CALL_START if self._calls.opening else _State.CALL)
             return True
         if isinstance(self._syntax, PythonSyntax) and self._syntax.bare and self._text[self._at] == "[":
             self._begin_calls("")

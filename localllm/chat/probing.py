@@ -34,6 +34,10 @@ _KEYS, _TEXT, _NUMBER = ("zargument", "zfurther"), "zvalue", 77177
 _CUT_TAG = re.compile(r"<[^<>\s]*\Z|\[[^\[\]\s]*\Z")
 _MOST_OPENING_CHARACTERS = 128
 
+_GEMMA = re.compile(
+    r"(?P<start><[^<>\s]+>)call:zcalled_tool\{zargument:(?P<quote><[^\s:,{}]+>)zvalue(?P=quote),.*\}(?P<end><[^<>\s]+>)"
+)
+
 Written = Callable[[Sequence[ToolCall]], str | None]
 
 
@@ -72,8 +76,9 @@ def _own_notation(one: str) -> Syntax | None:
     if after.startswith("(") and before.rstrip().endswith("["):
         behind = after.rpartition(")")[2].strip().removeprefix("]").strip()
         return PythonSyntax((tag,), behind) if tag else PythonSyntax((), bare=True)
-    gemma = GemmaSyntax()
-    return gemma if before.endswith(f"{gemma.start}call:") and gemma.quote in after else None
+    notation = _GEMMA.search(one)
+    # What stands before and behind a text is the same tag.
+    return GemmaSyntax(notation["start"], notation["end"], notation["quote"]) if notation else None
 
 
 def _last_tag(text: str) -> str:

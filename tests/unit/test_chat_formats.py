@@ -17,7 +17,7 @@ from localllm.chat.formats import (
     detect,
 )
 from localllm.chat.parser import OutputParser
-from localllm.chat.syntax import AnswerMarkers, Channels, ElementSyntax, Marker, TaggedSyntax, marker
+from localllm.chat.syntax import AnswerMarkers, Channels, ElementSyntax, GemmaSyntax, Marker, TaggedSyntax, marker
 from localllm.chat.template import ChatTemplate
 from localllm.generation import ContentDelta, Message, ThinkingDelta, Tool, ToolCall, ToolCallDelta
 
@@ -44,6 +44,12 @@ LISTED = turns('<calls>[{"number": 1, "args": {{ f.arguments | tojson }}, "tool"
 AS_TEXT = turns('<tool_call>{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson | tojson }}}</tool_call>')
 XML = turns("<tool_call><function={{ f.name }}>{{ f.arguments | tojson }}</function></tool_call>")
 UNWRAPPED = turns("<tool_call>{{ f.name }}\n{{ f.arguments | tojson }}</tool_call>")
+BARE = turns('[{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}]')
+FUNCTION_GEMMA = turns(
+    "<start_function_call>call:{{ f.name }}{{ '{' }}"
+    "{% for k, v in f.arguments.items() %}{{ ',' if not loop.first }}{{ k }}:"
+    "{% if v is string %}<escape>{{ v }}<escape>{% else %}{{ v }}{% endif %}{% endfor %}{{ '}' }}<end_function_call>"
+)
 NEAR = turns(
     '<think{{ "" }}er>{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}</thinker>', "<thought>"
 )
@@ -78,6 +84,8 @@ def template(source: str) -> ChatTemplate:
             ),
         ),
         (NEAR, CallSyntax(starts=("<thinker>",), end="</thinker>")),
+        (BARE, CallSyntax((), opening="[", separator=",", closing="]", bare=True)),
+        (FUNCTION_GEMMA, GemmaSyntax("<start_function_call>", "<end_function_call>", "<escape>")),
         (XML, tagged("<tool_call><function=", ">", "</function></tool_call>")),
         (UNWRAPPED, tagged("<tool_call>", "", "</tool_call>")),
         (HERMES.replace(TOOLS, ""), HERMES_CALLS),

@@ -20,7 +20,8 @@ LLAMA = OutputFormat(calls=LLAMA_CALLS)
 MISTRAL = OutputFormat(calls=MISTRAL_CALLS)
 DEEPSEEK = OutputFormat(thinking=THINK_TAGS)
 LISTED = OutputFormat(calls=CallSyntax(starts=("<calls>",), opening="[", separator=",", closing="]", end="</calls>"))
-FORMATS = {"qwen": QWEN, "llama": LLAMA, "mistral": MISTRAL, "deepseek": DEEPSEEK, "listed": LISTED}
+BARE = OutputFormat(calls=CallSyntax((), opening="[", separator=",", closing="]", bare=True))
+FORMATS = {"bare": BARE, "qwen": QWEN, "llama": LLAMA, "mistral": MISTRAL, "deepseek": DEEPSEEK, "listed": LISTED}
 TOOLS = (Tool("add", "{}"), Tool("now", "{}"))
 
 
@@ -137,9 +138,14 @@ CASES = [
         f"<calls>[{ADD}, {ADD}]</calls> x",
         [call(i, "add", '{"b": 2, "a": 1}') for i in (0, 1)] + [("content", "x")],
     ),
+    ("bare", f' [{ADD}, {{"name": "now"}}]\n', [call(0, "add", '{"b": 2, "a": 1}'), call(1, "now", "{}")]),
     ("deepseek", f"<think>Hm</think>\n\n<tool_call>{ADD}", [("thinking", "Hm"), ("content", f"<tool_call>{ADD}")]),
 ]
 NOT_CALLS = [
+    ("bare", "[1, 2]"),
+    ("bare", '[{"name": "nobody", "arguments": {}}]'),
+    ("bare", "[] or [x]"),
+    ("bare", f"So: [{ADD}]"),
     ("qwen", "Use <tool_call> and </tool_call>."),
     ("qwen", '<tool_call>\n{"name": "add", "arguments": {"a": 1'),
     ("qwen", '\n <tool_call>\n{"name": "add", "arguments": [1]}\n</tool_call>\n'),
