@@ -10,9 +10,10 @@ from typing import Any
 from shape_models import ShapeModel, quantized
 
 
-def _dense(
+def dense(
     layers: int, width: int, heads: int, kv_heads: int, head_size: int, feed_forward: int, **more: Any
 ) -> dict[str, Any]:
+    """The numbers of a plain transformer; a name in `more` has __ for a dot."""
     return {
         "context_length": 32768,
         "embedding_length": width,
@@ -40,7 +41,7 @@ _MAMBA: dict[str, Any] = {
     "ssm.group_count": 1,
 }
 _LATENT: dict[str, Any] = {
-    **_dense(6, 2048, 16, 1, 576, 10944),
+    **dense(6, 2048, 16, 1, 576, 10944),
     "attention.value_length": 512,
     "attention.kv_lora_rank": 512,
     "attention.q_lora_rank": 1536,
@@ -55,24 +56,24 @@ _LATENT: dict[str, Any] = {
 }
 _SCALES = (".scale", ".input_scale")
 RECIPES: dict[str, ShapeModel] = {
-    "llama": ShapeModel("llama", _dense(4, 4096, 32, 8, 128, 14336), 128256),
-    "qwen3": ShapeModel("qwen3", _dense(4, 2560, 32, 8, 128, 9728), 32000),
-    "qwen2": ShapeModel("qwen2", _dense(4, 3584, 28, 4, 128, 18944), 32000),
-    "qwen3moe": ShapeModel("qwen3moe", _dense(4, 2048, 32, 4, 128, 6144) | _experts(128, 8, 768), 32000),
+    "llama": ShapeModel("llama", dense(4, 4096, 32, 8, 128, 14336), 128256),
+    "qwen3": ShapeModel("qwen3", dense(4, 2560, 32, 8, 128, 9728), 32000),
+    "qwen2": ShapeModel("qwen2", dense(4, 3584, 28, 4, 128, 18944), 32000),
+    "qwen3moe": ShapeModel("qwen3moe", dense(4, 2048, 32, 4, 128, 6144) | _experts(128, 8, 768), 32000),
     "gpt-oss": ShapeModel(
         "gpt-oss",
-        _dense(4, 2880, 64, 8, 64, 2880, attention__sliding_window=128) | _experts(32, 4, 2880),
+        dense(4, 2880, 64, 8, 64, 2880, attention__sliding_window=128) | _experts(32, 4, 2880),
         32000,
         left_out=(*_SCALES, "rope_freqs.weight"),
     ),
-    "gemma2": ShapeModel("gemma2", _dense(4, 2304, 8, 4, 256, 9216, attention__sliding_window=4096), 64000),
-    "gemma3": ShapeModel("gemma3", _dense(12, 2560, 8, 4, 256, 10240, attention__sliding_window=1024), 64000),
-    "gemma3n": ShapeModel("gemma3n", _dense(30, 2048, 8, 2, 256, 8192, attention__sliding_window=512), 32000),
+    "gemma2": ShapeModel("gemma2", dense(4, 2304, 8, 4, 256, 9216, attention__sliding_window=4096), 64000),
+    "gemma3": ShapeModel("gemma3", dense(12, 2560, 8, 4, 256, 10240, attention__sliding_window=1024), 64000),
+    "gemma3n": ShapeModel("gemma3n", dense(30, 2048, 8, 2, 256, 8192, attention__sliding_window=512), 32000),
     "deepseek2": ShapeModel("deepseek2", _LATENT, 32000),
     "qwen35": ShapeModel(
         "qwen35",
         {
-            **_dense(8, 2560, 16, 4, 256, 9216),
+            **dense(8, 2560, 16, 4, 256, 9216),
             "rope.dimension_count": 64,
             "rope.dimension_sections": [11, 11, 10, 0],
             "full_attention_interval": 4,
@@ -105,7 +106,7 @@ RECIPES: dict[str, ShapeModel] = {
     "granitehybrid": ShapeModel(
         "granitehybrid",
         {
-            **_dense(8, 1536, 12, 4, 128, 512, **{"ssm__inner_size": 3072, "ssm__time_step_rank": 48}),
+            **dense(8, 1536, 12, 4, 128, 512, **{"ssm__inner_size": 3072, "ssm__time_step_rank": 48}),
             **_MAMBA,
             "attention.head_count_kv": [0, 0, 0, 4, 0, 0, 0, 4],
             "expert_shared_feed_forward_length": 1024,
@@ -116,18 +117,18 @@ RECIPES: dict[str, ShapeModel] = {
     ),
     "lfm2": ShapeModel(
         "lfm2",
-        _dense(8, 2048, 32, 8, 64, 8192, shortconv__l_cache=3) | {"attention.head_count_kv": [0, 0, 8, 0, 0, 8, 0, 8]},
+        dense(8, 2048, 32, 8, 64, 8192, shortconv__l_cache=3) | {"attention.head_count_kv": [0, 0, 8, 0, 0, 8, 0, 8]},
         32000,
     ),
-    "phi3": ShapeModel("phi3", _dense(4, 3072, 32, 32, 96, 8192), 32064),
+    "phi3": ShapeModel("phi3", dense(4, 3072, 32, 32, 96, 8192), 32064),
     "phi2": ShapeModel(
-        "phi2", _dense(4, 2560, 32, 32, 80, 10240) | {"rope.dimension_count": 32}, 51200, left_out=_SCALES
+        "phi2", dense(4, 2560, 32, 32, 80, 10240) | {"rope.dimension_count": 32}, 51200, left_out=_SCALES
     ),
-    "command-r": ShapeModel("command-r", _dense(4, 4096, 32, 8, 128, 14336, logit_scale=0.06), 64000),
+    "command-r": ShapeModel("command-r", dense(4, 4096, 32, 8, 128, 14336, logit_scale=0.06), 64000),
     "bert": ShapeModel(
         "bert",
         {
-            **_dense(6, 1024, 16, 16, 64, 4096),
+            **dense(6, 1024, 16, 16, 64, 4096),
             "context_length": 512,
             "attention.causal": False,
             "pooling_type": 1,
