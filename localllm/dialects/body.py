@@ -72,6 +72,11 @@ def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """Decode `body`. Raises InvalidFieldError, naming the field when one is at fault."""
     if not body.strip():
         raise InvalidFieldError("missing request body")
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError:  # which msgspec does not see in what it passes over
+            raise InvalidFieldError("the body is not valid JSON: it is not UTF-8") from None
     return read_inside(body, decoder)
 
 
@@ -87,19 +92,9 @@ def read_inside(text: bytes, decoder: msgspec.json.Decoder[T], field: str = "") 
         mended = _ESCAPE.sub(_without_lone_surrogate, text)
         if mended != text:
             return read_inside(mended, decoder, field)
-        raise _no_json(text, where, error, field) from None
-    except UnicodeDecodeError as error:  # of msgspec before 0.23
-        raise _no_json(text, where, error, field) from None
+        raise InvalidFieldError(f"{where} is not valid JSON: {error}", field=field or None) from None
     except RecursionError:
         raise InvalidFieldError(f"{where} is nested too deeply", field=field or None) from None
-
-
-def _no_json(text: bytes, where: str, error: Exception, field: str) -> InvalidFieldError:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return InvalidFieldError(f"{where} is not valid JSON: it is not UTF-8", field=field or None)
-    return InvalidFieldError(f"{where} is not valid JSON: {error}", field=field or None)
 
 
 def read_text(text: str | bytes, field: str) -> Any:

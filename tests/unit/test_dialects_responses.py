@@ -313,6 +313,12 @@ def test_a_bad_field_is_named(fields, field):
     assert (400, field) == (caught.value.status, caught.value.field)
 
 
+@pytest.mark.parametrize("where", ['"metadata": {"a": "\xff"}', '"tools": [{"type": "x", "y": "\xff"}]'])
+def test_what_is_only_repeated_is_utf8_too(where):
+    with pytest.raises(InvalidFieldError, match="not UTF-8"):
+        openai_responses.read_body(f'{{"model": "m", "input": "x", {where}}}'.encode("latin-1"))
+
+
 def test_half_an_emoji_in_an_item_is_mended():
     text = b'{"model": "m", "input": [{"role": "user", "content": "a\\ud83d"}]}'
     found = openai_responses.decode(openai_responses.read_body(text), text, (), lambda _: None)
