@@ -14,6 +14,19 @@ LIMITS = {
     "/completions": ("n_predict",), "/infill": ("n_predict",),
 }  # fmt: skip
 MOST_TOKENS, MOST_CHOICES = 4, 2
+MESSAGES = [{"role": "user", "content": "How do I pull a model?"}]
+# What is asked, by path: with something else there, nothing else of a body would be looked at.
+ASKED = {
+    "/api/generate": {"prompt": "Hello"}, "/api/chat": {"messages": MESSAGES}, "/api/embed": {"input": ["a", "b"]},
+    "/api/embeddings": {"prompt": "a"}, "/v1/chat/completions": {"messages": MESSAGES},
+    "/v1/completions": {"prompt": "Hello"}, "/v1/responses": {"input": "Hello"},
+    "/v1/responses/input_tokens": {"input": "Hello"}, "/v1/messages": {"messages": MESSAGES},
+    "/v1/messages/count_tokens": {"messages": MESSAGES}, "/v1/embeddings": {"input": "a"},
+    "/completion": {"prompt": "Hello"}, "/completions": {"prompt": ["Hello", [1, 2]]},
+    "/infill": {"input_prefix": "a", "input_suffix": "b", "prompt": "c"}, "/tokenize": {"content": "Hello"},
+    "/detokenize": {"tokens": [1, 2]}, "/apply-template": {"messages": MESSAGES}, "/embedding": {"content": "a"},
+    "/embeddings": {"content": ["a"]}, "/api/copy": {"source": "guide"}, "/api/create": {"from": "guide"},
+}  # fmt: skip
 
 
 @schemathesis.hook
@@ -25,6 +38,8 @@ def before_call(context, case, kwargs):
     if not isinstance(body, dict) or not len(repr(body)) % 5:  # a fifth stays as it is
         return
     path = case.operation.path
+    if len(repr(body)) % 2:
+        body |= ASKED.get(path, {})
     body["model"] = EMBEDDER if path in EMBEDDING_PATHS else MODEL
     if isinstance(body.get("keep_alive"), int | float | str):
         body["keep_alive"] = "5m"  # 0 would have each request load the model anew
