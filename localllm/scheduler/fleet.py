@@ -47,12 +47,13 @@ class EngineCheck(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedRunner:
-    """A runner that is ready, the plan it was loaded by, and bytes by device: what it took, and what of that the
-    machine's own figure of free memory lacks."""
+    """A runner that is ready, the plan it was loaded by, and bytes by device: what it was measured to take, the larger
+    of that and the plan, and what of it the machine's own figure of free memory lacks."""
 
     handle: RunnerHandle
     loaded: Loaded
     plan: Plan
+    measured: DeviceBytes
     taken: DeviceBytes
     held: DeviceBytes
 
@@ -153,12 +154,14 @@ class RunnerFleet:
         try:
             loaded = await handle.load(self._load_message(model, made), on_progress)
             measured = measured_bytes(loaded)
+            if made.tier != "cpu":
+                measured |= await self._planner.gpu_bytes(process.process_id)
             self._planner.learn(model, made, measured)
             _tell_difference(model, made, measured)
             is_loaded = True
             planned = made.bytes_by_device()
             taken = {device: max(size, measured.get(device, 0)) for device, size in planned.items()}
-            return LoadedRunner(handle, loaded, made, taken, free_of_pages(made))
+            return LoadedRunner(handle, loaded, made, measured, taken, free_of_pages(made))
         finally:
             if not is_loaded:
                 await handle.discard()

@@ -238,6 +238,7 @@ class Scheduler:
             expires_at=None if never else datetime.now(UTC) + timedelta(seconds=max(0.0, left)),
             progress=1.0 if runner.ready else runner.progress,
             plan=runner.ready.plan if runner.ready else None,
+            measured=runner.ready.measured if runner.ready else {},
         )
 
     def _post(self, event: Event) -> None:

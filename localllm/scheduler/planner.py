@@ -106,6 +106,12 @@ class Planner:
             return self._room(there, estimated, wishes, budgets_of(there, wishes))
         return room_of(machine, estimated.vocabulary, wishes)
 
+    async def gpu_bytes(self, process_id: int) -> dict[str, int]:
+        """What a process holds of each GPU, its context counted, where the driver tells."""
+        machine = await self._look_at_machine()
+        held = {gpu.name: sum(one.bytes for one in gpu.processes if one.pid == process_id) for gpu in machine.gpus}
+        return {device: size for device, size in held.items() if size}
+
     def learn(self, model: Model, made: Plan, measured: Mapping[str, int]) -> None:
         """Remember by how much a load took more, or less, than was reckoned."""
         estimated = self._estimates.get(model.key)

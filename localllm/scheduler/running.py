@@ -50,7 +50,7 @@ class Lease:
 class RunningModel:
     """A model that takes up room. `expires_at` None is never; `progress` is the share of the weights that is loaded.
 
-    `plan` is how it lies; None while that is not decided.
+    `plan` is how it lies; None while that is not decided. `measured` are bytes by device, once it is loaded.
     """
 
     model: Model
@@ -61,6 +61,7 @@ class RunningModel:
     expires_at: datetime | None
     progress: float = 0.0
     plan: Plan | None = None
+    measured: DeviceBytes = field(default_factory=dict)
 
 
 @dataclass(slots=True)

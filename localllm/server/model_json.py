@@ -18,7 +18,6 @@ from localllm.gguf import ArrayInfo, Header, Value
 from localllm.load_options import LoadOptions
 from localllm.modelfile import load_parameters
 from localllm.paths import without_folders
-from localllm.scheduler.fleet import measured_bytes
 from localllm.scheduler.state import QueuePlace
 from localllm.server.plan_json import proven_json, sizes_of
 from localllm.server.services import RunningModel
@@ -49,7 +48,6 @@ def running(entry: RunningModel, served_context: int) -> dict[str, Any]:
     """One item of /api/ps; `state`, `active`, `waiting` and `placement` are ours."""
     model, loaded = entry.model, entry.loaded
     size, size_vram = sizes_of(loaded) if loaded else (model.size_bytes, 0)
-    measured = measured_bytes(loaded) if loaded else {}
     return {
         "name": model.name,
         "model": model.name,
@@ -62,7 +60,7 @@ def running(entry: RunningModel, served_context: int) -> dict[str, Any]:
         "state": entry.state,
         "active": entry.active,
         "waiting": entry.waiting,
-    } | ({"placement": proven} if (proven := proven_json(entry.plan, loaded, measured)) else {})
+    } | ({"placement": proven} if (proven := proven_json(entry.plan, loaded, entry.measured)) else {})
 
 
 def queued(place: QueuePlace, *, shows_client: bool) -> dict[str, Any]:

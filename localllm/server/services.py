@@ -6,7 +6,7 @@ The protocols are the seams the HTTP layer needs; the real ones are store.Store,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -116,6 +116,8 @@ class RunningModel(Protocol):
     def expires_at(self) -> datetime | None: ...
     @property
     def plan(self) -> Plan | None: ...
+    @property
+    def measured(self) -> Mapping[str, int]: ...
 
 
 class ModelScheduler(Protocol):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,6 +167,7 @@ class FakeRunning:
     waiting: int = 2
     expires_at: datetime | None = TOLD
     plan: Plan | None = None
+    measured: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

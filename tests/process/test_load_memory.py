@@ -19,8 +19,9 @@ from stand_in_runner import stand_in_command
 from localllm.config import load_settings
 from localllm.errors import DoesNotFitError, ImpossibleWishError, LoadError
 from localllm.generation import Options
+from localllm.gguf import Header
 from localllm.placement.budgets import room_of
-from localllm.placement.devices import Machine
+from localllm.placement.devices import DeviceProcess, Machine
 from localllm.placement.estimate import estimate
 from localllm.placement.layout import BufferBytes, Layout, Measured
 from localllm.placement.learned import Learned
@@ -36,12 +37,13 @@ CARD = machine(24)
 ESTIMATE = estimate(HEADER)
 
 
+async def read_header(model: Model) -> Header:
+    return HEADER
+
+
 def planner(folder: Path, there: Machine = CARD, learned: Learned | None = None) -> Planner:
     async def look_at_machine() -> Machine:
         return there
-
-    async def read_header(model: Model):
-        return HEADER
 
     return Planner(load_settings({"LOCALLLM_HOME": str(folder)}), look_at_machine, read_header, learned or Learned())
 
@@ -112,6 +114,31 @@ def test_a_load_that_fails_for_another_reason_is_not_planned_again(tmp_path):
     with pytest.raises(LoadError, match="exit code 1"):
         load(tmp_path, "exits_loading", planned)
     assert 1 == len(planned)
+
+
+def test_what_the_driver_says_a_load_took_of_a_gpu_counts_and_is_remembered(tmp_path):
+    learned = Learned()
+
+    async def start() -> dict[str, int]:
+        async def look_at_machine() -> Machine:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            processes = tuple(DeviceProcess(int(child), "runner", 20 * GIB) for child in children)
+            return replace(CARD, devices=(replace(CARD.gpus[0], processes=processes), CARD.cpu))
+
+        fleet = RunnerFleet(
+            load_settings({"LOCALLLM_HOME": str(tmp_path)}),
+            os.environ,
+            WorkingEngine(),
+            Planner(load_settings({}), look_at_machine, read_header, learned),
+            command_for=lambda model: stand_in_command("answers"),
+            measure=Account(),
+        )
+        runner = await fleet.start(stand_in_model("answers"), None, lambda taken: None, lambda fraction: None)
+        await runner.handle.discard()
+        return dict(runner.taken)
+
+    assert 20 * GIB == asyncio.run(start())["CUDA0"]
+    assert learned.overheads()["CUDA0"] > 5 * GIB
 
 
 def test_llama_cpps_own_figures_are_asked_before_a_gpu_is_used_and_are_what_counts(tmp_path):
