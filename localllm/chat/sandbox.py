@@ -35,7 +35,7 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -214,8 +214,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
                 return obj[attribute]
             except KeyError:
                 return self.undefined(obj=obj, name=attribute)
-        is_plain = (kind is str and attribute in _STR_METHODS) or kind is Namespace or kind is LoopContext
-        if is_plain and not attribute.startswith("_"):
+        if attribute.startswith("_"):
+            return super().getattr(obj, attribute)
+        if kind is Namespace:
+            values = object.__getattribute__(obj, "_Namespace__attrs")  # its own lookup is a function in Python
+            return values[attribute] if attribute in values else self.undefined(obj=obj, name=attribute)
+        if (kind is str and attribute in _STR_METHODS) or kind is LoopContext:
             try:
                 return getattr(obj, attribute)
             except AttributeError:
@@ -257,6 +261,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, as jinja2 has it
+        if type(__obj) is Macro:  # the template's own, and so always safe to call
+            return __context.call(__obj, *args, **kwargs)
         method = getattr(__obj, "__wrapped__", __obj)
         owner = getattr(method, "__self__", None)
         if not (isinstance(method, types.BuiltinMethodType) and isinstance(owner, (str, int))):
