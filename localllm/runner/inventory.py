@@ -175,21 +175,34 @@ class Inventory:
         rows = await self._run((), SURVEY_SECONDS)
         return tuple(_device(row) for row in rows or () if row.kind == "gpu")
 
+    async def measured_machine(self) -> Machine:
+        """What is here, with speeds: measured now when nobody knows them. A busy machine has none."""
+        machine = await self.machine()
+        if not self._speeds:
+            await self._measure_once(machine.host.physical_cores, self._key(machine.gpus))
+        return await self.machine()
+
     async def _measure(self, threads: int, key: str) -> None:
-        """Speeds of all devices; what a busy machine gives is no speed, and is asked for again."""
-        flags = ("--speeds", str(max(threads, 1)))
+        """Later, and again where the machine was busy."""
         for _ in range(_ATTEMPTS):
             await asyncio.sleep(self._settle_seconds)
-            rows = await self._run(flags, SPEEDS_SECONDS) or await self._run((*flags, "--plain"), SPEEDS_SECONDS) or ()
-            speeds: dict[str, _Speeds] = {
-                row.name: (row.bandwidth_bytes_per_second, row.flops, row.link_bytes_per_second)
-                for row in rows
-                if row.bandwidth_bytes_per_second
-            }
-            if rows and len(speeds) == len(rows):
-                self._speeds = speeds
-                _write_speeds(self._speeds_file, _Remembered(key, speeds))
+            if self._speeds or await self._measure_once(threads, key):
                 return
+
+    async def _measure_once(self, threads: int, key: str) -> bool:
+        """Speeds of all devices, remembered; what a busy machine gives is no speed."""
+        flags = ("--speeds", str(max(threads, 1)))
+        rows = await self._run(flags, SPEEDS_SECONDS) or await self._run((*flags, "--plain"), SPEEDS_SECONDS) or ()
+        speeds: dict[str, _Speeds] = {
+            row.name: (row.bandwidth_bytes_per_second, row.flops, row.link_bytes_per_second)
+            for row in rows
+            if row.bandwidth_bytes_per_second
+        }
+        if not rows or len(speeds) != len(rows):
+            return False
+        self._speeds = speeds
+        _write_speeds(self._speeds_file, _Remembered(key, speeds))
+        return True
 
     async def _run(self, flags: Sequence[str], seconds: float) -> tuple[_Row, ...] | None:
         """The survey's answer; None when it has none, which is logged."""

@@ -67,6 +67,11 @@ class Machine:
     engine_id: str | None
     build: EngineBuild
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """All that a measurement of this machine depends on."""
+        return (*sorted(self.cpu.flags), self.engine_id or "")
+
 
 class _Verdict(msgspec.Struct, frozen=True):
     key: str

@@ -122,8 +122,7 @@ async def _serve(
 
 def _build_inventory(settings: Settings) -> Inventory:
     engine = look_at_machine()
-    identity = (*sorted(engine.cpu.flags), engine.engine_id or "")
-    return Inventory(engine.cpu.model, identity, settings.state_dir, dict(os.environ))
+    return Inventory(engine.cpu.model, engine.identity, settings.state_dir, dict(os.environ))
 
 
 def _build_planner(settings: Settings, store: Store, store_thread: ThreadPoolExecutor, inventory: Inventory) -> Planner:

@@ -9,6 +9,8 @@ def test_it_tries_the_engine_and_says_what_it_found_without_starting_a_daemon(tm
     rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert 0 == done.returncode, done.stderr
     assert "runs here" in rows["engine"]
+    assert "GB/s" in rows["speed"] or "busy" in rows["speed"]
+    assert any(name.startswith("GPU") for name in rows)
     assert "not running at http://127.0.0.1:1" == rows["daemon"]
     assert (tmp_path / "state" / "engine-verdict.json").is_file()
 

@@ -168,6 +168,21 @@ def test_speeds_are_measured_once_and_remembered(tmp_path):
     assert ["--speeds 8"] == asked(tmp_path)
 
 
+def test_who_asks_for_speeds_gets_them_at_once(tmp_path):
+    async def ask():
+        there = inventory(
+            tmp_path, listing(CPU_ROW | {"bandwidth_bytes_per_second": 4e10, "flops": 5e11}), gpu_backend=False
+        )
+        try:
+            return await there.measured_machine()
+        finally:
+            await there.close()
+
+    assert 4e10 == asyncio.run(ask()).cpu.bandwidth_bytes_per_second
+    assert 4e10 == asyncio.run(ask()).cpu.bandwidth_bytes_per_second
+    assert ["--speeds 8"] == asked(tmp_path)
+
+
 def test_speeds_of_another_engine_are_not_taken(tmp_path):
     state = tmp_path / "state"
     state.mkdir()
