@@ -44,7 +44,12 @@ class Voice:
     @cached_property
     def format(self) -> OutputFormat:
         """The format of the answers."""
-        return self._like.format if self._like is not None else detect(self.template)
+        if self._like is not None:
+            return self._like.format
+        found = detect(self.template)
+        if found.calls is not None and not found.shows_tools:
+            logger.warning("the chat template shows calls, but does not tell the model which tools there are")
+        return found
 
 
 class Voices:
