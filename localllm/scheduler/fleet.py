@@ -194,9 +194,10 @@ def measured_bytes(loaded: Loaded) -> dict[str, int]:
 
 
 def _short(made: Plan, error: OutOfMemoryError) -> dict[str, int]:
-    """How much less there is of the device than its budget said. Where nobody knows what was free, all that was wanted
-    is taken to be missing."""
-    missing = max(0, error.wanted_bytes - (error.free_bytes or 0)) + MARGIN_BYTES
+    """How much less there is of the device than its budget said. Where nobody knows what was free, half of what was
+    wanted is taken to be missing."""
+    free = error.wanted_bytes // 2 if error.free_bytes is None else error.free_bytes
+    missing = max(0, error.wanted_bytes - free) + MARGIN_BYTES
     share = next((share for share in made.shares if share.device == error.device), None)
     unused = max(0, share.budget - share.total) if share is not None else 0
     return {error.device: unused + missing}

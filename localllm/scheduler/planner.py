@@ -93,7 +93,11 @@ class Planner:
         wishes = replace(self._wishes(model), use_extra_buffers=use_extra_buffers)
         if estimated is None:
             return plan_unseen(machine.host, wishes, model.size_bytes)
-        budgets = dict(budgets_of(machine, wishes) if budget is None else budget)
+        budgets = budgets_of(machine, wishes)
+        if budget is not None:
+            # Other programs may have taken memory since the machine was surveyed.
+            free = budget if machine.is_replaced else budgets
+            budgets = {device: min(size, free.get(device, size)) for device, size in budget.items()}
         for device, missing in (short or {}).items():
             budgets[device] = max(0, budgets.get(device, 0) - missing)
         room = with_moved(self._room(machine, estimated, wishes, budgets), self._moved.get(model.key, {}))

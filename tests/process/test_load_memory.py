@@ -179,6 +179,14 @@ def test_a_survey_of_a_described_machine_takes_its_figures_as_they_are(tmp_path)
     assert survey(tmp_path, described).capacity == survey(tmp_path, described, {"CUDA0": 20 * GIB}).capacity
 
 
+def test_memory_that_others_took_after_the_survey_is_not_planned_with(tmp_path):
+    ample = {"CUDA0": 23 * GIB, "CPU": 50 * GIB}
+    taken = replace(CARD, devices=(replace(CARD.gpus[0], free_bytes=8 * GIB), CARD.cpu))
+    made = asyncio.run(planner(tmp_path, taken).plan(stand_in_model("answers"), ample, use_extra_buffers=True))
+    assert made.bytes_by_device()["CUDA0"] < 8 * GIB
+    assert ("gpu", 5 * GIB < made.bytes_by_device()["CUDA0"]) == (made.tier, True)
+
+
 @pytest.mark.parametrize(
     ("options", "error"), [({"num_gpu": 33, "num_ctx": 8192}, DoesNotFitError), ({"main_gpu": 3}, ImpossibleWishError)]
 )
