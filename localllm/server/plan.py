@@ -27,6 +27,7 @@ from localllm.placement.estimate import Estimate, estimate
 from localllm.placement.overrides import overridden
 from localllm.placement.plan import plan
 from localllm.placement.wishes import Wishes, wishes_from
+from localllm.server.access import MAY_MANAGE
 from localllm.server.plan_json import alternatives_json, machine_json, plan_json
 from localllm.server.replies import json_response
 from localllm.server.services import Services
@@ -40,7 +41,8 @@ _answer: msgspec.json.Decoder[Peeked | Failed] = msgspec.json.Decoder(Peeked | F
 async def make_plan(services: Services, request: Request) -> Response:
     """POST /api/plan."""
     question = decode_plan(await request.body())
-    about, estimated, moved, wishes, others = await _model(services, question)
+    may_fetch = bool(request.scope.get(MAY_MANAGE))
+    about, estimated, moved, wishes, others = await _model(services, question, may_fetch=may_fetch)
     room = with_moved(await _room(services, question, estimated, wishes), moved)
     told: dict[str, Any] = {**about, "machine": machine_json(room)}
     try:
@@ -54,13 +56,18 @@ async def make_plan(services: Services, request: Request) -> Response:
 Asked = tuple[dict[str, Any], Estimate, Mapping[str, int], Wishes, tuple[tuple[str, int], ...]]
 
 
-async def _model(services: Services, question: PlanQuestion) -> Asked:
-    """What is known of the model, its estimate, what of it was moved, what is wished, its other quantisations."""
+async def _model(services: Services, question: PlanQuestion, *, may_fetch: bool) -> Asked:
+    """What is known of the model, its estimate, what of it was moved, what is wished, its other quantisations.
+
+    One that is not here is looked up for those who may pull it.
+    """
     try:
         if question.quant:
             raise ModelNotFoundError(question.name)
         model = await services.in_store(services.store.find, question.name)
     except ModelNotFoundError:
+        if not may_fetch:
+            raise
         return await _remote_model(services, question)
     header = await services.in_store(services.store.header, model)
     wishes = _wishes(services, question, model.options, model.load, embeds="embedding" in model.capabilities)
