@@ -24,8 +24,8 @@ LFM_CALLS = PythonSyntax(("<|tool_call_start|>",), "<|tool_call_end|>")
 _MAX_MARKER_CHARACTERS = 64
 _TAG_BEFORE = re.compile(rf"{TAG}\Z")
 _TAG_AFTER = re.compile(rf"\A{TAG}")
-_FENCE, _FENCED = "```", "```json"  # Command R+ writes "Action:" and its calls as Markdown
-_MARKER = re.compile(rf"(?:{TAG})+|\w+|\w+:\s*{_FENCED}|\w[\w ]*{TAG}")
+_FENCE = "```"  # Command R+ writes "Action:" and its calls as Markdown
+_MARKER = re.compile(rf"(?:{TAG})+|\w+|(?:\w+:\s*)?{_FENCE}\w+|\w[\w ]*{TAG}")
 
 
 def call_syntax(probe: Probe, answer: AnswerMarkers | None) -> Syntax | None:
@@ -97,7 +97,7 @@ def _syntax_of_example(text: str, begin: int) -> CallSyntax | None:
         opening=opening,
         separator="," if opening else "",
         closing=closing,
-        end=_FENCE if marker.endswith(_FENCED) else first_behind.group() if first_behind else "",
+        end=_FENCE if _FENCE in marker else first_behind.group() if first_behind else "",
         name_key=name_key,
         argument_keys=keys,
         other_keys=tuple(dict.fromkeys(["type", "id", *others])),

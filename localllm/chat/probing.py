@@ -106,7 +106,7 @@ _ITEM = re.compile(r"<(\w+)>zitem")
 def _elements(one: str, two: str | None, written: Written) -> ElementSyntax | None:
     """XML whose elements are named after the arguments."""
     found = _ELEMENT.search(one)
-    if found is None or not found.group(1) == found.group(2) == one[: found.start()][-len(found.group(1)) :]:
+    if found is None or found.group(1) != found.group(2) or not one[: found.start()].endswith(found.group(1)):
         return None
     prefix = found.group(1)
     before, _, after_name = one[: found.start() - len(prefix)].rpartition(FIRST_NAME)

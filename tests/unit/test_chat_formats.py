@@ -45,6 +45,11 @@ AS_TEXT = turns('<tool_call>{"name": "{{ f.name }}", "arguments": {{ f.arguments
 XML = turns("<tool_call><function={{ f.name }}>{{ f.arguments | tojson }}</function></tool_call>")
 UNWRAPPED = turns("<tool_call>{{ f.name }}\n{{ f.arguments | tojson }}</tool_call>")
 BARE = turns('[{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}]')
+FENCED = turns('```tool_call\n{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\n```')
+OLD_XML = turns(
+    "<invoke><name>{{ f.name }}</name><args>"
+    "{% for k, v in f.arguments.items() %}<{{ k }}>{{ v }}</{{ k }}>{% endfor %}</args></invoke>"
+)
 FUNCTION_GEMMA = turns(
     "<start_function_call>call:{{ f.name }}{{ '{' }}"
     "{% for k, v in f.arguments.items() %}{{ ',' if not loop.first }}{{ k }}:"
@@ -86,6 +91,13 @@ def template(source: str) -> ChatTemplate:
         (NEAR, CallSyntax(starts=("<thinker>",), end="</thinker>")),
         (BARE, CallSyntax((), opening="[", separator=",", closing="]", bare=True)),
         (FUNCTION_GEMMA, GemmaSyntax("<start_function_call>", "<end_function_call>", "<escape>")),
+        (FENCED, CallSyntax(starts=("```tool_call",), end="```")),
+        (
+            OLD_XML,
+            ElementSyntax(
+                Marker(), marker("<invoke><name>"), marker("</name><args>"), marker("</args></invoke>"), Marker()
+            ),
+        ),
         (XML, tagged("<tool_call><function=", ">", "</function></tool_call>")),
         (UNWRAPPED, tagged("<tool_call>", "", "</tool_call>")),
         (HERMES.replace(TOOLS, ""), HERMES_CALLS),
