@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from localllm.chat.probes import ARGUMENTS, CALLED_TOOL, TOOLS, Probe, whole_tags
 from localllm.chat.probing import find_syntax
@@ -72,20 +72,24 @@ def _syntax_of_example(text: str, begin: int) -> CallSyntax | None:
     if found is None:
         return None
     start, end, document = found
+    outer = _object_outside(text, begin, start, document)
+    if outer is not None:
+        start, end = outer.start, outer.end
     before, after = text[begin:start].strip(), text[end:].strip()
     name_key = next((key for key, value in document.items() if value == CALLED_TOOL), None)
     argument_key = next((key for key, value in document.items() if value in (ARGUMENTS, json.dumps(ARGUMENTS))), None)
     if argument_key is None:
         return None
     keys = (argument_key, *(key for key in ("arguments", "parameters") if key != argument_key)) if name_key else ()
-    others = [key for key in document if key not in (name_key, *keys)] if name_key else []
+    others = [key for key in (*document, *(outer.other_keys if outer else ())) if key not in (name_key, *keys)]
+    others, inner_key = others if name_key else [], outer.inner_key if outer else None
     if not before:
         return CallSyntax(LLAMA_CALLS.starts, separator=";", bare=True, name_key=name_key, argument_keys=keys)
     opening = "[" if before.endswith("[") else ""
     marker = before.removesuffix(opening).rstrip()
     if not marker and after.startswith("]"):
         listed = CallSyntax((), "[", ",", "]", bare=True, name_key=name_key, argument_keys=keys)
-        return replace(listed, other_keys=tuple(dict.fromkeys([*listed.other_keys, *others])))
+        return replace(listed, other_keys=tuple(dict.fromkeys([*listed.other_keys, *others])), inner_key=inner_key)
     if len(marker) > _MAX_MARKER_CHARACTERS or not _MARKER.fullmatch(marker):
         return None
     closing = "]" if opening and after.startswith("]") else ""
@@ -101,7 +105,30 @@ def _syntax_of_example(text: str, begin: int) -> CallSyntax | None:
         name_key=name_key,
         argument_keys=keys,
         other_keys=tuple(dict.fromkeys(["type", "id", *others])),
+        inner_key=inner_key,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outer:
+    """An object that has the call's own object under `inner_key`, and where it stands."""
+
+    start: int
+    end: int
+    inner_key: str
+    other_keys: tuple[str, ...]
+
+
+def _object_outside(text: str, begin: int, inside: int, document: dict[str, object]) -> _Outer | None:
+    start = text.rfind("{", begin, inside)
+    if start < 0:
+        return None
+    try:
+        outer, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    key = next((key for key, value in outer.items() if value == document), None)
+    return None if key is None else _Outer(start, end, key, tuple(one for one in outer if one != key))
 
 
 def _object_around(text: str, begin: int, inside: int) -> tuple[int, int, dict[str, object]] | None:

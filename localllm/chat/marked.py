@@ -268,7 +268,8 @@ class MarkedParser:
 
     def _read_object(self) -> json_calls.Call | None:
         syntax = self._calls
-        call = json_calls.read_call("".join(self._object), self._scanner.members, syntax.name_key, syntax.argument_keys)
+        keys = (syntax.name_key, syntax.argument_keys, syntax.inner_key)
+        call = json_calls.read_call("".join(self._object), self._scanner.members, *keys)
         return call if call is not None and (self._is_marked or call.name in self._tool_names) else None
 
     def _accept(self, call: json_calls.Call) -> None:

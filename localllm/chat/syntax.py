@@ -126,7 +126,8 @@ class CallSyntax:
 
     Any of `starts` begins calls; opening, separator, closing and end may be empty, and what follows the last object may
     be missing. With `bare` an object that is the first thing of the answer is a call too, if it names a known tool.
-    Without a `name_key` an object's only key is the name, and its value the arguments.
+    Without a `name_key` an object's only key is the name, and its value the arguments. With an `inner_key` name and
+    arguments may stand in an object of their own under it, as OpenAI has it.
     """
 
     starts: tuple[str, ...]
@@ -138,13 +139,15 @@ class CallSyntax:
     name_key: str | None = "name"
     argument_keys: tuple[str, ...] = ("arguments", "parameters")
     other_keys: tuple[str, ...] = ("type", "id")
+    inner_key: str | None = None
 
     @property
     def first_keys(self) -> frozenset[str] | None:
         """The keys an object may begin with if it is a call; None for any."""
         if self.name_key is None:
             return None
-        return frozenset([self.name_key, *self.argument_keys, *self.other_keys])
+        inner = [self.inner_key] if self.inner_key else []
+        return frozenset([self.name_key, *self.argument_keys, *self.other_keys, *inner])
 
     @property
     def markers(self) -> tuple[str, ...]:

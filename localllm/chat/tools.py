@@ -176,14 +176,24 @@ class ObjectScanner:
             self._key = None
 
 
-def read_call(text: str, members: list[Member], name_key: str | None, argument_keys: tuple[str, ...]) -> Call | None:
-    """The call that a complete object describes, or None when it describes none.
+def read_call(
+    text: str,
+    members: list[Member],
+    name_key: str | None,
+    argument_keys: tuple[str, ...],
+    inner_key: str | None = None,
+) -> Call | None:
+    """The call that a complete object describes, itself or under `inner_key`, or None when it describes none.
 
     No arguments at all are an empty object; arguments inside a JSON string are taken out of it.
     """
     document = _parse(text)
     if not isinstance(document, dict):
         return None
+    if inner_key is not None and isinstance(document.get(inner_key), dict):
+        inner, scanner = _raw_value(text, members, inner_key) or "", ObjectScanner()
+        scanner.feed(inner)
+        return read_call(inner, scanner.members, name_key, argument_keys)
     if name_key is None:
         # The only key is the name, and its value the arguments.
         name_key, argument_keys = "", tuple(document)

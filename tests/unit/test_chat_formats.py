@@ -45,6 +45,7 @@ AS_TEXT = turns('<tool_call>{"name": "{{ f.name }}", "arguments": {{ f.arguments
 XML = turns("<tool_call><function={{ f.name }}>{{ f.arguments | tojson }}</function></tool_call>")
 UNWRAPPED = turns("<tool_call>{{ f.name }}\n{{ f.arguments | tojson }}</tool_call>")
 BARE = turns('[{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}]')
+NESTED = turns("<calls>[{{ c | tojson }}]</calls>")
 FENCED = turns('```tool_call\n{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\n```')
 OLD_XML = turns(
     "<invoke><name>{{ f.name }}</name><args>"
@@ -91,6 +92,12 @@ def template(source: str) -> ChatTemplate:
         (NEAR, CallSyntax(starts=("<thinker>",), end="</thinker>")),
         (BARE, CallSyntax((), opening="[", separator=",", closing="]", bare=True)),
         (FUNCTION_GEMMA, GemmaSyntax("<start_function_call>", "<end_function_call>", "<escape>")),
+        (
+            NESTED,
+            CallSyntax(
+                starts=("<calls>",), opening="[", separator=",", closing="]", end="</calls>", inner_key="function"
+            ),
+        ),
         (FENCED, CallSyntax(starts=("```tool_call",), end="```")),
         (
             OLD_XML,
@@ -155,7 +162,9 @@ def test_capabilities_and_markers_follow_from_the_format():
     assert ("<|python_tag|>",) == OutputFormat(calls=LLAMA_CALLS).markers
 
 
-@pytest.mark.parametrize("source", [HERMES, LLAMA, MISTRAL, LISTED, AS_TEXT, NEAR, XML, UNWRAPPED])
+@pytest.mark.parametrize(
+    "source", [HERMES, LLAMA, MISTRAL, LISTED, AS_TEXT, NEAR, XML, UNWRAPPED, NESTED, BARE, FENCED]
+)
 def test_what_a_template_writes_is_parsed_back(source):
     made = template(source)
     call = Message(
