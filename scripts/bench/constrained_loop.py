@@ -3,8 +3,8 @@
     python constrained_loop.py MODEL.gguf THREADS
 
 Prints {"grammar_seconds": …}, what the first grammar of the vocabulary costs. Then answers each line
-{"constrained": N, "tokens": …, "temperature": …} on stdin with {"step_ms": …, "steps": …}: the mean step in which all
-sequences decode, of which N are held to a JSON Schema.
+{"constrained": N, "tokens": …, "temperature": …} on stdin with {"step_ms": …, "cpu_ms": …, "steps": …}: the mean step
+in which all sequences decode, of which N are held to a JSON Schema; and what it took of the engine's own thread.
 """
 
 from __future__ import annotations
@@ -79,17 +79,20 @@ class Bench:
         for index in range(SEQUENCES):
             self._add(engine, is_constrained=index < constrained, tokens=tokens, temperature=temperature)
         seconds: list[float] = []
+        cpu_seconds: list[float] = []
         while engine.has_work:
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.thread_time()
             outputs = engine.step()
-            took = time.perf_counter() - started
+            took, cpu_took = time.perf_counter() - started, time.thread_time() - cpu_started
             errors = [output.error for output in outputs if output.error is not None]
             if errors:
                 raise SystemExit(f"bench: {errors[0]}")
             if len([output for output in outputs if output.tokens]) == SEQUENCES:
                 seconds.append(took)
+                cpu_seconds.append(cpu_took)
         engine.forget_prefixes()
-        return {"step_ms": 1000 * sum(seconds) / len(seconds), "steps": len(seconds)}
+        count = len(seconds)
+        return {"step_ms": 1000 * sum(seconds) / count, "cpu_ms": 1000 * sum(cpu_seconds) / count, "steps": count}
 
 
 def main() -> None:
