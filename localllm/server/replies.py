@@ -17,6 +17,7 @@ from localllm.errors import (
     PayloadTooLargeError,
     QueueFullError,
     RequestTimeoutError,
+    ResponseCancelledError,
     SlowBodyError,
     UnauthorizedError,
 )
@@ -83,7 +84,7 @@ def error_headers(error: LocalllmError | None) -> dict[str, str]:
     if isinstance(error, QueueFullError):
         figures = zip(FULL_QUEUE_HEADERS, (str(error.waiting), str(error.limit)), strict=True)
         return {"retry-after": str(error.retry_after_seconds), **dict(figures)}
-    if isinstance(error, RequestTimeoutError):
+    if isinstance(error, (RequestTimeoutError, ResponseCancelledError)):
         return {"x-should-retry": "false"}  # OpenAI's and Anthropic's clients would send it twice more, as for any 5xx
     if isinstance(error, UnauthorizedError):
         return {"www-authenticate": "Bearer"}
