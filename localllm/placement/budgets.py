@@ -19,6 +19,7 @@ from localllm.placement.wishes import Wishes
 # 57 MB with 32 thousand tokens, 99 MB with 152 thousand, 154 MB with 262 thousand.
 PROCESS_BYTES = 50 * 10**6
 TOKEN_BYTES = 360
+MOST_KEPT_OF_HOST = 0.25
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
@@ -29,9 +30,13 @@ def machine_of(host: Host) -> Machine:
 
 def budgets_of(machine: Machine, wishes: Wishes) -> dict[str, int]:
     """What may be taken of each device now."""
-    return {
-        device.name: max(0, device.free_bytes - wishes.reserve.of(device.total_bytes)) for device in machine.devices
-    }
+    return {device.name: device.free_bytes - _kept_bytes(device, wishes) for device in machine.devices}
+
+
+def _kept_bytes(device: Device, wishes: Wishes) -> int:
+    """What stays free. Of a host that is nearly full no more than a part: a small model would still run there."""
+    most = int(device.free_bytes * MOST_KEPT_OF_HOST) if device.name == CPU else device.free_bytes
+    return min(wishes.reserve.of(device.total_bytes), most)
 
 
 def process_bytes(vocabulary: int) -> int:

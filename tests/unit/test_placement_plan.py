@@ -178,6 +178,16 @@ def test_tensors_that_were_told_where_to_lie_count_there():
     assert SMALL.output_bytes == made.bytes_by_device()["CUDA1"]
 
 
+def test_a_reserve_stays_free_but_of_a_host_that_is_nearly_full_a_quarter():
+    there = machine(24)
+    full = replace(there.cpu, free_bytes=GIB)
+    wishes = Wishes(reserve=Reserve(0.1, GIB))
+    budgets = room_of(replace(there, devices=(there.gpus[0], full)), 0, wishes).budgets
+    assert {"CUDA0": there.gpus[0].free_bytes - int(2.4 * GIB) - GIB, "CPU": 3 * GIB // 4} == budgets
+    empty = replace(there.gpus[0], free_bytes=GIB)
+    assert 0 == room_of(replace(there, devices=(empty, there.cpu)), 0, wishes).budgets["CUDA0"]
+
+
 def test_a_model_that_nothing_holds_is_refused_with_the_bytes_that_are_missing_and_what_would_fit():
     with pytest.raises(DoesNotFitError) as caught:
         planned(LARGE, machine(host_gib=32))
