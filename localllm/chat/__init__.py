@@ -1,8 +1,11 @@
 """Conversations to prompt text, and generated text back to content, thinking and tool calls.
 
-    a conversation to text     voices → templates → template (Jinja: sandbox) or go_template; conversation, demands, effort
-    what answers look like     formats → probes; thinking, channels, calls, probing      as data: syntax
-    an answer to events        parser → marked or messages → readers, elements, tools, said
-    what an answer is held to  constraint → call_grammar, notation, lark, json_schema …
-    a template, judged         lint, in the process that check is
+What comes of a request, in order:
+
+    voices → templates → template (Jinja, in the sandbox) or go_template     a conversation to text
+    formats → probes, thinking, channels, calls, probing → syntax            what answers look like, found and as data
+    constraint → call_grammar, notation, lark, json_schema …                 what an answer is held to
+    parser → marked or messages → readers, elements, tools, said             an answer to events
+
+What a template wants of a conversation is demands' and conversation's business; lint judges one, in check's process.
 """
