@@ -69,6 +69,20 @@ RECIPES: dict[str, ShapeModel] = {
     "gemma2": ShapeModel("gemma2", dense(4, 2304, 8, 4, 256, 9216, attention__sliding_window=4096), 64000),
     "gemma3": ShapeModel("gemma3", dense(12, 2560, 8, 4, 256, 10240, attention__sliding_window=1024), 64000),
     "gemma3n": ShapeModel("gemma3n", dense(30, 2048, 8, 2, 256, 8192, attention__sliding_window=512), 32000),
+    "gemma4": ShapeModel(
+        "gemma4",
+        {
+            **dense(15, 1536, 8, 1, 512, 6144, attention__sliding_window=512),
+            "attention.key_length_swa": 256,
+            "attention.value_length_swa": 256,
+            "rope.dimension_count_swa": 256,
+            "attention.shared_kv_layers": 5,
+            "attention.sliding_window_pattern": [index % 5 != 4 for index in range(15)],
+            "embedding_length_per_layer_input": 256,
+        },
+        32000,
+        left_out=(".bias", *_SCALES),
+    ),
     "deepseek2": ShapeModel("deepseek2", _LATENT, 32000),
     "qwen35": ShapeModel(
         "qwen35",

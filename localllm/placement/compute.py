@@ -172,20 +172,23 @@ def compute_bytes(widths: Widths, shape: ContextShape) -> ComputeBytes:
     rows = -(-rows // max(shape.sequences, 1)) * max(shape.sequences, 1)  # as many of each sequence
     outputs = min(rows, max(shape.outputs, shape.sequences))
     masks = sum(_mask_bytes(widths, shape, rows).values())
-    layers = _with_streams(widths, rows, masks, _peak(widths, shape, rows, 0))
-    whole = max(layers, _with_streams(widths, rows, masks, _peak(widths, shape, rows, outputs)))
+    logits = 4 * outputs * widths.vocabulary
+    layers = _with_streams(widths, rows, masks, 0, _peak(widths, shape, rows, 0))
+    whole = max(layers, _with_streams(widths, rows, masks, logits, _peak(widths, shape, rows, outputs)))
     return ComputeBytes(
         _more(widths, whole), _more(widths, layers), _more(widths, whole), _more(widths, masks, 2 * rows)
     )
 
 
-def _with_streams(widths: Widths, rows: int, masks: int, peak: int) -> int:
-    """Gemma's inputs of every layer, made at the beginning in several steps, and its other streams."""
+def _with_streams(widths: Widths, rows: int, masks: int, logits: int, peak: int) -> int:
+    """Gemma's inputs of every layer, made at the beginning in several steps, and Gemma 3n's other streams."""
     if not widths.per_layer:
         return peak
     given = 4 * rows * widths.per_layer
-    streams = 4 * rows * 5 * widths.embedding
-    return max(peak + given + streams, 4 * given + streams + masks + 4 * rows * widths.embedding)
+    streams = 4 * rows * 5 * widths.embedding if widths.architecture == "gemma3n" else 0
+    stream = 4 * rows * widths.embedding
+    at_first, at_last = 4 * given + stream, given + logits + 2 * stream
+    return max(peak + given + streams, masks + streams + max(at_first, at_last))
 
 
 def _more(widths: Widths, size: int, rows: int = 0) -> int:

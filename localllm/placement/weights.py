@@ -14,7 +14,7 @@ from typing import Literal
 
 from localllm.errors import ModelFileError
 from localllm.gguf import Header, TensorInfo
-from localllm.gguf_rules import MAX_LAYERS
+from localllm.gguf_rules import MAPPED_ALIGNMENT, MAX_LAYERS
 from localllm.placement.cache import ENCODERS
 
 TensorClass = Literal["attention", "recurrent", "dense_ffn", "experts", "shared_experts", "other"]
@@ -29,6 +29,10 @@ _DENSE = re.compile(r"ffn_.*|vis_(gate|up|down)\b.*")
 # AMX keeps sums beside a row's blocks: bytes more for each block of the type. Experts are never packed so.
 _PACKED_MORE = {"Q8_0": (32, 4), "Q4_K": (256, 4), "Q5_K": (256, 4), "IQ4_XS": (256, 2)}
 _INPUT = re.compile(r"(token_embd|position_embd|token_types|per_layer_token_embd)\.\w+")
+# Where the first layer is, though they bear no number.
+_WITH_THE_FIRST = re.compile(
+    r"(per_layer_model_proj|per_layer_proj_norm|rope_freqs|rope_factors_\w+|token_embd_norm)\.\w+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +103,20 @@ def weights_of(header: Header) -> Weights:
     for tensor in header.tensors:
         if found := _LAYER.fullmatch(tensor.name):
             by_layer[int(found[1])].append(tensor)
+        elif _WITH_THE_FIRST.fullmatch(tensor.name):
+            by_layer[0].append(tensor)
         else:
             by_name[tensor.name] = tensor
     trunk = layer_count - min(header.architecture_integer("nextn_predict_layers"), layer_count)
-    embedding = sum(tensor.size_bytes for name, tensor in by_name.items() if _INPUT.fullmatch(name))
+    embedding = sum(_placed_bytes(tensor) for name, tensor in by_name.items() if _INPUT.fullmatch(name))
     outputs = [tensor for name, tensor in by_name.items() if not _INPUT.fullmatch(name)]
     has_output = "output.weight" in by_name or header.architecture in ENCODERS  # these put out vectors, not words
     tied = [] if has_output else [by_name[name] for name in ("token_embd.weight",) if name in by_name]
     return Weights(
         layers=tuple(_layer(by_layer.get(index, []), is_mtp=index >= trunk) for index in range(layer_count)),
         embedding_bytes=embedding,
-        output_bytes=sum(tensor.size_bytes for tensor in (*outputs, *tied)),
-        tied_output_bytes=sum(tensor.size_bytes for tensor in tied),
+        output_bytes=sum(_placed_bytes(tensor) for tensor in (*outputs, *tied)),
+        tied_output_bytes=sum(_placed_bytes(tensor) for tensor in tied),
         output_parameters=sum(tensor.elements for tensor in (*outputs, *tied)),
         output_packing=sum(_packing(tensor) for tensor in (*outputs, *tied)),
     )
@@ -123,7 +129,7 @@ def _layer(tensors: list[TensorInfo], *, is_mtp: bool) -> LayerBytes:
     for tensor in tensors:
         found = _LAYER.fullmatch(tensor.name)
         kind = class_of(found[2] if found else tensor.name)
-        sizes[kind] += tensor.size_bytes
+        sizes[kind] += _placed_bytes(tensor)
         parameters[kind == "experts"] += tensor.elements
         if kind == "experts":
             largest = max(largest, tensor.size_bytes)
@@ -135,6 +141,11 @@ def _layer(tensors: list[TensorInfo], *, is_mtp: bool) -> LayerBytes:
         is_mtp=is_mtp,
         packing=sum(_packing(tensor) for tensor in tensors),
     )
+
+
+def _placed_bytes(tensor: TensorInfo) -> int:
+    """Bytes in a buffer, where every tensor begins at a multiple of the alignment."""
+    return -(-tensor.size_bytes // MAPPED_ALIGNMENT) * MAPPED_ALIGNMENT
 
 
 def _packing(tensor: TensorInfo) -> int:
