@@ -10,18 +10,22 @@ To reproduce, with a virtual environment for torch next to the one that scripts/
     torch-env/bin/python scripts/train_guide.py --work build/guide
 
 The phases data, tokenizer, train, export and evaluate run in this order; each reads what the one before
-wrote into the work folder, so `--phases export evaluate` repeats only these two. Training has seven stages, STAGES
+wrote into the work folder, so `--phases export evaluate` repeats only these two. Training has ten stages, STAGES
 below, and does all: drills in repeating, from start weights that hold the circuit for it (guide/induction.py);
 conversations, with drills among them; then twice conversations with more tools, thoughts and unknown names, the
 second time while the learning rate falls almost to zero; once more with values that are hard to repeat, in tools
-whose parameters have names that cannot be guessed, until it is zero; and two short stages of the same kind, the last
-with more thoughts and more tools that do not fit. On two cores without other work it takes about an hour, and more
-where others use the cores too; set OMP_WAIT_POLICY=passive there, and threads that wait for each other leave the
-core alone. Freed memory comes back late: up to 10 GB may be held.
+whose parameters have names that cannot be guessed, until it is zero; two short stages of the same kind, the last
+with more thoughts and more tools that do not fit; and three with many more ways to ask and more that is refused. On
+two cores without other work it takes about an hour and a half, and more where others use the cores too; set
+OMP_WAIT_POLICY=passive there, and threads that wait for each other leave the core alone. Freed memory comes back late:
+up to 10 GB may be held.
 
 The stages of the model that is here ran one at a time, and were not repeated from end to end in one command. The
 first, third and fourth were ended by hand at a checkpoint, so their reports are written from their logs, and the
-batch from which the learning rate fell in the third is known from the log's rates to within one.
+batch from which the learning rate fell in the third is known from the log's rates to within one. The questions grew
+between them: the eighth added everyday words, the ninth short forms and refusals; a repetition draws from all.
+The weights of the seventh were gone, so the eighth started from the file that was installed (`--start-from`), as
+`from_quantised` does in a run from the beginning.
 
 For another model, change STAGES. How fast a shared machine is shows only while it trains, so the fall of the
 learning rate can be ordered then: a file `fall` in the work folder, which holds the number of batches it is to take,
@@ -141,6 +145,26 @@ STAGES = (
         shortened_share=0.45,
         first_drills=0, drill_share=0.03, learning_rate=2e-3, fall_from=492, fall_batches=800, end=1_000_000,
         repeating_drills=0.5, from_quantised=True,
+    ),
+    Stage(
+        seed=9, conversations=95_000, long_chats=30,
+        shares=Shares(
+            tools=0.24, thinking=0.3, small_talk=0.08, invented_names=0.4, varied_tools=0.5, without_fitting=0.25,
+            favour=1.3, unknown=0.26,
+        ),
+        shortened_share=0.5,
+        first_drills=0, drill_share=0.03, learning_rate=2e-3, fall_from=475, fall_batches=550, end=1_000_000,
+        repeating_drills=0.5,
+    ),
+    Stage(
+        seed=10, conversations=26_000, long_chats=5,
+        shares=Shares(
+            tools=0.4, thinking=0.32, small_talk=0.08, invented_names=0.4, varied_tools=0.35, without_fitting=0.2,
+            favour=1.3, unknown=0.3, without_tools=0.45,
+        ),
+        shortened_share=0.4,
+        first_drills=0, drill_share=0.02, learning_rate=1.2e-3, fall_from=60, fall_batches=340, end=1_000_000,
+        repeating_drills=0.5,
     ),
 )  # fmt: skip
 

@@ -52,10 +52,12 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How often things are drawn: tools and thinking among all, small talk among exchanges, names that are invented.
+    """How often things are drawn: tools and thinking among all, small talk and unknown subjects among exchanges, names
+    that are invented.
 
     `varied_tools` of the requests with tools have values that are harder to repeat, `without_fitting` have no tool that
-    fits; a fact of FAVOURED categories is drawn `favour` times as often as another.
+    fits; `without_tools` of the refusals answer requests that only a tool could fulfil; a fact of FAVOURED categories
+    is drawn `favour` times as often as another.
     """
 
     tools: float
@@ -65,6 +67,8 @@ class Shares:
     varied_tools: float = 0.0
     without_fitting: float = 0.2
     favour: float = 1.0
+    unknown: float = 0.2
+    without_tools: float = 0.0
 
 
 class Mixer:
@@ -115,14 +119,17 @@ class Mixer:
         return Exchange(question.replace("{m}", name), fact.answer.replace("{m}", asked), fact.thought)
 
     def refusal(self) -> Exchange:
+        if self.shares.without_tools and self.source.random() < self.shares.without_tools:
+            return Exchange(self.case().question, REFUSAL, REFUSAL_THOUGHT)
         pattern = self.source.choices(self.corpus.unknown, self.unknown_weights)[0]
         return Exchange(self.draw(pattern, short=False), REFUSAL, REFUSAL_THOUGHT)
 
     def exchange(self) -> Exchange:
         kind = self.source.random()
-        if kind < 0.8 - self.shares.small_talk:
+        known = 1.0 - self.shares.unknown
+        if kind < known - self.shares.small_talk:
             return self.fact_exchange(self.fact())
-        if kind < 0.8:
+        if kind < known:
             return self.fact_exchange(self.source.choice(self.corpus.small_talk))
         return self.refusal()
 
