@@ -21,7 +21,7 @@ from llguidance import LLMatcher
 
 from localllm.answer_rules import AnswerRules, Free, Held
 from localllm.engine.backend import EngineError, Sampler
-from localllm.engine.grammar import Grammars, Vocabulary
+from localllm.engine.grammar import Grammars, Vocabulary, readable
 from localllm.errors import BadRequestError
 
 Logits = npt.NDArray[np.float32]
@@ -95,7 +95,7 @@ class ConstrainedSampler:
         bits = self._pending.result() if self._pending is not None else self._matcher.compute_bitmask()
         self._pending = None
         if self._matcher.is_error():
-            raise EngineError(f"the grammar of the answer became too complex: {self._matcher.get_error()}")
+            raise EngineError(f"the answer's grammar cannot be kept any further: {readable(self._matcher.get_error())}")
         return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=size, bitorder="little").view(np.bool_)
 
     def _is_complete(self, stage: Held, allowed: Allowed) -> bool:
@@ -116,7 +116,7 @@ class ConstrainedSampler:
         keep_only(logits, allowed)
         token = self._sampler.sample(row)
         if not self._matcher.consume_token(token):
-            raise EngineError(f"the answer left its grammar: {self._matcher.get_error()}")
+            raise EngineError(f"the answer left its grammar: {readable(self._matcher.get_error())}")
         if self._is_whole:
             self._text += self._vocabulary.token_bytes(token)
             self._is_whole = len(self._text) <= MOST_OPENING_BYTES

@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from localllm.errors import BadRequestError
 
 KEPT_GRAMMARS = 32
 _MISSING_KEYWORDS = re.compile(r"Unimplemented keys: (\[.*?\])")
+_LISTING = re.compile(r"\n +\d+ \| |\n<state>")
+_LIMITS = LLParserLimits(verbose_errors=False)  # else its messages hold the whole grammar
 _PLACE = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
 
 
@@ -48,9 +50,13 @@ class Grammars:
         """A matcher at the start of a text. Raises BadRequestError for a grammar that is none, or too large."""
         compiled = self._compiled.pop(lark, None)
         if compiled is None:
-            compiled = LLMatcher(self.vocabulary.tokenizer, LLMatcher.grammar_from_lark(lark), log_level=0)
+            grammar = LLMatcher.grammar_from_lark(lark)
+            compiled = LLMatcher(self.vocabulary.tokenizer, grammar, log_level=0, limits=_LIMITS)
             if compiled.is_error():
                 raise BadRequestError(f"the grammar cannot be kept: {readable(compiled.get_error())}")
+            compiled.compute_bitmask()
+            if compiled.is_error():
+                raise BadRequestError("the grammar cannot be kept: there is no text that it allows")
         self._compiled[lark] = compiled
         if len(self._compiled) > KEPT_GRAMMARS:
             del self._compiled[next(iter(self._compiled))]
@@ -70,7 +76,7 @@ def schema_complaint(schema: str) -> str | None:
 
 def readable(message: str) -> str:
     """llguidance's message without places in texts that nobody wrote, and with keywords named as such."""
-    first = " ".join(_PLACE.sub("", message.partition("\n   1 | ")[0].strip()).split())
+    first = " ".join(_PLACE.sub("", _LISTING.split(message, maxsplit=1)[0].strip()).split())
     found = _MISSING_KEYWORDS.search(first)
     if found is None:
         return first

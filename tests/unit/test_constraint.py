@@ -186,6 +186,8 @@ def test_a_text_can_be_held_to_an_expression_or_a_grammar(wanted, expected):
         (ResponseFormat("json_schema", '{"type": "array", "items": {"minProperties": 3}}'), '"minProperties"'),
         (ResponseFormat("json_schema", '{"type": "string", "minLength": 3, "maxLength": 2}'), "Unsatisfiable schema"),
         (ResponseFormat("regex", "(a"), "the grammar cannot be kept: .*unclosed group"),
+        (ResponseFormat("json_schema", '{"$ref": "#"}'), "there is no text that it allows"),
+        (ResponseFormat("grammar", 'root ::= root "x"'), "there is no text that it allows"),
         (ResponseFormat("grammar", "start: nothing"), "the grammar cannot be kept: .*nothing"),
         (ResponseFormat("grammar", "root ::= nothing"), 'uses the rule "nothing" at line 1'),
     ],
