@@ -57,8 +57,8 @@ class Plan:
 
     `cells` is how the pool is laid out; None leaves it to the runner. `tier`: everything on GPUs, or some experts, some
     layers, or all of it in host memory. `fallback` says why something is in host memory that was meant for a GPU; empty
-    when nothing is, or when it was asked for. `pool_bytes_limit` bounds the pool of a model whose header nobody read:
-    then `shape.cells` is 0.
+    when nothing is, or when it was asked for. `pool_bytes_limit` bounds the pool of a model whose header nobody read
+    (then `shape.cells` is 0), and what an embedding model remembers of its inputs.
     """
 
     layout: Layout
@@ -234,6 +234,8 @@ def _plan_of(arrangement: Arrangement, costs: Costs, shares: Sequence[DeviceShar
         layers=costs.count,
         tier=tier,
         speed=predicted_speed(arrangement, costs, room.machine.cpu),
+        # An embedding model has no pool: the bytes bound how long an input may be.
+        pool_bytes_limit=host_pool_bytes(room.budgets.get(CPU, 0)) if wishes.embeds else 0,
     )
 
 
