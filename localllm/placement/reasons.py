@@ -57,8 +57,9 @@ def notes(
         for name, value in (("num_gpu", wishes.gpu_layers), ("main_gpu", wishes.main_gpu)):
             if value:
                 said.append(f"{name} {value} has no effect: no GPU is used here")
-        if wishes.tensor_split or wishes.cpu_experts:
-            said.append("tensor_split and cpu_moe have no effect: no GPU is used here")
+        for name, is_said in (("tensor_split", wishes.tensor_split), ("cpu_moe", wishes.cpu_experts)):
+            if is_said:
+                said.append(f"{name} has no effect: no GPU is used here")
     if not wishes.embeds and shape.cells < bounds.usual:
         why = (
             "more does not fit"

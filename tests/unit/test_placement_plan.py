@@ -72,11 +72,12 @@ def test_a_number_of_layers_that_does_not_fit_is_refused_with_the_number_that_do
 
 
 def test_without_a_gpu_what_was_said_of_gpus_has_no_effect_and_that_is_told():
-    said = planned(SMALL, machine(), gpu_layers=33, main_gpu=1)
+    said = planned(SMALL, machine(), gpu_layers=33, main_gpu=1, tensor_split=(1.0, 1.0))
     assert ("cpu", 0) == (said.tier, said.layout.gpu_layers)
     assert (
         "num_gpu 33 has no effect: no GPU is used here",
         "main_gpu 1 has no effect: no GPU is used here",
+        "tensor_split has no effect: no GPU is used here",
     ) == said.notes
 
 
