@@ -30,7 +30,7 @@ from localllm.runner.child import end_child, start_child
 
 SPEEDS_FILE = "device-speeds.json"
 SURVEY_SECONDS = 60.0
-SPEEDS_SECONDS = 120.0
+SPEEDS_SECONDS = 15.0  # a machine that needs longer is busy
 FRESH_SECONDS = 2.0  # how long what the engine said of free memory holds; one load looks several times
 SETTLE_SECONDS = 60.0  # after the first look, before speeds are measured: a load follows most looks
 _ATTEMPTS = 3  # at speeds; a machine may be busy
@@ -117,6 +117,7 @@ class Inventory:
         self._measuring: asyncio.Task[None] | None = None
         self._speeds: dict[str, _Speeds] | None = None
         self._survey_failure = ""
+        self._was_slow = False
 
     async def machine(self) -> Machine:
         """What is here now. Speeds that nobody knows are measured later, for the next time."""
@@ -192,10 +193,12 @@ class Inventory:
     async def _measure_once(self, threads: int, key: str) -> bool:
         """Speeds of all devices, remembered; what a busy machine gives is no speed."""
         flags = ("--speeds", str(max(threads, 1)))
-        rows = await self._run(flags, SPEEDS_SECONDS) or await self._run((*flags, "--plain"), SPEEDS_SECONDS) or ()
+        rows = await self._run(flags, SPEEDS_SECONDS)
+        if rows is None and not self._was_slow:  # it died: perhaps of a layout that does not work here
+            rows = await self._run((*flags, "--plain"), SPEEDS_SECONDS)
         speeds: dict[str, _Speeds] = {
             row.name: (row.bandwidth_bytes_per_second, row.flops, row.link_bytes_per_second)
-            for row in rows
+            for row in rows or ()
             if row.bandwidth_bytes_per_second
         }
         if not rows or len(speeds) != len(rows):
@@ -206,6 +209,7 @@ class Inventory:
 
     async def _run(self, flags: Sequence[str], seconds: float) -> tuple[_Row, ...] | None:
         """The survey's answer; None when it has none, which is logged."""
+        self._was_slow = False
         try:
             child = await start_child((*self._command, *flags), self._environment)
         except OSError as error:
@@ -215,7 +219,7 @@ class Inventory:
             async with asyncio.timeout(seconds):
                 output, _ = await child.communicate()
         except TimeoutError:
-            self._survey_failure = f"the survey did not end within {seconds:g} s"
+            self._survey_failure, self._was_slow = f"the survey did not end within {seconds:g} s", True
             return None
         finally:
             if child.returncode is None:

@@ -24,6 +24,7 @@ def test_the_cpu_is_a_device_with_memory_and_no_speed_unless_asked():
     assert (None, None, None) == (cpu["bandwidth_bytes_per_second"], cpu["flops"], cpu["link_bytes_per_second"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--plain",)])
 def test_a_speed_is_one_that_a_cpu_can_have_or_none_when_it_is_busy(flags):
     cpu = next(device for device in survey("--speeds", "1", *flags) if device["kind"] == "cpu")
