@@ -10,12 +10,12 @@ To reproduce, with a virtual environment for torch next to the one that scripts/
     torch-env/bin/python scripts/train_guide.py --work build/guide
 
 The phases data, tokenizer, train, export and evaluate run in this order; each reads what the one before
-wrote into the work folder, so `--phases export evaluate` repeats only these two. Training has ten stages, STAGES
+wrote into the work folder, so `--phases export evaluate` repeats only these two. Training has eleven stages, STAGES
 below, and does all: drills in repeating, from start weights that hold the circuit for it (guide/induction.py);
 conversations, with drills among them; then twice conversations with more tools, thoughts and unknown names, the
 second time while the learning rate falls almost to zero; once more with values that are hard to repeat, in tools
 whose parameters have names that cannot be guessed, until it is zero; two short stages of the same kind, the last
-with more thoughts and more tools that do not fit; and three with many more ways to ask and more that is refused. On
+with more thoughts and more tools that do not fit; and four with many more ways to ask and more that is refused. On
 two cores without other work it takes about an hour and a half, and more where others use the cores too; set
 OMP_WAIT_POLICY=passive there, and threads that wait for each other leave the core alone. Freed memory comes back late:
 up to 10 GB may be held.
@@ -164,6 +164,16 @@ STAGES = (
         ),
         shortened_share=0.4,
         first_drills=0, drill_share=0.02, learning_rate=1.2e-3, fall_from=60, fall_batches=340, end=1_000_000,
+        repeating_drills=0.5,
+    ),
+    Stage(
+        seed=11, conversations=10_000, long_chats=4,
+        shares=Shares(
+            tools=0.6, thinking=0.36, small_talk=0.08, invented_names=0.4, varied_tools=0.25, without_fitting=0.14,
+            favour=1.3, unknown=0.28, without_tools=0.4,
+        ),
+        shortened_share=0.3,
+        first_drills=0, drill_share=0.02, learning_rate=8e-4, fall_from=40, fall_batches=240, end=1_000_000,
         repeating_drills=0.5,
     ),
 )  # fmt: skip
