@@ -3,7 +3,8 @@
     scripts/bench/constrained [--repeats N] [--tokens N] [--threads N] [--model FILE.gguf] [--vocabulary FILE.gguf]
 
 The held answers are a list that never ends, the free ones noise that hardly ever does; all have the default sampling.
-Milliseconds are means over the steps in which all eight decode, medians over the repeats; a machine that slows down slows both sides.
+Milliseconds are means over the steps in which all eight decode, medians over the repeats; a machine that slows down
+slows both sides.
 On a busy machine `--threads 1` tells the time that the engine's thread computed, instead of the time that went by.
 """
 
