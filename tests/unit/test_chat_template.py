@@ -250,7 +250,8 @@ def test_a_walk_through_attributes_is_refused(source):
 def test_attributes_are_looked_up_as_jinja_does():
     source = (
         "{% set n = namespace(a=1) %}{{ n.a }}{{ n.b }}{{ n.b is defined }}{{ messages[0].items is callable }}"
-        "{{ messages[0].role }}{{ messages[0].nothing is defined }}{{ 'a-b'.split('-')[1] }}{{ 'x'.nothing is defined }}"
+        "{{ messages[0].role }}{{ messages[0].nothing is defined }}"
+        "{{ 'a-b'.split('-')[1] }}{{ 'x'.nothing is defined }}"
         "{% for m in messages %}{{ loop.index }}{{ loop.first }}{{ loop.nothing is defined }}{% endfor %}"
         "{{ {'keys': 1}.keys is callable }}"
     )
