@@ -20,10 +20,13 @@ from localllm.paths import without_folders
 _REPEAT_THE_REQUEST = (InvalidFieldError, InvalidNameError, InvalidOptionError, ModelNotFoundError)
 
 
-def failed_from(error: LocalllmError) -> Failed:
-    """The event that ends a request with `error`, in words that tell no folder of this machine."""
+def failed_from(error: LocalllmError, *, tells_folders: bool = False) -> Failed:
+    """The event that ends a request with `error`, in words that tell no folder of this machine.
+
+    Whoever manages models may be told (`tells_folders`): a download that finds a folder closed can be mended only so.
+    """
     message, hint = error.message, error.hint
-    if not isinstance(error, _REPEAT_THE_REQUEST):
+    if not tells_folders and not isinstance(error, _REPEAT_THE_REQUEST):
         message, hint = without_folders(message), without_folders(hint) if hint else hint
     return Failed(code=error.code, status=error.status, message=message, hint=hint)
 

@@ -171,7 +171,10 @@ class PythonReader(Reader):
         if not self._buffer.startswith("["):
             return
         text = yield from self._until_balanced(Balance(("'", '"'), has_escapes=True))
-        calls = python_calls.read_list(text) if text is not None else None
+        if text is None:
+            self._take(1)  # this bracket begins no list of calls, and must not be tried again
+            return
+        calls = python_calls.read_list(text)
         if not calls:
             return
         for call in calls:

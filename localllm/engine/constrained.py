@@ -84,7 +84,7 @@ class ConstrainedSampler:
                 return self._sample_free(stage, row, logits)
             allowed = self._mask(len(logits))
             if not self._is_complete(stage, allowed):
-                return self._sample_held(row, logits, allowed)
+                return self._sample_held(stage, row, logits, allowed)
 
     def close(self) -> None:
         """Free the inner sampler."""
@@ -111,10 +111,16 @@ class ConstrainedSampler:
         self._enter(following, b"")
         return True
 
-    def _sample_held(self, row: int, logits: Logits, allowed: Allowed) -> int:
+    def _sample_held(self, stage: Held, row: int, logits: Logits, allowed: Allowed) -> int:
         assert self._matcher is not None
+        likeliest = int(logits.argmax()) if stage.marks and not self._text else None
         keep_only(logits, allowed)
         token = self._sampler.sample(row)
+        if likeliest is not None:
+            # A thought comes first only if that is what the model would have said, not for want of another word.
+            while token != likeliest and self._begins_mark(stage, token) and np.count_nonzero(np.isfinite(logits)) > 1:
+                logits[token] = -np.inf
+                token = self._sampler.sample(row)
         if not self._matcher.consume_token(token):
             raise EngineError(f"the answer left its grammar: {readable(self._matcher.get_error())}")
         if self._is_whole:
@@ -123,6 +129,10 @@ class ConstrainedSampler:
         if self._ahead is not None and token not in self._vocabulary.ends:
             self._pending = self._ahead.submit(self._matcher.compute_bitmask)
         return token
+
+    def _begins_mark(self, stage: Held, token: int) -> bool:
+        data = self._vocabulary.token_bytes(token)
+        return bool(data) and any(mark.text.encode().startswith(data) for mark in stage.marks)
 
     def _sample_free(self, stage: Free, row: int, logits: Logits) -> int:
         self._force_mark_if_due(stage)

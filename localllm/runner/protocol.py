@@ -45,9 +45,9 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     """Load this model, laid out like this, with a context of this shape. Paths are absolute.
 
     `cells` says how the pool is laid out; None lets the runner choose by `kv_layout`. A shape without cells lets it
-    take the model's trained context times `parallel`, within `pool_bytes_limit` bytes of KV memory. `template` replaces the
-    file's own. `backend` "fake" runs the engine's fake model. For the purpose "embed" a file is an embedding model,
-    which has no pool: its context is its longest input.
+    take the model's trained context times `parallel`, within `pool_bytes_limit` bytes of KV memory. `template`
+    replaces the file's own. `backend` "fake" runs the engine's fake model. For the purpose "embed" a file is an
+    embedding model, which has no pool: its context is its longest input.
     """
 
     model_path: str

@@ -94,7 +94,7 @@ class PullResponse:
     def fail(self, error: LocalllmError) -> None:
         """End the answer with `error`, whatever has been written."""
         if not self._failed.done():
-            self._failed.set_result(failed_from(error))
+            self._failed.set_result(failed_from(error, tells_folders=True))
 
     async def _write(self, send: Send) -> None:
         if self._is_stream:

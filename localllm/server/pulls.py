@@ -168,7 +168,7 @@ class Pulls:
                     else:
                         pull.tell(event)
         except LocalllmError as error:
-            pull.tell(failed_from(error))
+            pull.tell(failed_from(error, tells_folders=True))
         finally:
             self._forget(_key(name, request), pull)
 

@@ -125,7 +125,7 @@ def main() -> None:
     try:
         tell(_run(request, Effects(tell, time.sleep, time.monotonic)))
     except LocalllmError as error:
-        tell(failed_from(error))
+        tell(failed_from(error, tells_folders=True))
 
 
 def _run(request: PullRequest, effects: Effects) -> Pulled:

@@ -23,6 +23,7 @@ from localllm.engine.llama import LlamaBackend, LlamaConfig
 from localllm.engine.llama_embedding import LlamaEmbedder, LlamaEmbedderConfig
 from localllm.engine.llama_model import LlamaModel
 from localllm.gguf import read_header
+from localllm.placement.layout import Layout
 
 ADDRESS_SPACE_BYTES = 8 * 2**30
 _TEXTS = ("", "The cat and the hat.\n", "▁ Ünïcödé 漢字 🙂\t\0 <s></s><|im_end|>", "a" * 200)
@@ -30,7 +31,7 @@ _ROWS = 5
 
 
 def _load(path: Path) -> str:
-    LlamaModel(path, gpu_layers=0).close()
+    LlamaModel(path, Layout(gpu_layers=0)).close()
     return "loaded"
 
 

@@ -33,8 +33,12 @@ class Wishes:
         self.row = np.zeros(len(TOKENS), dtype=np.float32)
         self.is_closed = False
 
+    @property
+    def wish(self) -> int:
+        return self._wishes[0] if self._wishes else END
+
     def sample(self, row: int) -> int:
-        wish = self._wishes[0] if self._wishes else END
+        wish = self.wish
         if np.isfinite(self.row[wish]):
             self._wishes[:1] = []
             return wish
@@ -52,6 +56,7 @@ def said(stages: Sequence[Stage], wishes: Sequence[int | str], most: int = 40, a
     found: list[str] = []
     for _ in range(most):
         inner.row = np.zeros(len(TOKENS), dtype=np.float32)
+        inner.row[inner.wish] = 1.0
         token = sampler.sample(0)
         if token == END:
             found.append("END")
@@ -114,6 +119,11 @@ def test_a_turn_that_must_go_on_does_not_end():
 def test_a_forbidden_text_is_not_completed():
     found = said([Free(forbidden=("<c>",))], ["ab<c>", "<", "c", ">", END], most=5)
     assert "<c>" not in "".join(found)
+
+
+def test_a_mark_is_not_said_for_want_of_what_the_grammar_forbids():
+    stages = [Held(f'start: n | "<c>"\nn: {NUMBER[7:]}', None, (Mark("<c>", 1),)), Free()]
+    assert "{" == said(stages, ["x"], most=1)[0]
 
 
 def test_a_mark_instead_of_the_grammars_text_leads_elsewhere():
