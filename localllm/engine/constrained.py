@@ -113,12 +113,12 @@ class ConstrainedSampler:
 
     def _sample_held(self, stage: Held, row: int, logits: Logits, allowed: Allowed) -> int:
         assert self._matcher is not None
-        likeliest = int(logits.argmax()) if stage.marks and not self._text else None
+        likeliest = int(logits.argmax()) if stage.marks and not self._text.strip() else None
         keep_only(logits, allowed)
         token = self._sampler.sample(row)
         if likeliest is not None:
             # A thought comes first only if that is what the model would have said, not for want of another word.
-            while token != likeliest and self._begins_mark(stage, token) and np.count_nonzero(np.isfinite(logits)) > 1:
+            while self._only_leads_away(stage, token, likeliest) and np.count_nonzero(np.isfinite(logits)) > 1:
                 logits[token] = -np.inf
                 token = self._sampler.sample(row)
         if not self._matcher.consume_token(token):
@@ -130,9 +130,11 @@ class ConstrainedSampler:
             self._pending = self._ahead.submit(self._matcher.compute_bitmask)
         return token
 
-    def _begins_mark(self, stage: Held, token: int) -> bool:
+    def _only_leads_away(self, stage: Held, token: int, likeliest: int) -> bool:
+        """Whether a stage that says nothing yet would leave its grammar's text: with blanks, or unasked with a mark."""
         data = self._vocabulary.token_bytes(token)
-        return bool(data) and any(mark.text.encode().startswith(data) for mark in stage.marks)
+        begins_mark = bool(data) and any(mark.text.encode().startswith(data) for mark in stage.marks)
+        return data.isspace() or (begins_mark and token != likeliest)
 
     def _sample_free(self, stage: Free, row: int, logits: Logits) -> int:
         self._force_mark_if_due(stage)

@@ -65,7 +65,7 @@ async def _events(services: Services, creation: Creation) -> AsyncGenerator[Crea
             async for event in events:
                 yield event
     except LocalllmError as error:
-        yield failed_from(error, tells_folders=True)
+        yield failed_from(error)
     else:
         logger.info("made %s of %s", creation.name, creation.base or "a file")
 
