@@ -19,13 +19,16 @@ _FOLDER = "vendor/llama.cpp/models/templates/"
 
 @functools.cache
 def upstream_templates() -> dict[str, str]:
-    """Name to source. Skips the test, and says why, where the source distribution cannot be had."""
+    """Name to source. Fails the test, and says why, where the source distribution cannot be had."""
     folder = CACHE / f"templates-{metadata.version(ENGINE)}"
     if not folder.exists():
         try:
             archive = ensure_source_archive()
         except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"the source distribution of {ENGINE}, which holds the templates, cannot be fetched: {error}")
+            pytest.fail(
+                f"the source distribution of {ENGINE}, which holds the templates, cannot be fetched ({error}); "
+                f"run again with a network, or put its archive into {CACHE}"
+            )
         draft = folder.with_suffix(".partial")
         draft.mkdir(exist_ok=True)
         with tarfile.open(archive) as files:

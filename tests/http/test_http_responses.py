@@ -178,7 +178,8 @@ def test_a_client_that_leaves_leaves_a_cancelled_response(server):
     body = {"model": "guide", "input": "wait", "stream": True}
     with httpx.stream("POST", server.url + PATH, json=body, timeout=20) as stream:
         response_id, _lines = running(server, stream)
-    wait_until(lambda: get(server, response_id).json()["status"] == "cancelled")
+    wait_until(lambda: server.scheduler.leased == 0)
+    assert "cancelled" == get(server, response_id).json()["status"]
 
 
 def test_deleting_a_response_in_progress_ends_it(server):

@@ -4,6 +4,7 @@ The model knows nothing of stacks and holder counts; it only says which cells a 
 """
 
 import itertools
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
@@ -18,7 +19,12 @@ slot_numbers = st.integers(0, SLOTS - 1)
 
 
 class UnifiedCellsMachine(RuleBasedStateMachine):
-    """Every change is made to both; after each, every question must have the same answer."""
+    """Every change is made to both; after each, every question must have the same answer.
+
+    `reached` collects over all runs what they came to: a search that never shares a cell would prove nothing.
+    """
+
+    reached: ClassVar[set[str]] = set()
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,6 +43,7 @@ class UnifiedCellsMachine(RuleBasedStateMachine):
         if count > POOL_TOKENS - len(self.union(list(range(SLOTS)))):
             with pytest.raises(ValueError):
                 self.cells.extend(slot, count)
+            self.reached.add("refused")
             return
         self.cells.extend(slot, count)
         self.held[slot] += itertools.islice(self.numbers, count)
@@ -76,6 +83,7 @@ class UnifiedCellsMachine(RuleBasedStateMachine):
     @rule(slot=slot_numbers, start=st.integers(0, POOL_TOKENS))
     def is_shared_asks_only_for_what_comes_after_a_place(self, slot: int, start: int) -> None:
         elsewhere = self.union(self.others([slot]))
+        self.reached |= {"shared"} if elsewhere & self.union([slot]) else {"own"}
         assert any(number in elsewhere for number in self.held[slot][start:]) == self.cells.is_shared(slot, start)
 
     @invariant()
@@ -93,6 +101,7 @@ def test_the_accounts_of_one_pool_are_those_of_sets_of_cells():
     run_state_machine_as_test(
         UnifiedCellsMachine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
     )
+    assert {"refused", "shared", "own"} == UnifiedCellsMachine.reached
 
 
 def test_a_shared_cell_is_free_again_when_its_last_holder_lets_go():

@@ -295,6 +295,12 @@ texts = st.one_of(
 )
 
 
+@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("text", ["[", "[[", " [", "{", "[f(", "<"])
+def test_what_begins_like_a_call_and_is_none_comes_out_as_it_is(name, text):
+    assert [("content", text)] == parsed(name, [text])
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(sorted(NAMED)), texts, st.lists(st.integers(0, 200), max_size=6))
 def test_any_cutting_of_any_text_gives_the_same_events(name, text, cuts):

@@ -281,10 +281,10 @@ def test_what_is_filled_from_outside_has_its_place_before_anything_is_computed()
     ],
 )
 def test_absurd_numbers_are_refused_at_once_with_the_number(values, complaint):
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ModelFileError, match=complaint):
         estimate(header(tensors=ATTENDING, **values))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_header_without_an_architecture_is_no_model():

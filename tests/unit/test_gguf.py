@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import struct
@@ -271,32 +270,63 @@ def test_the_files_own_writer_writes_what_the_gguf_package_reads(tmp_path):
     assert "2 ['a', 'b']\n" == answer.stdout
 
 
+# Reading a header beside the barest loop over the same lengths: machines differ by a factor of five, their ratio hardly.
+WALKED = """
+import resource, sys, time
+from pathlib import Path
+from struct import Struct
+from localllm.gguf import read_header
+
+path, length = Path(sys.argv[1]), Struct("<Q")
+
+def bare_walk():
+    data = path.read_bytes()
+    for name in (b"tokenizer.ggml.tokens", b"tokenizer.ggml.merges"):
+        at = data.index(name) + len(name) + 4 + 4 + 8
+        for _ in range(150_000):
+            at += 8 + length.unpack_from(data, at)[0]
+
+def least_seconds(work):
+    spent = []
+    for _ in range(5):
+        started = time.process_time()
+        work()
+        spent.append(time.process_time() - started)
+    return min(spent)
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+seconds = least_seconds(lambda: read_header(path))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(seconds, least_seconds(bare_walk), peak * 1024)
+"""
+
+
 def test_a_vocabulary_of_150_000_tokens_is_walked_in_a_moment_and_little_memory(tmp_path):
     path = tmp_path / "model.gguf"
     words = [f"token{number}" for number in range(150_000)]
     path.write_bytes(gguf_bytes({"tokenizer.ggml.tokens": words, "tokenizer.ggml.merges": words}))
-    script = (
-        "import resource, sys, time; from pathlib import Path; from localllm.gguf import read_header\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "def spent():\n"
-        "    started = time.process_time(); read_header(Path(sys.argv[1])); return time.process_time() - started\n"
-        "before = peak(); print(min(spent() for _ in range(5)), (peak() - before) * 1024)"
-    )
-    answer = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, check=True, text=True)
-    seconds, peak_bytes = map(float, answer.stdout.split())
-    assert seconds < 0.15
+    answer = subprocess.run([sys.executable, "-c", WALKED, str(path)], capture_output=True, check=True, text=True)
+    seconds, bare_seconds, peak_bytes = map(float, answer.stdout.split())
+    assert seconds < 5 * bare_seconds
     assert peak_bytes < 20 * 2**20
 
 
-def _refused_or_read(path: Path, data: bytes) -> None:
+def _read_or_refused(path: Path, data: bytes) -> Header | None:
+    """The header of a file of these bytes, or None where it is refused as no model file; soon, either way."""
     path.write_bytes(data)
     started = time.process_time()
-    with contextlib.suppress(ModelFileError):
-        header = read_header(path)
-        assert all(tensor.offset + tensor.size_bytes <= len(data) for tensor in header.tensors)
-        assert header.parameter_count >= 0
-        assert isinstance(header.file_type, str)
-    assert time.process_time() - started < 0.5
+    try:
+        return read_header(path)
+    except ModelFileError:
+        return None
+    finally:
+        assert time.process_time() - started < 0.5
+
+
+def _is_sound(header: Header, size: int) -> bool:
+    """Whether what a header says can be believed of a file of `size` bytes."""
+    fits = all(tensor.offset + tensor.size_bytes <= size for tensor in header.tensors)
+    return fits and header.parameter_count >= 0 and isinstance(header.file_type, str)
 
 
 FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -315,7 +345,8 @@ SEED = gguf_bytes(
 @FUZZ
 @given(data=st.binary(max_size=300))
 def test_random_bytes_never_raise_anything_but_a_model_file_error(tmp_path, data):
-    _refused_or_read(tmp_path / "fuzz.gguf", b"GGUF\x03\0\0\0" + data)
+    header = _read_or_refused(tmp_path / "fuzz.gguf", b"GGUF\x03\0\0\0" + data)
+    assert header is None or _is_sound(header, 8 + len(data))
 
 
 @FUZZ
@@ -335,4 +366,5 @@ def test_a_damaged_file_never_raises_anything_but_a_model_file_error(tmp_path, c
     data = bytearray(SEED)
     for at, piece in changes:
         data[at : at + len(piece)] = piece
-    _refused_or_read(tmp_path / "fuzz.gguf", bytes(data[:cut]))
+    header = _read_or_refused(tmp_path / "fuzz.gguf", bytes(data[:cut]))
+    assert header is None or _is_sound(header, cut)
