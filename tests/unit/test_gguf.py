@@ -270,7 +270,7 @@ def test_the_files_own_writer_writes_what_the_gguf_package_reads(tmp_path):
     assert "2 ['a', 'b']\n" == answer.stdout
 
 
-# Reading a header beside the barest loop over the same lengths: machines differ by a factor of five, their ratio hardly.
+# Reading a header beside the barest loop over the same lengths: machines differ fivefold, their ratio hardly.
 WALKED = """
 import resource, sys, time
 from pathlib import Path
