@@ -130,7 +130,7 @@ def _shares(
     if not decoding and not counts and prompts:
         counts = _prompt_counts(prompts, room, room)  # nobody flows: a bound on lateness would only waste the step
     shares = [Share(index, 1) for index in decoding]
-    shares += [Share(index, counts[index]) for index, _ in sorted(prompts, key=_index) if counts.get(index)]
+    shares += [Share(index, counts[index]) for index in sorted(counts)]
     return tuple(shares) if shares else None
 
 
@@ -141,10 +141,6 @@ def _in_order(prompts: list[tuple[int, Load]], oldest_first: bool) -> list[tuple
         longest = max(order, key=lambda at: (prompts[at][1].claim.waited_seconds, -at))
         order = [longest, *(at for at in order if at != longest)]
     return [prompts[at] for at in order]
-
-
-def _index(prompt: tuple[int, Load]) -> int:
-    return prompt[0]
 
 
 def _prompt_counts(prompts: list[tuple[int, Load]], room: int, late_room: int) -> dict[int, int]:

@@ -307,7 +307,7 @@ class Engine:
             lookup.observe(drafted, accepted, seconds)
         if drafted > accepted:
             assert sequence.resident is not None
-            self._pool.take_back(sequence.resident, sequence.computed - drafted + accepted)
+            self._pool.cut_back(sequence.resident, sequence.computed - drafted + accepted)
         sequence.drafted_tokens += drafted
         sequence.accepted_tokens += accepted
         self._counts["drafted"] += drafted
@@ -370,7 +370,7 @@ class Engine:
             text += sequence.detokenizer.flush().text
         resident = sequence.resident
         if resident is not None and resident.computed > len(sequence.tokens):  # guesses behind a stop string
-            self._pool.take_back(resident, len(sequence.tokens))
+            self._pool.cut_back(resident, len(sequence.tokens))
         stats = sequence.stats(self._clock())
         self._remove(sequence)
         is_all = stop_text is None

@@ -161,11 +161,6 @@ class Pool:
         resident.checkpoints = {at: state for at, state in resident.checkpoints.items() if at <= length}
         return True
 
-    def take_back(self, resident: Resident, length: int) -> None:
-        """Keep the first `length` tokens of what was just computed; what cannot be kept is computed again."""
-        if not self.rewind(resident, length):
-            self.cut_back(resident, length)
-
     def resynchronise(self, resident: Resident) -> None:
         """After an interrupted decode: back to what was computed before it, or to nothing."""
         if not self._backend.rewind(resident.slot, resident.computed):
