@@ -20,6 +20,8 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from localllm.errors import LoadError, LocalllmError, ShuttingDownError
 from localllm.runner.handle import RunnerHandle
 from localllm.runner.protocol import Stats
@@ -85,7 +87,7 @@ class Turn(contextlib.AbstractAsyncContextManager[Lease]):
 
     async def __aenter__(self) -> Lease:
         ticket = self._scheduler._new_ticket(self._model, self._keep_alive_seconds, self._who)
-        self._ticket = replace(ticket, demand=await self._scheduler._demand(self._model))
+        self._ticket = structs.replace(ticket, demand=await self._scheduler._demand(self._model))
         self._lease = self._scheduler._lease(self._model, self._ticket)
         return await self._lease.__aenter__()
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from localllm.errors import LocalllmError, QueueFullError, RunnerCrashedError, ShuttingDownError
 from localllm.scheduler.fairness import (

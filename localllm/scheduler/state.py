@@ -10,14 +10,18 @@ A ticket is one request for a model; a slot is a model that takes up room, whate
 
 Every load has its own number, so that news of an earlier runner of the same model is told from news of the present one.
 Times are seconds of one monotonic clock.
+
+What every request changes is msgspec's structs, which are copied in a tenth of the time that dataclasses take.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NewType
+
+import msgspec
 
 from localllm.errors import LocalllmError
 from localllm.generation import Priority
@@ -67,8 +71,7 @@ class Demand:
 NO_DEMAND = Demand()
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True):
     """One request. Ids grow in order of arrival. `keep_alive_seconds` None leaves the model's as it is."""
 
     id: TicketId
@@ -86,8 +89,7 @@ class Ticket:
         return self.client, self.priority
 
 
-@dataclass(frozen=True, slots=True)
-class Active:
+class Active(msgspec.Struct, frozen=True):
     """A ticket that uses a runner. `rank` is the class it started as, `charged_seconds` what its flow was charged."""
 
     id: TicketId
@@ -97,8 +99,7 @@ class Active:
     charged_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(msgspec.Struct, frozen=True):
     """What a flow was given by one model: seconds of a place, and when it last got or gave back one."""
 
     served_seconds: float = 0.0
@@ -134,8 +135,7 @@ class QueuePlace:
     eta_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """A model that takes up room.
 
     `last_ticket` is the newest ticket this runner still serves before it stops (None: no end in sight);
@@ -152,7 +152,7 @@ class Slot:
     active: tuple[Active, ...] = ()
     last_ticket: TicketId | None = None
     yields_to: ModelKey | None = None
-    taken: DeviceBytes = field(default_factory=dict)
+    taken: DeviceBytes = msgspec.field(default_factory=dict)
     reload_seconds: float = 0.0
 
     @property
@@ -161,8 +161,7 @@ class Slot:
         return self.last_used + self.keep_alive_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """Everything. `waiting` is in order of arrival; `mean_service_seconds` is a moving mean per model.
 
     `accounts` are those of the models that are used or waited for: a model with nothing to do owes nobody anything.
@@ -172,9 +171,9 @@ class State:
     limits: Limits
     slots: tuple[Slot, ...] = ()
     waiting: tuple[Ticket, ...] = ()
-    mean_service_seconds: Mapping[ModelKey, float] = field(default_factory=dict)
-    accounts: Mapping[ModelKey, Accounts] = field(default_factory=dict)
-    capacity: DeviceBytes = field(default_factory=dict)
+    mean_service_seconds: Mapping[ModelKey, float] = msgspec.field(default_factory=dict)
+    accounts: Mapping[ModelKey, Accounts] = msgspec.field(default_factory=dict)
+    capacity: DeviceBytes = msgspec.field(default_factory=dict)
     next_load_id: int = 1
     is_shutting_down: bool = False
 
