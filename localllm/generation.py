@@ -345,8 +345,9 @@ AnswerEvent = Event | OfChoice
 def merge_options(*layers: Options) -> Options:
     """Lay options over each other: for each name the first layer that says something wins."""
     merged: dict[str, Any] = {}
-    for name in Options.__struct_fields__:
-        merged[name] = next((value for layer in layers if (value := getattr(layer, name)) is not None), None)
+    for layer in reversed(layers):
+        values = zip(Options.__struct_fields__, msgspec.structs.astuple(layer), strict=True)
+        merged.update((name, value) for name, value in values if value is not None)
     return Options(**merged)
 
 
