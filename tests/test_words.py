@@ -1,13 +1,16 @@
-"""What the documents say, held against the code: README's tables, the map of the package, the scripts.
+"""What the documents say, held against the code: README's tables, the maps of the packages, the scripts.
 
 A table that is out of date fails with the text it should have: paste that.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from pathlib import Path
+
+import pytest
 
 import localllm
 from localllm.cli.commands import COMMANDS
@@ -69,6 +72,15 @@ def test_the_map_names_what_is_there_and_nothing_else() -> None:
     there = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").is_file()}
     there |= {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
     assert there == set(re.findall(r"^    (\w+(?:/|\.py))\s", localllm.__doc__ or "", re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "package", sorted(path.parent for path in ROOT.glob("localllm/**/*/__init__.py")), ids=lambda path: path.name
+)
+def test_the_docstring_of_a_package_names_each_of_its_modules(package: Path) -> None:
+    docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    modules = {path.stem for path in package.glob("*.py") if path.stem != "__init__"}
+    assert set() == modules - set(re.findall(r"\w+", docstring))
 
 
 def test_readme_draws_the_packages_that_are_there() -> None:
