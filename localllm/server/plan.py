@@ -31,7 +31,7 @@ from localllm.server.access import MAY_MANAGE
 from localllm.server.plan_json import alternatives_json, machine_json, plan_json
 from localllm.server.replies import json_response
 from localllm.server.services import Services
-from localllm.store.peek import Peeked
+from localllm.store.peeked import Peeked
 from localllm.store.processes import lines_from
 
 _PEEK = "localllm.store.peek"

@@ -1,6 +1,6 @@
 """The process that looks at a model before it is downloaded: its headers by ranges of bytes, and what they come to.
 
-    python -m localllm.store.peek        one PullRequest in on stdin, one line of JSON out: Peeked or Failed
+    python -m localllm.store.peek        one PullRequest in on stdin, one line of JSON out: peeked.Peeked or Failed
 
 A process of its own for the reasons of store/pull: huggingface_hub need not stay in the daemon's memory, nor may its
 network hold up the daemon's event loop. A header is some megabytes at the beginning of a file; of a model in parts the
@@ -17,39 +17,19 @@ import msgspec
 
 from localllm.errors import HubError, LocalllmError
 from localllm.failures import failed_from
-from localllm.generation import Failed, Options
+from localllm.generation import Failed
 from localllm.gguf import Header
-from localllm.placement.estimate import Estimate, estimate
+from localllm.placement.estimate import estimate
 from localllm.pulling import PullRequest
 from localllm.store.fitting import remote_header
 from localllm.store.hub import Hub
 from localllm.store.image import settings_of
+from localllm.store.peeked import Peeked, Size
 from localllm.store.registry import Registry
 from localllm.store.repository import HubFile, Repository, choose, variants_in
 from localllm.store.source import Source
 
 MOST_VARIANTS = 40
-NOTHING_SAID = Options()
-
-
-class Size(msgspec.Struct, frozen=True):
-    """Another quantisation that can be had, and its bytes."""
-
-    label: str
-    size_bytes: int
-
-
-class Peeked(msgspec.Struct, frozen=True, tag="peeked"):
-    """What is known of a model that is not here. `others` are its other quantisations; `options` its registry's."""
-
-    repository: str
-    label: str
-    size_bytes: int
-    estimate: Estimate
-    is_embedding_model: bool = False
-    others: tuple[Size, ...] = ()
-    remarks: tuple[str, ...] = ()
-    options: Options = NOTHING_SAID
 
 
 def peek(hub: Hub, request: PullRequest) -> Peeked:
