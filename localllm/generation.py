@@ -359,17 +359,22 @@ def sampling_from(options: Options) -> Sampling:
     return Sampling(**said)
 
 
-def parse_options(values: Mapping[str, object]) -> tuple[Options, tuple[str, ...]]:
+def parse_options(
+    values: Mapping[str, object], options: Mapping[str, str] | None = None
+) -> tuple[Options, tuple[str, ...]]:
     """Check option values from JSON; return them and the names nobody knows (for a warning, as Ollama does).
 
-    Floats are accepted for integers (truncated) and nulls skipped: the Python clients rely on both.
-    Raises InvalidOptionError with the option's name and what it accepts.
+    `options` says which option a name of the client's is that is not called so. Floats are accepted for integers
+    (truncated) and nulls skipped: the Python clients rely on both.
+    Raises InvalidOptionError with the name that the client wrote and what it accepts.
     """
     known: dict[str, Any] = {}
     unknown: list[str] = []
+    option_of = options or {}
     for name, value in values.items():
-        if name not in Options.__struct_fields__:
+        option = option_of.get(name, name)
+        if option not in Options.__struct_fields__:
             unknown.append(name)
         elif value is not None:
-            known[name] = read_option(name, value)
+            known[option] = read_option(option, value, name)
     return Options(**known), tuple(unknown)

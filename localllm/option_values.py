@@ -33,32 +33,35 @@ _MOST_BREAKERS, _BREAKER_BYTES = 16, 40
 _SEED_MODULUS = 2**32
 
 
-def read_option(name: str, value: object) -> object:
-    """A value from JSON as the option `name` holds it. Raises InvalidOptionError with the name and what it accepts."""
-    if name == "stop":
+def read_option(option: str, value: object, name: str) -> object:
+    """A value from JSON as `option` holds it. Raises InvalidOptionError that says what it accepts.
+
+    `name` is what the client called it: the same, or its dialect's word.
+    """
+    if option == "stop":
         return _strings(name, value)
-    if name == "dry_sequence_breakers":
-        return _breakers(_strings(name, value))
-    if name == "logit_bias":
-        return _biases(value)
-    if name == "use_mmap":
+    if option == "dry_sequence_breakers":
+        return _breakers(name, _strings(name, value))
+    if option == "logit_bias":
+        return _biases(name, value)
+    if option == "use_mmap":
         if isinstance(value, bool):
             return value
         raise InvalidOptionError(f'option "{name}" must be of type boolean')
-    return _number(name, value)
+    return _number(option, value, name)
 
 
-def _number(name: str, value: object) -> int | float:
-    kind = "integer" if name in _INTEGERS else "float32"
+def _number(option: str, value: object, name: str) -> int | float:
+    kind = "integer" if option in _INTEGERS else "float32"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidOptionError(f'option "{name}" must be of type {kind}')
     if not abs(value) <= sys.float_info.max:  # NaN neither; math.isfinite() raises for integers beyond all floats
         raise InvalidOptionError(f'option "{name}" must be a finite number')
-    number: int | float = int(value) if name in _INTEGERS else float(value)
-    if name == "seed":
+    number: int | float = int(value) if option in _INTEGERS else float(value)
+    if option == "seed":
         # -1 is "random" in every dialect; other values wrap to the 32 bits llama.cpp's generators take.
         return number if number == -1 else int(number) % _SEED_MODULUS
-    low, high = _BOUNDS[name]
+    low, high = _BOUNDS[option]
     if not low <= number <= high:
         raise InvalidOptionError(f'option "{name}" must be between {low:.12g} and {high:.12g}, not {number}')
     return number
@@ -72,21 +75,21 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
     raise InvalidOptionError(f'option "{name}" must be of type an array of strings')
 
 
-def _breakers(texts: tuple[str, ...]) -> tuple[str, ...]:
+def _breakers(name: str, texts: tuple[str, ...]) -> tuple[str, ...]:
     if len(texts) > _MOST_BREAKERS or any(len(text.encode("utf-8", "replace")) > _BREAKER_BYTES for text in texts):
         raise InvalidOptionError(
-            f'option "dry_sequence_breakers" holds at most {_MOST_BREAKERS} texts of at most {_BREAKER_BYTES} bytes'
+            f'option "{name}" holds at most {_MOST_BREAKERS} texts of at most {_BREAKER_BYTES} bytes'
         )
     return texts
 
 
-def _biases(value: object) -> tuple[tuple[int, float], ...]:
+def _biases(name: str, value: object) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, dict):
-        raise InvalidOptionError('option "logit_bias" must be an object of token id to number')
+        raise InvalidOptionError(f'option "{name}" must be an object of token id to number')
     try:
         pairs = tuple((int(token), float(bias)) for token, bias in value.items())
     except (TypeError, ValueError, OverflowError):
-        raise InvalidOptionError('option "logit_bias" must be an object of token id to number') from None
+        raise InvalidOptionError(f'option "{name}" must be an object of token id to number') from None
     if any(token < 0 or token >= 2**31 or not math.isfinite(bias) for token, bias in pairs):
-        raise InvalidOptionError('option "logit_bias" has an impossible token id or value')
+        raise InvalidOptionError(f'option "{name}" has an impossible token id or value')
     return pairs

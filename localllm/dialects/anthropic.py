@@ -35,6 +35,7 @@ from localllm.generation import (
 
 BILLING_LINE = "x-anthropic-billing-header:"
 _SKIPPED_BLOCKS = frozenset({"redacted_thinking"})  # nobody but its maker can read it
+_OPTION_OF = {"max_tokens": "num_predict", "stop_sequences": "stop", "thinking.budget_tokens": "thinking_budget"}
 _TOOL_TYPES = frozenset({None, "", "custom"})
 
 
@@ -161,11 +162,12 @@ def _decoded(fields: _Body, body: bytes) -> Decoded:
 
 def _options(fields: _Body) -> tuple[Options, tuple[str, ...]]:
     said = {"temperature": fields.temperature, "top_p": fields.top_p, "top_k": fields.top_k, "num_ctx": fields.num_ctx}
-    own, _ = parse_options({**said, "stop": fields.stop_sequences, "num_predict": fields.max_tokens})
+    said |= {"max_tokens": fields.max_tokens, "stop_sequences": fields.stop_sequences}
+    if fields.thinking is not None and fields.thinking.type != "disabled":
+        said["thinking.budget_tokens"] = fields.thinking.budget_tokens
+    own, _ = parse_options(said, _OPTION_OF)
     extension, unknown = parse_options(fields.options or {})
-    is_on = fields.thinking is not None and fields.thinking.type != "disabled"
-    budget = Options(thinking_budget=fields.thinking.budget_tokens if fields.thinking and is_on else None)
-    return merge_options(own, budget, extension), unknown
+    return merge_options(own, extension), unknown
 
 
 def _think(fields: _Body) -> bool | str:

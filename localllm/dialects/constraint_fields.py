@@ -17,7 +17,7 @@ import msgspec
 
 from localllm.dialects.body import read_text
 from localllm.errors import InvalidFieldError, UnsupportedError
-from localllm.generation import ResponseFormat, ToolChoice
+from localllm.generation import Options, ResponseFormat, ToolChoice, parse_options
 
 
 class StructuredOutputs(msgspec.Struct):
@@ -157,12 +157,12 @@ def _allowed(value: dict[str, object], names: Collection[str], parallel: bool) -
     return required_choice(known, names, parallel) if mode == "required" else ToolChoice("auto", known, parallel)
 
 
-def read_thinking_budget(**said: object) -> int | None:
+def read_thinking_budget(**said: object) -> Options:
     """The tokens that thinking may take: the first that is said, each argument being a field's name. -1 is no bound."""
     for field, value in said.items():
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < -1:
             raise InvalidFieldError(f"{field} must be a number of tokens, or -1 for no bound", field=field)
-        return int(value)
-    return None
+        return parse_options({field: value}, {field: "thinking_budget"})[0]
+    return Options()

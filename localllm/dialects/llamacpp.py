@@ -35,6 +35,7 @@ _OPTIONS = (
     "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta",
     "seed", "stop",
 )  # fmt: skip
+_OPTION_OF = {"n_predict": "num_predict", "n_keep": "num_keep"}
 
 
 class _Fields(ConstraintFields):
@@ -146,8 +147,8 @@ def _request(fields: _Fields) -> GenerationRequest:
 
 def _options(fields: _Fields) -> Options:
     said = {name: getattr(fields, name) for name in _OPTIONS}
-    said |= {"num_predict": fields.n_predict, "num_keep": fields.n_keep, "logit_bias": _biases(fields.logit_bias)}
-    return parse_options(said)[0]
+    said |= {name: getattr(fields, name) for name in _OPTION_OF} | {"logit_bias": _biases(fields.logit_bias)}
+    return parse_options(said, _OPTION_OF)[0]
 
 
 def _biases(value: object) -> object:

@@ -32,7 +32,7 @@ from localllm.dialects.constraint_fields import (
 )
 from localllm.dialects.openai_fields import (
     EFFORTS,
-    CommonFields,
+    CompletionFields,
     includes_usage,
     read_count,
     read_options,
@@ -100,7 +100,7 @@ class _Thinking(msgspec.Struct):
     budget_tokens: Any = None
 
 
-class _ChatBody(CommonFields):
+class _ChatBody(CompletionFields):
     messages: list[_Message] | None = None
     max_tokens: Any = None
     max_completion_tokens: Any = None
@@ -140,8 +140,7 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
         raise InvalidFieldError("[] is too short - 'messages'", field="messages")
     _refuse_what_is_not_supported(fields)
     count = read_count(fields.n, "n")
-    limit = fields.max_completion_tokens if fields.max_completion_tokens is not None else fields.max_tokens
-    options, unknown = read_options(fields, limit)
+    options, unknown = read_options(fields, "max_completion_tokens", "max_tokens")
     tools = read_tools(fields.tools)
     choice = read_tool_choice(fields.tool_choice, [tool.name for tool in tools], fields.parallel_tool_calls)
     request = GenerationRequest(
@@ -152,7 +151,7 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
         response_format=read_constraint(fields, _response_format(fields.response_format)),
         think=_think(fields),
         rendering=_rendering(fields),
-        options=merge_options(Options(thinking_budget=_thinking_budget(fields)), options),
+        options=merge_options(_thinking_budget(fields), options),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         logprobs=read_logprobs(fields.logprobs, fields.top_logprobs),
         client=fields.user or "",
@@ -177,7 +176,7 @@ def _refuse_what_is_not_supported(fields: _ChatBody) -> None:
         raise UnsupportedError("audio is not supported: this version answers with text")
 
 
-def _thinking_budget(fields: _ChatBody) -> int | None:
+def _thinking_budget(fields: _ChatBody) -> Options:
     return read_thinking_budget(
         thinking_token_budget=fields.thinking_token_budget,
         thinking_budget_tokens=fields.thinking_budget_tokens,

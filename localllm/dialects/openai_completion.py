@@ -14,19 +14,19 @@ import msgspec
 from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive
 from localllm.dialects.constraint_fields import read_constraint
 from localllm.dialects.openai_fields import (
-    CommonFields,
+    CompletionFields,
     includes_usage,
     read_count,
     read_options,
     with_own_seeds,
 )
 from localllm.errors import InvalidFieldError, UnsupportedError
-from localllm.generation import MOST_LOGPROBS, FillIn, GenerationRequest
+from localllm.generation import MOST_LOGPROBS, FillIn, GenerationRequest, Options, merge_options
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
-class _Body(CommonFields):
+class _Body(CompletionFields):
     prompt: Any = None
     suffix: str | None = None
     max_tokens: Any = None
@@ -49,11 +49,11 @@ def decode_completion(body: bytes) -> Decoded:
     answers = read_count(fields.n, "n", len(prompts))
     candidates = read_count(fields.best_of, "best_of", len(prompts)) if fields.best_of is not None else answers
     _check(fields, answers, candidates)
-    options, unknown = read_options(fields, DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens)
+    options, unknown = read_options(fields, "max_tokens")
     request = GenerationRequest(
         model=fields.model,
         raw=True,
-        options=options,
+        options=merge_options(options, Options(num_predict=DEFAULT_MAX_TOKENS)),
         response_format=read_constraint(fields),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         logprobs=0 if fields.logprobs is None and candidates > answers else fields.logprobs,

@@ -62,7 +62,7 @@ class SamplingFields(ConstraintFields):
     mirostat_eta: Any = None
 
 
-SAMPLING_NAMES = tuple(
+_SAMPLING_NAMES = tuple(
     name for name in SamplingFields.__struct_fields__ if name not in ConstraintFields.__struct_fields__
 )
 
@@ -72,18 +72,27 @@ class CommonFields(SamplingFields):
 
     model: str | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     options: dict[str, Any] | None = None
     keep_alive: Any = None
     user: str | None = None
-    n: int | None = None
     service_tier: str | None = None
 
 
-def read_options(fields: CommonFields, limit: object) -> tuple[Options, tuple[str, ...]]:
-    """The options of a body that asks for at most `limit` tokens, and names in `options` that nobody knows."""
-    said = {name: getattr(fields, name) for name in SAMPLING_NAMES}
-    own, _ = parse_options({**said, "num_predict": limit})
+class CompletionFields(CommonFields):
+    """What the completions of chats and of texts may say."""
+
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+
+
+def read_options(fields: CommonFields, *limits: str) -> tuple[Options, tuple[str, ...]]:
+    """The options of a body, and names in `options` that nobody knows.
+
+    The first of the fields `limits` that is said is the most tokens there may be.
+    """
+    said = {name: getattr(fields, name) for name in _SAMPLING_NAMES}
+    limit = next((name for name in limits if getattr(fields, name) is not None), limits[0])
+    own, _ = parse_options({**said, limit: getattr(fields, limit)}, {limit: "num_predict"})
     extension, unknown = parse_options(fields.options or {})
     return merge_options(own, extension), unknown
 
@@ -107,6 +116,6 @@ def with_own_seeds(request: GenerationRequest, count: int) -> tuple[GenerationRe
     return tuple(msgspec.structs.replace(request, options=one) for one in options)
 
 
-def includes_usage(fields: CommonFields) -> bool:
+def includes_usage(fields: CompletionFields) -> bool:
     """Whether a stream is to end with the usage."""
     return bool(fields.stream_options and fields.stream_options.include_usage)

@@ -15,26 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive, read_logprobs, read_text
 from localllm.dialects.constraint_fields import read_constraint
 from localllm.dialects.framing import to_json
-from localllm.dialects.openai_fields import EFFORTS, SAMPLING_NAMES, SamplingFields
+from localllm.dialects.openai_fields import EFFORTS, CommonFields, read_options
 from localllm.dialects.openai_responses_items import PlacedItem, place_items, read_messages
 from localllm.dialects.openai_responses_tools import CalledTool, chosen, read_tools
 from localllm.errors import InvalidFieldError, UnsupportedError
-from localllm.generation import (
-    GenerationRequest,
-    Message,
-    Options,
-    ResponseFormat,
-    Tool,
-    merge_options,
-    parse_options,
-)
+from localllm.generation import GenerationRequest, Message, ResponseFormat, Tool
 
 LOGPROBS, SEALED_THINKING = "message.output_text.logprobs", "reasoning.encrypted_content"
 
@@ -56,15 +48,13 @@ class _Text(msgspec.Struct):
     verbosity: str | None = None
 
 
-class Body(SamplingFields):
+class Body(CommonFields):
     """The fields of the body. `input` and `tools` are read when what they refer to is known."""
 
-    model: str | None = None
     input: str | list[msgspec.Raw] | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None
-    stream: bool | None = None
     background: bool | None = None
     conversation: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
@@ -78,13 +68,8 @@ class Body(SamplingFields):
     top_logprobs: int | None = None
     truncation: str | None = None
     metadata: dict[str, msgspec.Raw] | None = None
-    service_tier: str | None = None
-    user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    # ours
-    options: dict[str, Any] | None = None
-    keep_alive: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +121,7 @@ def decode(
     messages = read_messages((*earlier, *items), told)
     all_tools, called = read_tools(fields.tools, told)
     tools, choice = chosen(bytes(fields.tool_choice), all_tools, called, fields.parallel_tool_calls)
-    options, unknown = _options(fields)
+    options, unknown = read_options(fields, "max_output_tokens")
     request = GenerationRequest(
         model=fields.model or "",
         messages=_with_instructions(fields.instructions, messages),
@@ -171,13 +156,6 @@ def _with_instructions(instructions: str | None, messages: list[Message]) -> tup
     """Templates need a turn to answer: agents probe with an empty input."""
     turns = messages if any(message.role != "system" for message in messages) else [*messages, Message("user", "")]
     return (Message("system", instructions), *turns) if instructions else tuple(turns)
-
-
-def _options(fields: Body) -> tuple[Options, tuple[str, ...]]:
-    said = {name: getattr(fields, name) for name in SAMPLING_NAMES}
-    own, _ = parse_options({**said, "num_predict": fields.max_output_tokens})
-    extension, unknown = parse_options(fields.options or {})
-    return merge_options(own, extension), unknown
 
 
 def _think(reasoning: _Reasoning | None) -> bool | str | None:
@@ -216,7 +194,7 @@ def _response_format(text: _Text | None) -> ResponseFormat | None:
     return ResponseFormat("json_schema", schema.decode())
 
 
-def _context_policy(truncation: str | None) -> Any:
+def _context_policy(truncation: str | None) -> Literal["refuse", "truncate"]:
     if truncation not in (None, "", "auto", "disabled"):
         raise InvalidFieldError(f'truncation is "{truncation}", but must be "auto" or "disabled"', field="truncation")
     return "truncate" if truncation == "auto" else "refuse"

@@ -184,6 +184,23 @@ def test_what_is_required_is_named(body, message):
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ('"max_tokens": 15000000000', 'option "max_tokens" must be between -2 and 2147483647, not 15000000000'),
+        ('"max_tokens": 1, "stop_sequences": 5', 'option "stop_sequences" must be of type an array of strings'),
+        (
+            '"max_tokens": 1, "thinking": {"type": "enabled", "budget_tokens": 1180591620717411303424}',
+            'option "thinking.budget_tokens" must be between -1 and 2147483647, not 1180591620717411303424',
+        ),
+    ],
+)
+def test_a_bad_option_is_told_by_the_name_that_it_came_with(fields, message):
+    with pytest.raises(LocalllmError) as caught:
+        decode_messages(f'{{"model": "m", {fields}, "messages": [{{"role": "user", "content": "x"}}]}}'.encode())
+    assert (400, message) == (caught.value.status, caught.value.message)
+
+
+@pytest.mark.parametrize(
     ("messages", "message"),
     [
         (

@@ -54,6 +54,7 @@ def test_a_body_with_every_field_becomes_a_request():
 def test_a_prompt_goes_to_the_model_as_it_is_for_16_tokens_as_openai_has_it():
     request = GenerationRequest("m", prompt="x", raw=True, options=Options(num_predict=16))
     assert request == decode('"prompt": "x"').request
+    assert 3 == decode('"prompt": "x", "options": {"num_predict": 3}').request.options.num_predict
 
 
 @pytest.mark.parametrize(

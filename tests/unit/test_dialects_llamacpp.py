@@ -110,6 +110,8 @@ PROMPT = '"prompt" must be a text, token ids, or an array of 1 to 128 of these'
         ('{"prompt": "x", "logit_bias": [5]}', "logit_bias must hold pairs of a token id and a number or false"),
         ('{"prompt": "x", "logit_bias": [["a", 1]]}', "logit_bias for a text is not supported"),
         ('{"prompt": "x", "top_k": "many"}', 'option "top_k" must be of type integer'),
+        ('{"prompt": "x", "n_predict": "many"}', 'option "n_predict" must be of type integer'),
+        ('{"prompt": "x", "n_keep": -2}', 'option "n_keep" must be between -1 and 2147483647, not -2'),
     ],
 )
 def test_a_bad_completion_is_told_what_is_wrong_with_it(body, message):

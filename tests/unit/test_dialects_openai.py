@@ -251,7 +251,18 @@ def test_reasoning_effort_is_how_hard_to_think(effort, think):
             None,
             'option "dry_sequence_breakers" holds at most 16 texts of at most 40 bytes',
         ),
-        ('"max_tokens": [1]', None, 'option "num_predict" must be of type integer'),
+        ('"max_tokens": [1]', None, 'option "max_tokens" must be of type integer'),
+        (
+            '"max_completion_tokens": -3',
+            None,
+            'option "max_completion_tokens" must be between -2 and 2147483647, not -3',
+        ),
+        ('"options": {"num_predict": []}', None, 'option "num_predict" must be of type integer'),
+        (
+            '"thinking_budget_tokens": 2147483648',
+            None,
+            'option "thinking_budget_tokens" must be between -1 and 2147483647, not 2147483648',
+        ),
         ('"stream_options": 1', "stream_options", "stream_options must be an object, not an integer"),
         (
             '"reasoning_effort": "deep"',

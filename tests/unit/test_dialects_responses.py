@@ -313,6 +313,11 @@ def test_a_bad_field_is_named(fields, field):
     assert (400, field) == (caught.value.status, caught.value.field)
 
 
+def test_a_bad_limit_is_told_by_the_name_that_it_came_with():
+    with pytest.raises(LocalllmError, match='option "max_output_tokens" must be between -2 and 2147483647, not -3'):
+        decoded(max_output_tokens=-3)
+
+
 @pytest.mark.parametrize("where", ['"metadata": {"a": "\xff"}', '"tools": [{"type": "x", "y": "\xff"}]'])
 def test_what_is_only_repeated_is_utf8_too(where):
     with pytest.raises(InvalidFieldError, match="not UTF-8"):
