@@ -1,11 +1,15 @@
 """Models on disk: names, manifests, and the files they point at.
 
-names → store → model               what a name stands for; bundled comes along, catalogue can be pulled
-registered → manifest               what is kept of a name
-files, headers, checks, blobs       files behind FROM: found, read, refused; those that localllm keeps itself
-pull → repository → source: hub, or registry (image) → download → pulled, ledger        bringing a model, a process
-peek, peeked, fitting               looking at one first
-create → layers, quantize → processes           making one
-adopt → finding, finding_ollama → found         naming another tool's
-usage → cleaning                    who uses what of the disk
+What happens to a name, in order:
+
+    names → store → model                           what a name stands for; bundled comes along, catalogue can be pulled
+    registered → manifest, layers                   what is kept of a name, laid over what it is FROM
+    files, headers, checks, blobs                   files behind FROM: found, read, refused; those localllm keeps itself
+    peek, peeked, fitting                           looking at a model before it is pulled
+    pull → source: hub (repository), registry (image) → download → pulled, ledger       pulling it, in a process
+    create → quantize → processes                   making one
+    adopt → finding, finding_ollama → found         naming another tool's
+    usage → cleaning                                who uses what of the disk
+
+Of these hub and registry alone speak to a network.
 """
