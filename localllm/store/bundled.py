@@ -41,23 +41,28 @@ def bundled_names(folder: Path) -> Iterator[Name]:
             yield Name(path.parent.name)
 
 
-def bundled_manifest(folder: Path, name: Name, headers: Headers) -> Manifest | None:
-    """The manifest that a bundled model would have; None when `name` is none.
+def bundled_modelfile(folder: Path, name: Name) -> Path | None:
+    """Where the Modelfile of the bundled model of that name would be; None when none can be called so."""
+    if not name.is_local or name.tag.lower() != "latest":
+        return None
+    return folder / name.model.lower() / _MODELFILE
+
+
+def bundled_manifest(path: Path, headers: Headers) -> Manifest | None:
+    """The manifest that the bundled model with the Modelfile at `path` would have; None when there is none.
 
     Raises ModelFileError for a broken GGUF and modelfile.ModelfileError for a broken Modelfile.
     """
-    if not name.is_local or name.tag.lower() != "latest":
-        return None
-    home = folder / name.model.lower()
+    home = path.parent
     try:
-        said = modelfile.parse(modelfile.decode((home / _MODELFILE).read_bytes()))
+        said = modelfile.parse(modelfile.decode(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ModelFileError(f"{home / _MODELFILE} cannot be read: {error.strerror}") from error
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}") from error
     file = home / said.bases[0]
     if file.parent != home:
-        raise ModelFileError(f"{home / _MODELFILE}: FROM must name a file beside it, such as ./model.gguf")
+        raise ModelFileError(f"{path}: FROM must name a file beside it, such as ./model.gguf")
     seen, header = headers.read(file)
     return Manifest(
         schema=SCHEMA,

@@ -1,8 +1,8 @@
-"""A manifest as the model it stands for, and the manifests that were read before. Owned by one Store.
+"""A manifest as the model it stands for; the manifests and bundled models that were read before. Owned by one Store.
 
 A manifest is only ever replaced by a rename, so that another inode, size or time of change is another manifest; one
 that is the same is not read, decoded and hashed again when 500 names are listed. Whether its model's file is still the
-one that was registered is looked at each time.
+one that was registered is looked at each time. A bundled model is read again when its Modelfile or its file is another.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from pathlib import Path
 
 from localllm.modelfile import Modelfile, load_parameters, write
 from localllm.store import manifest as manifests
+from localllm.store.bundled import bundled_manifest, bundled_modelfile
 from localllm.store.checks import refuse_changed
+from localllm.store.headers import Fingerprint, Headers, fingerprint
 from localllm.store.layers import has_file_of, with_file_of
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model, capabilities_of
+from localllm.store.names import Name
 
 _KEPT = 2048
 # Those of Options that shape what is loaded; the others are each request's own.
@@ -81,6 +84,35 @@ class ReadManifests:
             if len(self._known) >= _KEPT:
                 self._known.clear()
             self._known[path] = (mark, found)
+
+
+class ReadBundled:
+    """The bundled models in `folder` that were read so far, by the path of their Modelfile."""
+
+    def __init__(self, folder: Path, headers: Headers) -> None:
+        self._folder = folder
+        self._headers = headers
+        self._known: dict[Path, tuple[_Mark, Registered]] = {}
+
+    def find(self, name: Name) -> Registered | None:
+        """The bundled model of that name; None when there is none. Raises as bundled_manifest does."""
+        path = bundled_modelfile(self._folder, name)
+        if path is None:
+            return None
+        mark = _mark(path)
+        known = self._known.pop(path, None)
+        if known is None or known[0] != mark or not _has_its_file(known[1].manifest):
+            manifest = bundled_manifest(path, self._headers)
+            if mark is None or manifest is None:
+                return None
+            known = mark, Registered(manifest, manifests.encode(manifest), is_bundled=True)
+        self._known[path] = known
+        return known[1]
+
+
+def _has_its_file(manifest: Manifest) -> bool:
+    path = Path(manifest.file)
+    return fingerprint(path) == Fingerprint(path, manifest.size_bytes, manifest.modified_ns)
 
 
 def _mark(path: Path) -> _Mark | None:

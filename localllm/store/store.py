@@ -31,7 +31,7 @@ from localllm.modelfile import Modelfile
 from localllm.pulling import Pulled, PulledFile, PullRequest, RegistryPlace
 from localllm.store import manifest as manifests
 from localllm.store.blobs import blobs_dir
-from localllm.store.bundled import bundled_manifest, bundled_names
+from localllm.store.bundled import bundled_names
 from localllm.store.catalogue import Entry, entries, find_entry
 from localllm.store.checks import refuse_changed, refuse_no_projector, refuse_unusable, refuse_unwritable_path
 from localllm.store.headers import Headers
@@ -40,7 +40,7 @@ from localllm.store.manifest import SCHEMA, Manifest, Part
 from localllm.store.model import Model, facts_from
 from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_local_name, parse_name
 from localllm.store.pulled import DEFAULT_REGISTRY, described, refuse_unpullable, request_for, spelled
-from localllm.store.registered import ReadManifests, Registered
+from localllm.store.registered import ReadBundled, ReadManifests, Registered
 
 _OTHER_HOST = (
     "models come from hf.co/OWNER/REPO and ollama.com/library/NAME; or download a GGUF and run "
@@ -71,6 +71,7 @@ class Store:
         self._now = now
         self._headers = Headers()
         self._known = ReadManifests(self._bundled_base)
+        self._bundled = ReadBundled(bundled_dir, self._headers)
         self._registry = RegistryPlace(registry_url, str(models_dir / "localllm" / "blobs"))
 
     def find(self, name: str) -> Model:
@@ -84,7 +85,7 @@ class Store:
     def _found(self, name: str) -> Registered:
         parsed = parse_name(name)
         for known in (parsed, parsed.local) if parsed.is_known else ():
-            found = self._known.find(manifest_path(self._manifests_dir, known)) or self._bundled(known)
+            found = self._known.find(manifest_path(self._manifests_dir, known)) or self._bundled.find(known)
             if found is not None:
                 return found
         raise self._not_found(name, parsed)
@@ -192,7 +193,7 @@ class Store:
         entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
         request = request_for(parsed, entry, quant, self._registry)
         if request is None:
-            refuse_unpullable(name, parsed, quant, is_bundled=self._bundled(parsed) is not None)
+            refuse_unpullable(name, parsed, quant, is_bundled=self._bundled.find(parsed) is not None)
         return request
 
     def register_pulled(self, name: str, pulled: Pulled) -> Model:
@@ -256,7 +257,7 @@ class Store:
             if manifests.remove(path):
                 self.drop_blobs(files)
                 return
-        if parsed.is_local and self._bundled(parsed) is not None:
+        if parsed.is_local and self._bundled.find(parsed) is not None:
             raise BadRequestError(f"model '{parsed}' comes with localllm and cannot be deleted")
         raise ModelNotFoundError(name)
 
@@ -270,19 +271,15 @@ class Store:
                     blob.unlink(missing_ok=True)
 
     def _bundled_base(self, name: str) -> Manifest | None:
-        found = self._bundled(parse_name(name))
+        found = self._bundled.find(parse_name(name))
         return found.manifest if found else None
-
-    def _bundled(self, name: Name) -> Registered | None:
-        manifest = bundled_manifest(self._bundled_dir, name, self._headers)
-        return Registered(manifest, manifests.encode(manifest), is_bundled=True) if manifest else None
 
     def _scan(self) -> tuple[tuple[Model, ...], tuple[LocalllmError, ...]]:
         models: dict[str, Model] = {}
         problems: list[LocalllmError] = []
         # Bundled models first: a registered one of the same name takes the place.
         looks: list[Callable[[], Registered | None]]
-        looks = [partial(self._bundled, name) for name in bundled_names(self._bundled_dir)]
+        looks = [partial(self._bundled.find, name) for name in bundled_names(self._bundled_dir)]
         looks += [partial(self._known.find, path) for path in manifests.manifest_files(self._manifests_dir)]
         for look in looks:
             try:

@@ -240,6 +240,25 @@ def test_a_bundled_model_needs_no_manifest(store, guide):
         store.find("guide:other")
 
 
+def test_a_bundled_model_is_read_again_only_when_one_of_its_files_is_another(store, guide):
+    first = store.find("guide")
+    assert store.find("Guide") is first
+    assert store.list()[0] is first
+    (guide / "Modelfile").write_text("FROM ./guide.gguf\nSYSTEM Be long.\n")
+    second = store.find("guide")
+    assert ("Be long.", None) == (second.system, second.license)
+    (guide / "guide.gguf").write_bytes(gguf_bytes({**MODEL_METADATA, "general.name": "Grown" * 40}))
+    third = store.find("guide")
+    assert (guide / "guide.gguf").stat().st_size == third.size_bytes != second.size_bytes
+    assert second.key != third.key
+    (guide / "guide.gguf").unlink()
+    with pytest.raises(ModelFileError):
+        store.find("guide")
+    (guide / "Modelfile").unlink()
+    with pytest.raises(ModelNotFoundError):
+        store.find("guide")
+
+
 def test_a_bundled_model_cannot_be_deleted(store, guide):
     with pytest.raises(BadRequestError) as caught:
         store.delete("guide")
