@@ -53,12 +53,14 @@ class Free:
 class Held:
     """A text of `grammar`, which is in llguidance's dialect of Lark. Then the stage `next`, or with None the turn ends.
 
-    If the whole text is one of `marks`, that mark's stage follows instead.
+    If the whole text is one of `marks`, that mark's stage follows instead. `own` is the grammar without those: a token
+    that leads out of it is chosen only where it is the model's likeliest.
     """
 
     grammar: str
     next: int | None = None
     marks: tuple[Mark, ...] = ()
+    own: str | None = None
 
 
 Stage = Free | Held

@@ -135,18 +135,27 @@ class _Plan:
     def _held_answer(self, is_first: bool) -> Held:
         """A call, or what was asked for; a model that may think can do so before."""
         lark = self._new_lark()
+        start = self._first_mark(is_first)
         wanted: list[str] = []
         if self._callable:
             wanted.append(self._whole_calls(lark, is_first))
-        if self._request.response_format is not None and not self._must_call:
-            body = format_expression(lark, self._request.response_format, self._complaint)
+        asked = self._request.response_format
+        if asked is not None and not self._must_call:
+            body = format_expression(lark, asked, self._complaint)
             wanted.append(" ".join([*self._head_of_text(lark, is_first), body, *self._tail_of_text(lark)]))
-        marks: tuple[Mark, ...] = ()
-        if is_first and self._grounds.may_think and self._format.thinking and self._format.thinking.start:
-            start = self._format.thinking.start
-            wanted.append(lark.sequence(BLANKS, *lark.mark(start)))
-            marks = (Mark(start, self._thinking_place()),)
-        return Held(lark.text(lark.rule(*wanted).name), None, marks)
+        own = lark.rule(*wanted).name
+        if not start:
+            return Held(lark.text(own), None)
+        # Some models begin a line before they think. What follows may be an answer after all; a text is to be exact.
+        is_exact = asked is not None and asked.kind in ("regex", "grammar") and not self._must_call
+        answer = own if is_exact else f"{lark.sequence(BLANKS)} {own}"
+        either = lark.rule(answer, lark.sequence(BLANKS, *lark.mark(start)))
+        return Held(lark.text(either.name), None, (Mark(start, self._thinking_place()),), lark.text(own))
+
+    def _first_mark(self, is_first: bool) -> str:
+        """What thinking begins with where the answer may begin with it; else empty."""
+        thinking = self._format.thinking
+        return thinking.start if is_first and self._grounds.may_think and thinking is not None else ""
 
     @property
     def _may_call_again(self) -> bool:
@@ -160,11 +169,9 @@ class _Plan:
         if channels is not None:
             start = "" if is_first else channels.start
             return [lark.sequence(*lark.mark(start + header_of_text(self._format, channels)))]
-        blanks: tuple[Part, ...] = (
-            (BLANKS,) if self._format.thinking and (not is_first or self._grounds.may_think) else ()
-        )
+        blanks: tuple[Part, ...] = (BLANKS,) if self._format.thinking and not is_first else ()
         if answer is not None and answer.start:
-            return [f"({lark.sequence(*blanks, *lark.mark(answer.start))})?", lark.sequence(BLANKS)]
+            return [f"({lark.sequence(*blanks, *lark.mark(answer.start), BLANKS)})?", lark.sequence(*blanks)]
         return [lark.sequence(*blanks)] if blanks else []
 
     def _tail_of_text(self, lark: Lark) -> list[str]:
@@ -180,13 +187,13 @@ class _Plan:
         call = lark.rule(self._calls(lark, None))
         is_repeated = self._may_call_again and self._format.parallel_calls
         more = f" ({lark.sequence(BLANKS, call)})*" if is_repeated else ""
-        return f"{lark.sequence(BLANKS)} {call.name}{more}"
+        blanks = "" if self._first_mark(is_first) else f"{lark.sequence(BLANKS)} "
+        return f"{blanks}{call.name}{more}"
 
     def _free_answer(self, is_first: bool) -> Free:
         openings: list[Opening] = []
-        thinking = self._format.thinking
-        if is_first and self._grounds.may_think and thinking is not None and thinking.start:
-            openings.append(Opening(rb"\s*" + re.escape(thinking.start.encode()), self._thinking_place()))
+        if start := self._first_mark(is_first):
+            openings.append(Opening(rb"\s*" + re.escape(start.encode()), self._thinking_place()))
         if self._callable and (opening := self._bare_opening()) is not None:
             openings.append(Opening(opening, self._call_place(None), is_part=True))
         channels = self._format.channels

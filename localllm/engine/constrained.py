@@ -41,7 +41,9 @@ class HeldAnswer:
 
 def hold(rules: AnswerRules, grammars: Grammars) -> HeldAnswer:
     """Compile what `rules` need, so that a step never does. Raises BadRequestError for what cannot be kept."""
-    matchers = {stage.grammar: grammars.matcher(stage.grammar) for stage in rules.stages if isinstance(stage, Held)}
+    held = [stage for stage in rules.stages if isinstance(stage, Held)]
+    texts = [text for stage in held for text in (stage.grammar, stage.own) if text is not None]
+    matchers = {text: grammars.matcher(text) for text in texts}
     answer = HeldAnswer(rules, grammars.vocabulary, matchers)
     if isinstance(rules.stages[0], Held) and not _can_begin(answer, rules.stages[0]):
         raise BadRequestError("the answer that is to be continued does not begin as it was asked for")
@@ -68,6 +70,7 @@ class ConstrainedSampler:
         self._ends = np.array(sorted(self._vocabulary.ends), dtype=np.int64)
         self._pending: Future[bytes] | None = None
         self._matcher: LLMatcher | None = None
+        self._own: LLMatcher | None = None  # of this stage's own text, while it may still become a mark instead
         self._forced: list[int] = []
         self._at = 0
         self._text = b""  # of this stage: all of it while `_is_whole`, else the end that may begin a mark
@@ -96,7 +99,7 @@ class ConstrainedSampler:
         self._pending = None
         if self._matcher.is_error():
             raise EngineError(f"the answer's grammar cannot be kept any further: {readable(self._matcher.get_error())}")
-        return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=size, bitorder="little").view(np.bool_)
+        return as_allowed(bits, size)
 
     def _is_complete(self, stage: Held, allowed: Allowed) -> bool:
         """Go on to the next stage if nothing can follow in this one but the end of the turn, which need not."""
@@ -113,28 +116,35 @@ class ConstrainedSampler:
 
     def _sample_held(self, stage: Held, row: int, logits: Logits, allowed: Allowed) -> int:
         assert self._matcher is not None
-        likeliest = int(logits.argmax()) if stage.marks and not self._text.strip() else None
+        if self._own is not None:
+            allowed = self._unless_asked(self._own, logits, allowed)
         keep_only(logits, allowed)
         token = self._sampler.sample(row)
-        if likeliest is not None:
-            # A thought comes first only if that is what the model would have said, not for want of another word.
-            while self._only_leads_away(stage, token, likeliest) and np.count_nonzero(np.isfinite(logits)) > 1:
-                logits[token] = -np.inf
-                token = self._sampler.sample(row)
         if not self._matcher.consume_token(token):
             raise EngineError(f"the answer left its grammar: {readable(self._matcher.get_error())}")
+        data = self._vocabulary.token_bytes(token)
         if self._is_whole:
-            self._text += self._vocabulary.token_bytes(token)
+            self._text += data
             self._is_whole = len(self._text) <= MOST_OPENING_BYTES
+        if self._own is not None:
+            is_own = bool(self._own.try_consume_tokens([token])) or data.isspace()
+            self._own = self._own if is_own and self._may_become_mark(stage) else None
         if self._ahead is not None and token not in self._vocabulary.ends:
             self._pending = self._ahead.submit(self._matcher.compute_bitmask)
         return token
 
-    def _only_leads_away(self, stage: Held, token: int, likeliest: int) -> bool:
-        """Whether a stage that says nothing yet would leave its grammar's text: with blanks, or unasked with a mark."""
-        data = self._vocabulary.token_bytes(token)
-        begins_mark = bool(data) and any(mark.text.encode().startswith(data) for mark in stage.marks)
-        return data.isspace() or (begins_mark and token != likeliest)
+    def _unless_asked(self, own: LLMatcher, logits: Logits, allowed: Allowed) -> Allowed:
+        """What is allowed, without what leads out of the stage's own text, but for the model's likeliest token.
+
+        A model thinks first because it wants to, not for want of a word that the grammar forbids.
+        """
+        kept = allowed & as_allowed(own.compute_bitmask(), len(logits))
+        likeliest = int(logits.argmax())
+        kept[likeliest] = allowed[likeliest]
+        return kept if kept.any() else allowed
+
+    def _may_become_mark(self, stage: Held) -> bool:
+        return any(mark.text.encode().startswith(self._text.lstrip()) for mark in stage.marks)
 
     def _sample_free(self, stage: Free, row: int, logits: Logits) -> int:
         self._force_mark_if_due(stage)
@@ -187,13 +197,14 @@ class ConstrainedSampler:
     def _enter(self, at: int, text: bytes) -> bool:
         """Begin a stage that `text` is said of already; False, and nothing changed, if its grammar has no such text."""
         stage = self._stages[at]
-        matcher = None
+        matcher = own = None
         if isinstance(stage, Held):
+            own = self._matchers[stage.own].deep_copy() if stage.own is not None and not text else None
             matcher = self._matchers[stage.grammar].deep_copy()
             tokens = self._vocabulary.tokens_with_bytes(text) if text else []
             if tokens is None or matcher.try_consume_tokens(tokens) < len(tokens):
                 return False
-        self._at, self._matcher, self._pending = at, matcher, None
+        self._at, self._matcher, self._own, self._pending = at, matcher, own, None
         self._forced = []
         self._tokens, self._text, self._is_whole = 0, text, True
         if isinstance(stage, Free):
@@ -221,6 +232,11 @@ def leave(stage: Free, text: bytes, *, is_whole: bool) -> tuple[int, bytes] | No
         return None
     at, mark = min(places, key=lambda place: place[0])
     return mark.next, text[at + len(mark.text.encode()) :]
+
+
+def as_allowed(bits: bytes, size: int) -> Allowed:
+    """A matcher's mask as one flag for each token."""
+    return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=size, bitorder="little").view(np.bool_)
 
 
 def keep_only(logits: Logits, allowed: Allowed) -> None:

@@ -121,15 +121,34 @@ def test_a_forbidden_text_is_not_completed():
     assert "<c>" not in "".join(found)
 
 
+def number_or_mark(blanks: str = "", own: str = NUMBER) -> list[Stage]:
+    """A number, or behind blanks a mark that leads elsewhere."""
+    whole = f'start: n | /[ ]{{0,4}}/ "<c>"{blanks}\nn: {own[7:]}'
+    return [Held(whole, None, (Mark("<c>", 1),), own), Free()]
+
+
 def test_a_mark_is_not_said_for_want_of_what_the_grammar_forbids():
-    stages = [Held(f'start: n | "<c>"\nn: {NUMBER[7:]}', None, (Mark("<c>", 1),)), Free()]
-    assert "{" == said(stages, ["x"], most=1)[0]
+    for wishes in (["x"], ["x", " ", "<"]):
+        assert "{" == said(number_or_mark(), wishes, most=1)[0]
 
 
 def test_a_mark_instead_of_the_grammars_text_leads_elsewhere():
-    stages = [Held(f'start: n | "<c>"\nn: {NUMBER[7:]}', None, (Mark("<c>", 1),)), Free()]
-    assert ["<", "c", ">", "f", "r", "e", "e", "END"] == said(stages, [*"<c>free", END])
-    assert ["{", "1", "}", "END"] == said(stages, ["{", "1", "}", "f", END])
+    assert ["<", "c", ">", "f", "r", "e", "e", "END"] == said(number_or_mark(), [*"<c>free", END])
+    assert ["{", "1", "}", "END"] == said(number_or_mark(), ["{", "1", "}", "f", END])
+
+
+def test_blanks_before_a_mark_are_said_where_the_model_begins_with_them():
+    assert [" ", "<", "c", ">", "f", "END"] == said(number_or_mark(), [" ", *"<c>f", END])
+    may_go_on = number_or_mark(" | / / n")
+    assert [" ", "{", "1", "}", "END"] == said(may_go_on, [" ", *"{1}", END])
+    assert [" ", "{"] == said(may_go_on, [" ", "x"], most=2)
+
+
+def test_a_grammar_whose_own_text_begins_with_blanks_or_as_a_mark_does_is_kept():
+    assert [*"  7", "END"] == said(number_or_mark(own='start: "  7"'), ["x", "y", "z", END])
+    both = number_or_mark(own='start: "<d" /[0-9]/')
+    assert ["<", "d"] == said(both, ["x", "x"], most=2)
+    assert ["<", "c", ">", "f", "END"] == said(both, [*"<c>f", END])
 
 
 class Lowest(Wishes):

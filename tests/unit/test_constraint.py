@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 import pytest
+from chat_templates import upstream_templates
 from json_schemas import FLAG, TOOLS, integer, obj
 from jsonschema import Draft202012Validator
-from random_answers import RandomBackend, answers, prepare
+from random_answers import RandomBackend, Talk, answers, prepare
 
+from localllm.chat.formats import detect
+from localllm.chat.template import ChatTemplate
 from localllm.errors import BadRequestError
 from localllm.generation import GenerationRequest, Message, Options, Rendering, ResponseFormat, Tool, ToolChoice
 
@@ -45,6 +49,11 @@ def said(template: str = TEMPLATE, begin: str = "", seed: int = 0, marks: tuple[
     whole, pieces = answers(request(**more), template, seed=seed, marks=marks, begin=spelled(begin, marks))
     assert (whole.thinking, whole.content, whole.calls) == (pieces.thinking, pieces.content, pieces.calls)
     return whole
+
+
+def insistent(seed: int, **more: object):
+    """What a model that may think says, but that would rather begin with an x."""
+    return Talk(TEMPLATE, MARKS, {ord("x"): 4.0}).answers(request(think=None, **more), seed)[0]
 
 
 def spelled(text: str, marks: tuple[str, ...]) -> list[int]:
@@ -85,6 +94,44 @@ def test_a_model_may_begin_to_think_before_its_answer_if_nobody_said_that_it_may
     assert "" == forbidden.thinking
     for found in (thoughtful, forbidden):
         assert [] == complaints(PERSON, found.content)
+
+
+def test_a_model_may_begin_a_line_before_it_thinks():
+    for wanted in (person(), ResponseFormat("regex", "yes|no")):
+        found = said(think=None, response_format=wanted, begin="\n<think>hm</think>")
+        assert "hm" == found.thinking
+    called = said(think=None, tools=(tool(),), tool_choice=ToolChoice("required"), begin="\n<think>hm</think>")
+    assert ("hm", 1) == (called.thinking, min(1, len(called.calls)))
+
+
+@pytest.mark.parametrize("kind", ["json_schema", "regex"])
+def test_a_model_that_would_say_something_else_answers_at_once(kind):
+    wanted = person() if kind == "json_schema" else ResponseFormat("regex", "(yes|no)[0-9]")
+    for seed in range(8):
+        found = insistent(seed, response_format=wanted)
+        assert ("", found.raw) == (found.thinking, found.content)
+        assert found.content[0] in "{yn"
+
+
+def test_a_call_that_must_be_made_is_made_at_once_by_a_model_that_would_say_something_else():
+    for seed in range(8):
+        found = insistent(seed, tools=(tool(),), tool_choice=ToolChoice("required"))
+        assert CALL == found.tokens[0]
+
+
+@pytest.mark.parametrize("name", ["Qwen-Qwen3-0.6B", "GLM-4.6", "openai-gpt-oss-120b", "google-gemma-4-31B-it"])
+def test_models_of_all_families_think_before_a_held_answer_only_if_they_want_to(name):
+    source = upstream_templates()[name]
+    found = detect(ChatTemplate(source, bos_token="", eos_token="", today=lambda: datetime(2031, 2, 3)))
+    marks = tuple(mark for mark in found.markers if len(mark) > 1)
+    asked = request(think=None, response_format=ResponseFormat("json_schema", json.dumps(obj({"a": FLAG}))))
+    thought = spelled(f"{found.thinking.start}hm{found.thinking.end}", marks)
+    for likely, begin, thinking in (({ord("x"): 9.0}, [], ""), ({}, thought, "hm")):
+        talk = Talk(source, marks, likely)
+        for seed in range(5):
+            whole, _ = talk.answers(asked, seed, begin)
+            assert (thinking, ["a"]) == (whole.thinking.strip(), list(json.loads(whole.content)))
+            assert whole.content.startswith("{") or begin
 
 
 @pytest.mark.parametrize("budget", [0, 1, 7])
