@@ -3,10 +3,13 @@
 survey(model)   what the model needs to run as fast as it can here, and what all models together may take
 plan(model)     how it will lie, within a budget
 learn(…)        what a load took beyond its plan; the next plans count on it
+
+Reckoning takes up to 0.1 s and is done in a thread: the daemon's event loop has other requests' tokens to send.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 
 LookAtMachine = Callable[[], Awaitable[Machine]]
 ReadHeader = Callable[[Model], Awaitable[Header | None]]
+Reckoned = tuple[Estimate, Mapping[str, int]]  # a model, and bytes by device of what of it was told to lie there
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +67,21 @@ class Planner:
         self._read_header = read_header
         self._learned = learned
         self._without_gpu = without_gpu
-        self._estimates: dict[str, Estimate] = {}
-        self._moved: dict[str, Mapping[str, int]] = {}
+        self._reckoned: dict[str, Reckoned] = {}
 
     async def survey(self, model: Model, held: DeviceBytes) -> Survey:
         """Look at the machine, on which models that are loaded hold `held`. Raises DoesNotFitError for a model that
         nothing here would hold, were it alone."""
-        estimated = await self._estimate(model)
-        if estimated is None:
+        reckoned = await self._reckon(model)
+        if reckoned is None:
             return Survey(NO_DEMAND, {})
+        estimated, moved = reckoned
         machine, wishes = await self._look_at_machine(), self._wishes(model)
         capacity = budgets_of(machine, wishes)
         if not machine.is_replaced:
             capacity = {device: free + held.get(device, 0) for device, free in capacity.items()}
-        room = with_moved(self._room(machine, estimated, wishes, capacity), self._moved.get(model.key, {}))
-        choices = demands(estimated, room, wishes)
+        room = with_moved(self._room(machine, estimated, wishes, capacity), moved)
+        choices = await asyncio.to_thread(demands, estimated, room, wishes)
         return Survey(Demand(choices, estimated.weight_bytes / LOAD_BYTES_PER_SECOND), capacity)
 
     async def plan(
@@ -89,10 +93,11 @@ class Planner:
         short: Mapping[str, int] | None = None,
     ) -> Plan:
         """How the model will lie within `budget`, or within what is free now; on each device less what was `short`."""
-        machine, estimated = await self._look_at_machine(), await self._estimate(model)
+        machine, reckoned = await self._look_at_machine(), await self._reckon(model)
         wishes = replace(self._wishes(model), use_extra_buffers=use_extra_buffers)
-        if estimated is None:
+        if reckoned is None:
             return plan_unseen(machine.host, wishes, model.size_bytes)
+        estimated, moved = reckoned
         budgets = budgets_of(machine, wishes)
         if budget is not None:
             # Other programs may have taken memory since the machine was surveyed.
@@ -100,8 +105,8 @@ class Planner:
             budgets = {device: min(size, free.get(device, size)) for device, size in budget.items()}
         for device, missing in (short or {}).items():
             budgets[device] = max(0, budgets.get(device, 0) - missing)
-        room = with_moved(self._room(machine, estimated, wishes, budgets), self._moved.get(model.key, {}))
-        return plan(estimated, room, wishes)
+        room = with_moved(self._room(machine, estimated, wishes, budgets), moved)
+        return await asyncio.to_thread(plan, estimated, room, wishes)
 
     async def room(self, estimated: Estimate, wishes: Wishes, machine: Machine | None = None) -> Room:
         """What a model may take of this machine now, or of another one."""
@@ -118,10 +123,11 @@ class Planner:
 
     def learn(self, model: Model, made: Plan, measured: Mapping[str, int]) -> None:
         """Remember by how much a load took more, or less, than was reckoned."""
-        estimated = self._estimates.get(model.key)
-        for share in made.shares if estimated is not None else ():
+        if (reckoned := self._reckoned.get(model.key)) is None:
+            return
+        for share in made.shares:
             if share.device in measured and share.total:
-                process = process_bytes(estimated.vocabulary) if share.device == CPU and estimated is not None else 0
+                process = process_bytes(reckoned[0].vocabulary) if share.device == CPU else 0
                 self._learned.note(share.device, share.total - share.overhead + process, measured[share.device])
 
     def _wishes(self, model: Model) -> Wishes:
@@ -131,15 +137,19 @@ class Planner:
         learned, why = self._learned.overheads(), self._without_gpu(machine)
         return room_of(machine, estimated.vocabulary, wishes, budgets, learned, why)
 
-    async def _estimate(self, model: Model) -> Estimate | None:
-        known = self._estimates.get(model.key)
+    async def _reckon(self, model: Model) -> Reckoned | None:
+        known = self._reckoned.get(model.key)
         if known is None:
             header = await self._read_header(model)
             if header is None:
                 return None
-            known, self._moved[model.key] = overridden(estimate(header), header, self._wishes(model).overrides)
-            self._estimates[model.key] = known
+            known = await asyncio.to_thread(_reckoned, header, self._wishes(model))
+            self._reckoned[model.key] = known
         return known
+
+
+def _reckoned(header: Header, wishes: Wishes) -> Reckoned:
+    return overridden(estimate(header), header, wishes.overrides)
 
 
 def free_of_pages(made: Plan) -> dict[str, int]:
