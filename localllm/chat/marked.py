@@ -117,17 +117,17 @@ class MarkedParser:
 
         With `stopped` the model ended it itself, and a call that lacks nothing but its last brackets gets them.
         """
+        events: list[Event] = []
+        while self._reader is not None:
+            # What a reader leaves may begin another call, but is shorter than what began this one.
+            self._reader.finish()
+            self.has_unfinished_call |= self._is_marked and bool(self._reader.refused)
+            self._take_from_reader(self._reader)
+            events += self.feed("")
         rest, self._text, self._at = self._text[self._at :], "", 0
         if self._state is _State.THINKING:
             self._said.say(ThinkingDelta, self._take_blanks() + rest)
-            return self._said.take()
-        if self._reader is not None:
-            self._reader.finish()
-            self.has_unfinished_call |= bool(self._reader.refused)
-            self._take_from_reader(self._reader)
-            # A reader that has ended may leave text, and that may begin another call.
-            events = self.feed("")
-            return [*events, *self.finish(stopped=stopped)]
+            return [*events, *self._said.take()]
         if self._state is _State.CALL_END and not "".join(self._candidate).strip():
             self._candidate.clear()
         if self._state is _State.CALL and not (stopped and self._close_object()):
@@ -136,7 +136,7 @@ class MarkedParser:
         if self._first_end is not None:
             del self._blanks[self._first_end :]
         self._said.say(ContentDelta, self._take_blanks())
-        return self._said.take()
+        return [*events, *self._said.take()]
 
     # Each step reads on from `_at` and returns False when it needs more text than there is.
 
@@ -195,7 +195,7 @@ class MarkedParser:
             self._begin_candidate([], _State.CALL_START if self._calls.opening else _State.CALL)
             return True
         if isinstance(self._syntax, PythonSyntax) and self._syntax.bare and self._text[self._at] == "[":
-            self._begin_calls("")
+            self._begin_calls(self._take(1))
             return True
         return False
 
@@ -214,7 +214,7 @@ class MarkedParser:
             self._begin_candidate([start], _State.CALL_START)
         else:
             self._reader = open_reader(self._syntax, start, self._schemas)
-            self._is_marked = bool(start)
+            self._is_marked = start in self._starts
             self._state = _State.READER
 
     def _in_reader(self) -> bool:

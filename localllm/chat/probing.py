@@ -59,10 +59,11 @@ def _call(name: str, first: str, second: object, number: int = 0) -> ToolCall:
 
 
 def _reads(syntax: Syntax, text: str, calls: Sequence[ToolCall]) -> bool:
-    start = min((start for start in syntax.starts if start in text), key=text.index, default=None)
+    starts = syntax.starts or ("[",)  # a list of calls without a tag
+    start = min((start for start in starts if start in text), key=text.index, default=None)
     if start is None:
         return False
-    reader = open_reader(syntax, start, Schemas())
+    reader = open_reader(syntax, start, Schemas({call.name: {} for call in calls}))
     reader.feed(text.partition(start)[2])
     reader.finish()
     expected = [(call.name, json.loads(call.arguments)) for call in calls]

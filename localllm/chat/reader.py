@@ -23,9 +23,13 @@ _STOPPED = object()
 
 
 class Reader(ABC):
-    """Where reading stands. `began` is the tag that began the call."""
+    """Where reading stands. `began` is the tag that began the call, and read whatever comes of it.
+
+    So `rest` is always shorter than the text from that tag on, and who goes on with it comes to an end.
+    """
 
     def __init__(self, began: str) -> None:
+        assert began
         self.calls: list[Call] = []
         self.is_done = False
         self.refused = ""
@@ -129,15 +133,18 @@ class Reader(ABC):
 
 
 class Balance:
-    """Finds where a bracket that opens is closed, in a text that grows. `quotes` hide brackets between two of them."""
+    """Finds where a bracket that opens is closed, in a text that grows. `quotes` hide brackets between two of them.
 
-    def __init__(self, quotes: tuple[str, ...], *, has_escapes: bool) -> None:
+    With `is_open` the bracket stands before the text.
+    """
+
+    def __init__(self, quotes: tuple[str, ...], *, has_escapes: bool, is_open: bool = False) -> None:
         escape = [r"\\."] if has_escapes else []
         self._token = re.compile("|".join([*escape, *map(re.escape, quotes), r"[\[\](){}]"]), re.DOTALL)
         self._longest = max(map(len, quotes))
         self._quotes = frozenset(quotes)
         self._quote = ""
-        self._depth = 0
+        self._depth = int(is_open)
         self._at = 0
 
     def look(self, text: str) -> int:

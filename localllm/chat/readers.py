@@ -160,22 +160,23 @@ class TaggedReader(Reader):
 
 
 class PythonReader(Reader):
-    """Reads PythonSyntax."""
+    """Reads PythonSyntax; a list without a tag began with its bracket."""
 
-    def __init__(self, began: str, syntax: PythonSyntax) -> None:
+    def __init__(self, began: str, syntax: PythonSyntax, schemas: Schemas) -> None:
         self._end = Marker((syntax.end,) if syntax.end else ())
+        self._is_bare = began not in syntax.starts
+        self._schemas = schemas
         super().__init__(began)
 
     def _read(self) -> Wait:
-        yield from self._skip_blanks()
-        if not self._buffer.startswith("["):
-            return
-        text = yield from self._until_balanced(Balance(("'", '"'), has_escapes=True))
-        if text is None:
-            self._take(1)  # this bracket begins no list of calls, and must not be tried again
-            return
-        calls = python_calls.read_list(text)
-        if not calls:
+        if not self._is_bare:
+            yield from self._skip_blanks()
+            if not self._buffer.startswith("["):
+                return
+            self._take(1)
+        text = yield from self._until_balanced(Balance(("'", '"'), has_escapes=True, is_open=True))
+        calls = python_calls.read_list(f"[{text}") if text is not None else None
+        if not calls or (self._is_bare and not any(call.name in self._schemas.parameters for call in calls)):
             return
         for call in calls:
             self._accept(call)
@@ -216,7 +217,7 @@ def open_reader(syntax: Syntax, began: str, schemas: Schemas) -> Reader:
     if isinstance(syntax, ElementSyntax):
         return ElementReader(began, syntax, schemas)
     if isinstance(syntax, PythonSyntax):
-        return PythonReader(began, syntax)
+        return PythonReader(began, syntax, schemas)
     if isinstance(syntax, CallSyntax):
         raise TypeError("JSON objects have no reader")
     return GemmaReader(began, syntax)

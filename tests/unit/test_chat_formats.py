@@ -17,7 +17,16 @@ from localllm.chat.formats import (
     detect,
 )
 from localllm.chat.parser import OutputParser
-from localllm.chat.syntax import AnswerMarkers, Channels, ElementSyntax, GemmaSyntax, Marker, TaggedSyntax, marker
+from localllm.chat.syntax import (
+    AnswerMarkers,
+    Channels,
+    ElementSyntax,
+    GemmaSyntax,
+    Marker,
+    PythonSyntax,
+    TaggedSyntax,
+    marker,
+)
 from localllm.chat.template import ChatTemplate
 from localllm.generation import ContentDelta, Message, ThinkingDelta, Tool, ToolCall, ToolCallDelta
 
@@ -45,6 +54,10 @@ AS_TEXT = turns('<tool_call>{"name": "{{ f.name }}", "arguments": {{ f.arguments
 XML = turns("<tool_call><function={{ f.name }}>{{ f.arguments | tojson }}</function></tool_call>")
 UNWRAPPED = turns("<tool_call>{{ f.name }}\n{{ f.arguments | tojson }}</tool_call>")
 BARE = turns('[{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}]')
+PYTHONIC = turns(
+    "[{{ f.name }}({% for k, v in f.arguments.items() %}{{ ', ' if not loop.first }}{{ k }}={{ v | tojson }}"
+    "{% endfor %})]"
+)
 NESTED = turns("<calls>[{{ c | tojson }}]</calls>")
 FENCED = turns('```tool_call\n{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\n```')
 OLD_XML = turns(
@@ -91,6 +104,7 @@ def template(source: str) -> ChatTemplate:
         ),
         (NEAR, CallSyntax(starts=("<thinker>",), end="</thinker>")),
         (BARE, CallSyntax((), opening="[", separator=",", closing="]", bare=True)),
+        (PYTHONIC, PythonSyntax((), bare=True)),
         (FUNCTION_GEMMA, GemmaSyntax("<start_function_call>", "<end_function_call>", "<escape>")),
         (
             NESTED,

@@ -101,7 +101,7 @@ DEFINITIONS = {"point": {"type": "object", "properties": {"x": {"type": "string"
 SCHEMA = {"properties": PARAMETERS, "$defs": DEFINITIONS}
 TOOLS = tuple(
     Tool(name, json.dumps({"type": "function", "function": {"name": name, "parameters": SCHEMA}}))
-    for name in ("f", "g")
+    for name in ("f", "g", "a.f")
 )
 
 
@@ -196,6 +196,7 @@ CASES = [
         [("f", '{"q": "it\'s ]", "any": {"a": [1, true, null]}}'), ("g", "{}"), ("content", "Hi")],
     ),
     ("pythonic", ' [a.f(n=-1, q="é")]', [("a.f", '{"n": -1, "q": "é"}')]),
+    ("pythonic", "[f(n=1), unknown()]", [("f", '{"n": 1}'), ("unknown", "{}")]),
     (
         "gemma",
         '<|tool_call>call:f{q:<|"|>a "b" }<|"|>,any:{x:[1,None,{}],y:<|"|><|"|>}}<tool_call|><|tool_call>call:g{}'
@@ -220,6 +221,7 @@ NO_CALLS = [
     ("lfm", "<|tool_call_start|>[f(q=__import__('os'))]"),
     ("lfm", "<|tool_call_start|>f(q=1)"),
     ("pythonic", "[1] is a footnote, [f(q=1"),
+    ("pythonic", "[unknown(q=1)] is Python"),
     ("gemma", "<|tool_call>call:f{q:oops}<tool_call|>"),
     ("gemma", "<|tool_call>f{}"),
     ("gemma", '<|tool_call>call:f{q:<|"|>}'),
@@ -299,6 +301,23 @@ texts = st.one_of(
 @pytest.mark.parametrize("text", ["[", "[[", " [", "{", "[f(", "<"])
 def test_what_begins_like_a_call_and_is_none_comes_out_as_it_is(name, text):
     assert [("content", text)] == parsed(name, [text])
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_an_answer_of_nothing_but_beginnings_of_calls_ends(name):
+    starts = NAMED[name].starts or ("",)
+    for inside in ("", "[", "call:f{", "f<"):
+        # In two kinds of quotes a bracket does not hide from all the calls that began before it.
+        text = "".join(starts[0] + inside + "\"'"[number % 2] for number in range(1001))
+        assert [("content", text)] == parsed(name, [text])
+
+
+@pytest.mark.parametrize(("syntax", "is_call"), [(PYTHONIC, False), (LFM, True)])
+def test_a_list_without_a_tag_that_never_closes_is_no_unfinished_call(syntax, is_call):
+    parser = OutputParser(OutputFormat(calls=syntax), TOOLS, new_call_id=lambda: "call_0")
+    parser.feed("".join(syntax.starts) + "[see the note")
+    parser.finish()
+    assert is_call is parser.has_unfinished_call
 
 
 @settings(max_examples=400, deadline=None)
