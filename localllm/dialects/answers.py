@@ -1,7 +1,7 @@
 """What answers look like in Ollama's and llama-server's dialects, for the document of the API; see answers_v1 too.
 
 Nothing is encoded with these: the encoders write bytes of their own, piece by piece. Tests hold what they write against
-these shapes, so that the two agree. A field without a default is always there; UNSET is a field that may be missing.
+these shapes, in both directions: a field that only one of the two has fails. A field without a default is always there; UNSET is a field that may be missing.
 """
 
 from __future__ import annotations
@@ -213,13 +213,22 @@ class LlamaCppCompletion(Shape):
 
     index: int | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tokens: list[int] | UnsetType = UNSET
+    id_slot: int | UnsetType = UNSET
     stop: bool | UnsetType = UNSET
+    model: str | UnsetType = UNSET
     stop_type: str | UnsetType = UNSET
     stopping_word: str | UnsetType = UNSET
     tokens_predicted: int | UnsetType = UNSET
     tokens_evaluated: int | UnsetType = UNSET
+    tokens_cached: int | UnsetType = UNSET
+    generation_settings: dict[str, Any] | UnsetType = UNSET
+    prompt: str | UnsetType = UNSET
+    has_new_line: bool | UnsetType = UNSET
     truncated: bool | UnsetType = UNSET
     timings: dict[str, Any] | UnsetType = UNSET
+    completion_probabilities: list[dict[str, Any]] | UnsetType = UNSET
+    prompt_progress: dict[str, int] | UnsetType = UNSET
 
 
 class LlamaCppTokens(Shape):

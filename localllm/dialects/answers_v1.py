@@ -37,15 +37,27 @@ class OpenAIUsage(Shape):
 
 
 class OpenAIModel(Shape):
-    """A model there is; for a client that sends `anthropic-version`, Anthropic's shape."""
+    """A model there is; who sends `anthropic-version` gets `id` and, from `type` on, Anthropic's fields."""
 
     id: str
+    object: Literal["model"] | UnsetType = UNSET
+    created: int | UnsetType = UNSET
+    owned_by: str | UnsetType = UNSET
+    type: Literal["model"] | UnsetType = UNSET
+    display_name: str | UnsetType = UNSET
+    created_at: str | UnsetType = UNSET
+    lifecycle: str | UnsetType = UNSET
+    max_input_tokens: int | UnsetType = UNSET
 
 
 class OpenAIModels(Shape):
-    """Every model."""
+    """Every model; Anthropic's clients get the page that it is of."""
 
     data: list[OpenAIModel]
+    object: Literal["list"] | UnsetType = UNSET
+    first_id: str | UnsetType | None = UNSET
+    last_id: str | UnsetType | None = UNSET
+    has_more: bool | UnsetType = UNSET
 
 
 class OpenAIMessage(Shape):
@@ -89,6 +101,9 @@ class OpenAIChunk(Shape):
     model: str
     choices: list[dict[str, Any]]
     usage: OpenAIUsage | UnsetType = UNSET
+    system_fingerprint: str | UnsetType = UNSET
+    service_tier: str | UnsetType = UNSET
+    prompt_progress: dict[str, int] | UnsetType = UNSET
 
 
 class OpenAITextChoice(Shape):
@@ -109,6 +124,7 @@ class OpenAICompletion(Shape):
     model: str
     choices: list[OpenAITextChoice]
     usage: OpenAIUsage
+    system_fingerprint: str
 
 
 class OpenAIEmbedding(Shape):
@@ -134,6 +150,7 @@ class OpenAIResponse(Shape):
     id: str
     object: Literal["response"]
     created_at: int
+    completed_at: int | None
     status: str
     model: str
     output: list[dict[str, Any]]
@@ -141,14 +158,46 @@ class OpenAIResponse(Shape):
     error: dict[str, str] | None
     incomplete_details: dict[str, str] | None
     previous_response_id: str | None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    metadata: dict[str, Any]
+    parallel_tool_calls: bool
+    prompt_cache_key: str | None
+    reasoning: dict[str, str | None]
+    safety_identifier: str | None
+    service_tier: str
+    temperature: float | None
+    text: dict[str, Any]
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]]
+    top_logprobs: int
+    top_p: float | None
+    truncation: str
+    user: str | None
+    store: bool
+    background: bool
     localllm: dict[str, Any] | UnsetType = UNSET
 
 
 class OpenAIEvent(Shape):
-    """The data of one event of a response's stream."""
+    """The data of one event of a response's stream; which fields it has is its type's matter."""
 
     type: str
     sequence_number: int
+    response: OpenAIResponse | UnsetType = UNSET
+    output_index: int | UnsetType = UNSET
+    item: dict[str, Any] | UnsetType = UNSET
+    item_id: str | UnsetType = UNSET
+    content_index: int | UnsetType = UNSET
+    summary_index: int | UnsetType = UNSET
+    part: dict[str, Any] | UnsetType = UNSET
+    delta: str | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    logprobs: list[dict[str, Any]] | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
+    input: str | UnsetType = UNSET
 
 
 class OpenAIDeleted(Shape):
@@ -205,9 +254,15 @@ class AnthropicMessage(Shape):
 
 
 class AnthropicEvent(Shape):
-    """The data of one event of a stream."""
+    """The data of one event of a stream; which fields it has is its type's matter."""
 
     type: str
+    message: AnthropicMessage | UnsetType = UNSET
+    index: int | UnsetType = UNSET
+    content_block: dict[str, Any] | UnsetType = UNSET
+    delta: dict[str, Any] | UnsetType = UNSET
+    usage: dict[str, int] | UnsetType = UNSET
+    error: AnthropicErrorDetail | UnsetType = UNSET
 
 
 class AnthropicCount(Shape):
