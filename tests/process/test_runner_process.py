@@ -129,13 +129,13 @@ def test_what_a_child_prints_is_logged_and_kept_without_control_characters(caplo
         ),
     ],
 )
-def test_a_child_that_does_not_greet_as_it_should_is_ended_and_named(behaviour, seconds, message):
+def test_a_child_that_does_not_greet_as_it_should_is_ended_and_named(process_ids, behaviour, seconds, message):
     async def start() -> None:
         with pytest.raises(LoadError) as caught:
             async with child(behaviour, seconds):
                 pytest.fail("it came up")
         assert message == str(caught.value)
-        assert [] == children()
+        assert [] == process_ids()
 
     run(start())
 
@@ -150,15 +150,15 @@ def test_a_program_that_is_not_there_is_a_load_error(tmp_path):
     assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
-def test_a_start_that_is_cancelled_leaves_no_child():
+def test_a_start_that_is_cancelled_leaves_no_child(process_ids):
     async def start() -> None:
         starting = asyncio.create_task(start_process(stand_in_command("silent"), os.environ, "silent"))
-        while not children():
+        while not process_ids():
             await asyncio.sleep(0.01)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        assert [] == children()
+        assert [] == process_ids()
 
     run(start())
 
@@ -225,12 +225,6 @@ def is_running(process_id: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
-
-
-def children() -> list[int]:
-    """The process ids of this process's children."""
-    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [int(word) for word in text.split()]
 
 
 @pytest.mark.parametrize(

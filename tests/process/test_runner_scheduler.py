@@ -9,11 +9,10 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import uvloop
-from stand_in_fleet import stand_in_model, stand_in_scheduler
+from stand_in_fleet import stand_in_model, stand_in_runner_fleet, stand_in_scheduler
 
 from localllm.errors import LoadError, ModelFileError, QueueFullError, ShuttingDownError
 from localllm.generation import ContentDelta, Failed, Finished, GenerationRequest, Usage
@@ -53,15 +52,11 @@ async def stream(scheduler: Scheduler, name: str, prompt: str = "a") -> AsyncIte
             yield event
 
 
-def process_ids() -> list[int]:
-    return [int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-
-
 def states(scheduler: Scheduler) -> dict[str, str]:
     return {running.model.name.partition(":")[0]: running.state for running in scheduler.running()}
 
 
-def test_a_model_loads_once_for_all_who_ask_and_stays(tmp_path):
+def test_a_model_loads_once_for_all_who_ask_and_stays(tmp_path, process_ids):
     async def talk() -> None:
         async with stand_in_scheduler(tmp_path) as scheduler:
             answers = await asyncio.gather(*(ask(scheduler, "answers", "x") for _ in range(4)))
@@ -91,7 +86,7 @@ def test_a_lease_tells_the_load_from_the_wait_for_a_turn(tmp_path):
     run(talk())
 
 
-def test_a_runner_killed_mid_stream_ends_the_request_with_an_error_and_the_next_one_loads_anew(tmp_path):
+def test_a_runner_killed_mid_stream_ends_the_request_with_an_error_and_the_next_one_loads_anew(tmp_path, process_ids):
     async def talk() -> None:
         async with stand_in_scheduler(tmp_path) as scheduler:
             events = stream(scheduler, "waits")
@@ -109,7 +104,7 @@ def test_a_runner_killed_mid_stream_ends_the_request_with_an_error_and_the_next_
     run(talk())
 
 
-def test_a_runner_that_dies_idle_is_not_handed_out_again(tmp_path):
+def test_a_runner_that_dies_idle_is_not_handed_out_again(tmp_path, process_ids):
     async def talk() -> None:
         async with stand_in_scheduler(tmp_path) as scheduler:
             await ask(scheduler, "answers")
@@ -120,7 +115,7 @@ def test_a_runner_that_dies_idle_is_not_handed_out_again(tmp_path):
     run(talk())
 
 
-def test_those_who_wait_for_a_runner_that_dies_get_another(tmp_path):
+def test_those_who_wait_for_a_runner_that_dies_get_another(tmp_path, process_ids):
     async def talk() -> None:
         async with stand_in_scheduler(tmp_path) as scheduler:
             streams = [stream(scheduler, "waits") for _ in range(2)]
@@ -157,7 +152,7 @@ def test_a_template_that_never_returns_costs_one_runner_while_another_models_goe
     run(talk())
 
 
-def test_the_least_recently_used_idle_model_makes_room(tmp_path):
+def test_the_least_recently_used_idle_model_makes_room(tmp_path, process_ids):
     async def talk() -> None:
         limits = Limits(max_loaded_models=2, max_queue=4, keep_alive_seconds=300)
         async with stand_in_scheduler(tmp_path, limits) as scheduler:
@@ -201,7 +196,7 @@ def test_a_model_that_waits_for_room_is_not_starved_by_a_busy_ones_new_requests(
     run(talk())
 
 
-def test_keep_alive_zero_unloads_when_the_request_ends_and_a_short_one_a_little_later(tmp_path):
+def test_keep_alive_zero_unloads_when_the_request_ends_and_a_short_one_a_little_later(tmp_path, process_ids):
     async def talk() -> None:
         async with stand_in_scheduler(tmp_path) as scheduler:
             await ask(scheduler, "answers", keep_alive=0)
@@ -214,7 +209,7 @@ def test_keep_alive_zero_unloads_when_the_request_ends_and_a_short_one_a_little_
     run(talk())
 
 
-def test_unload_waits_for_the_process_of_an_idle_model_and_not_for_the_requests_of_a_busy_one(tmp_path):
+def test_unload_waits_for_the_process_of_an_idle_model_and_not_for_the_requests_of_a_busy_one(tmp_path, process_ids):
     async def talk() -> None:
         async with stand_in_scheduler(tmp_path) as scheduler:
             assert await scheduler.unload(ANSWERS) is False
@@ -250,7 +245,7 @@ def test_a_client_that_leaves_while_its_model_loads_aborts_no_load(tmp_path):
 @pytest.mark.parametrize(
     ("name", "error"), [("refuses_loading", ModelFileError), ("dies_loading", LoadError), ("old", LoadError)]
 )
-def test_a_load_that_fails_fails_all_who_wait_and_leaves_nothing(tmp_path, name, error):
+def test_a_load_that_fails_fails_all_who_wait_and_leaves_nothing(tmp_path, process_ids, name, error):
     async def talk() -> None:
         async with stand_in_scheduler(tmp_path) as scheduler:
             results = await asyncio.gather(*(ask(scheduler, name) for _ in range(3)), return_exceptions=True)
@@ -271,7 +266,7 @@ def test_a_full_queue_refuses_and_the_rest_are_served(tmp_path):
     run(talk())
 
 
-def test_a_shutdown_lets_a_running_request_finish_within_the_grace(tmp_path):
+def test_a_shutdown_lets_a_running_request_finish_within_the_grace(tmp_path, process_ids):
     async def talk() -> None:
         async with stand_in_scheduler(tmp_path) as scheduler:
             events = stream(scheduler, "waits")
@@ -288,7 +283,7 @@ def test_a_shutdown_lets_a_running_request_finish_within_the_grace(tmp_path):
     run(talk())
 
 
-def test_a_shutdown_ends_what_still_runs_after_the_grace_with_a_clear_error(tmp_path):
+def test_a_shutdown_ends_what_still_runs_after_the_grace_with_a_clear_error(tmp_path, process_ids):
     async def talk() -> None:
         async with stand_in_scheduler(tmp_path) as scheduler:
             events = stream(scheduler, "waits")
@@ -324,3 +319,41 @@ def test_a_fault_in_starting_a_runner_is_an_error_for_who_waits_and_not_a_hang(t
         await scheduler.shutdown(0)
 
     run(talk())
+
+
+def test_a_survey_during_which_a_model_was_loaded_does_not_count(tmp_path, caplog):
+    class SlowSurvey:
+        """The stand-ins' fleet, whose survey of one model takes until it is told to end."""
+
+        def __init__(self, fleet) -> None:
+            self.fleet, self.may_end, self.has_begun = fleet, asyncio.Event(), asyncio.Event()
+
+        async def survey(self, model, held):
+            if model.name != WAITS.name:
+                return Survey(Demand(), {})
+            self.has_begun.set()
+            await self.may_end.wait()
+            return Survey(Demand(), {"CPU": 12345})
+
+        async def start(self, *load):
+            return await self.fleet.start(*load)
+
+        async def close(self) -> None:
+            await self.fleet.close()
+
+    async def talk() -> None:
+        fleet = SlowSurvey(stand_in_runner_fleet(tmp_path))
+        scheduler = Scheduler(Limits(max_loaded_models=3, max_queue=4, keep_alive_seconds=300), fleet)
+        scheduler.start()
+        slow = asyncio.create_task(ask(scheduler, "waits"))
+        await fleet.has_begun.wait()
+        await ask(scheduler, "answers")
+        fleet.may_end.set()
+        await until(lambda: "waits" in states(scheduler))
+        slow.cancel()
+        await scheduler.shutdown(0)
+
+    with caplog.at_level("INFO"):
+        run(talk())
+    assert "waits:latest: loading" in caplog.text
+    assert "12345" not in caplog.text
