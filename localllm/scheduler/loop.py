@@ -149,12 +149,18 @@ class Scheduler:
         key = ModelKey(model.key)
         if key in self._demands and (self._state.slot(key) is not None or self._state.is_shutting_down):
             return self._demands[key]
+        before = self._settled_loads()
         survey = await self._fleet.survey(model, self._held())
         self._demands[key] = survey.demand
-        if all(slot.phase == "ready" for slot in self._state.slots) and survey.capacity:
+        if before is not None and before == self._settled_loads() and survey.capacity:
             # While a model comes or goes, what is free belongs half to it: the last look counts.
             self._post(Surveyed(survey.capacity))
         return survey.demand
+
+    def _settled_loads(self) -> set[LoadId] | None:
+        """The models that are loaded; None while one comes or goes."""
+        slots = self._state.slots
+        return {slot.load_id for slot in slots} if all(slot.phase == "ready" for slot in slots) else None
 
     def _held(self) -> DeviceBytes:
         """What the loaded models hold of the machine's memory."""
