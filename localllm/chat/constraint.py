@@ -79,6 +79,14 @@ def rules_for(request: GenerationRequest, grounds: Grounds) -> AnswerRules | Non
     return AnswerRules(tuple(stages), grounds.begun) if any(_holds(stage) for stage in stages) else None
 
 
+def allowed_tools(request: GenerationRequest) -> tuple[Tool, ...]:
+    """The tools that the answer may call."""
+    choice = request.tool_choice
+    if choice.mode == "none":
+        return ()
+    return tuple(tool for tool in request.tools if not choice.names or tool.name in choice.names)
+
+
 def _holds(stage: Stage) -> bool:
     if isinstance(stage, Held):
         return True
@@ -96,10 +104,9 @@ class _Plan:
         self._places: dict[str, int] = {}
         budget = request.options.thinking_budget
         self._budget = None if budget is None or budget < 0 else budget
-        choice = request.tool_choice
-        self._must_call = choice.mode == "required"
-        self._tools = [tool for tool in request.tools if not choice.names or tool.name in choice.names]
-        self._syntax = self._format.calls if self._tools and choice.mode != "none" else None
+        self._must_call = request.tool_choice.mode == "required"
+        self._tools = allowed_tools(request)
+        self._syntax = self._format.calls if self._tools else None
         self._callable = self._callable_tools()
 
     def stages(self) -> list[Stage]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import get_args
 
 from localllm.answer_rules import AnswerRules
-from localllm.chat.constraint import Grounds, grounds_of, rules_for
+from localllm.chat.constraint import Grounds, allowed_tools, grounds_of, rules_for
 from localllm.chat.formats import OutputFormat
 from localllm.chat.logprobs import LogprobAttacher
 from localllm.chat.parser import OutputParser
@@ -108,7 +108,8 @@ class Conversations:
         messages, dropped = self._fit(request)
         prompt, tokens, cut = self._prompt(messages, request)
         voice = self._voice(request)
-        parser = OutputParser(voice.format, request.tools, prompt=prompt, new_call_id=self._sources.new_call_id)
+        tools = allowed_tools(request)
+        parser = OutputParser(voice.format, tools, prompt=prompt, new_call_id=self._sources.new_call_id)
         sequence = self._sequence(request_id, request, tokens, self._rules(request, prompt), self._preserved(voice))
         exchange = Exchange(tokens, self._tokenize_more) if request.returns_context else None
         return Prepared(sequence, parser, dropped, cut, exchange)

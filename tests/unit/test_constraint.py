@@ -11,10 +11,11 @@ import pytest
 from chat_templates import upstream_templates
 from json_schemas import FLAG, TOOLS, integer, obj
 from jsonschema import Draft202012Validator
-from random_answers import RandomBackend, Talk, answers, prepare
+from random_answers import RandomBackend, Talk, answers, heard, prepare
 
 from localllm.chat.formats import detect
 from localllm.chat.template import ChatTemplate
+from localllm.engine.fake import END_TOKEN
 from localllm.errors import BadRequestError
 from localllm.generation import GenerationRequest, Message, Options, Rendering, ResponseFormat, Tool, ToolChoice
 
@@ -175,6 +176,25 @@ def test_only_the_tools_that_are_allowed_are_called():
         choice = ToolChoice("required", ("other",))
         found = said(tools=tools, tool_choice=choice, seed=seed)
         assert {("other", "{}")} == {(name, json.dumps(json.loads(text))) for name, text in found.calls}
+
+
+def test_what_looks_like_the_call_of_a_tool_that_is_not_allowed_is_text():
+    tools = (tool(), tool("other", obj({})))
+    written = '{"name": "other", "parameters": {}}'
+    for allowed, calls in ((("get_weather",), []), ((), [("other", "{}")])):
+        choice = ToolChoice("auto", allowed)
+        backend = RandomBackend(MARKS)
+        prepared = prepare(backend, request(tools=tools, tool_choice=choice), LLAMA)
+        found = heard(backend, prepared, [*written.encode(), END_TOKEN], piecewise=False)
+        assert (calls, "" if calls else written) == (found.calls, found.content)
+
+
+def test_without_tools_nothing_is_a_call():
+    for template, written in ((TEMPLATE, '<tool_call>{"name": "f", "arguments": {}}</tool_call>'),
+                              (LLAMA, '{"name": "f", "parameters": {}}')):  # fmt: skip
+        found = said(template, begin=written, marks=())
+        assert [] == found.calls
+        assert found.content.startswith(written)
 
 
 def test_thinking_comes_before_a_call_that_must_be_made():
