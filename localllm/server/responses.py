@@ -157,7 +157,7 @@ def _page(items: list[StoredItem], request: Request) -> dict[str, Any]:
 def _limit(text: str | None) -> int:
     if text is None:
         return USUAL_ITEMS
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:4]) <= MOST_ITEMS):
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST_ITEMS):
         raise InvalidFieldError(f"limit is {text!r}, but must be 1 to {MOST_ITEMS}", field="limit")
     return int(text)
 

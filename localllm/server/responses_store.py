@@ -81,8 +81,7 @@ class ResponseStore:
     def begin(self, kept: Kept) -> None:
         """Know of a response that is in progress."""
         self._kept[kept.id] = kept
-        if kept.previous is not None:
-            kept.previous.followers += 1
+        self._retain(kept.previous)
         self._count(kept)
 
     def end(self, kept: Kept, body: bytes, output: tuple[StoredItem, ...], now: float) -> None:
@@ -139,6 +138,15 @@ class ResponseStore:
         size = sum(len(item.text) + _ITEM_OVERHEAD_BYTES for item in items) + len(kept.body) + _OVERHEAD_BYTES
         self.size_bytes += size - kept.size_bytes
         kept.size_bytes = size
+
+    def _retain(self, kept: Kept | None) -> None:
+        """Hold the room of what is gone on from. What was forgotten since it was found takes room again."""
+        while kept is not None:
+            kept.followers += 1
+            if kept.is_listed or kept.followers > 1:
+                return
+            self.size_bytes += kept.size_bytes
+            kept = kept.previous
 
     def _release(self, kept: Kept) -> None:
         """Give back the room of a response that is gone and has no followers, and of what only it went on from."""

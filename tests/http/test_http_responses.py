@@ -111,7 +111,7 @@ def test_what_the_model_was_given_is_listed_in_pages(server):
     assert (["echo b"], True) == ([item["content"][0]["text"] for item in newest["data"]], newest["has_more"])
     rest = get(server, f"{second}/input_items", after=newest["last_id"]).json()
     assert ["a", "echo a"] == [item["content"][0]["text"] for item in rest["data"]]
-    for bad in ({"limit": "0"}, {"limit": "x"}, {"order": "up"}, {"after": "msg_nowhere"}):
+    for bad in ({"limit": "0"}, {"limit": "x"}, {"limit": "0100999"}, {"order": "up"}, {"after": "msg_nowhere"}):
         assert 400 == get(server, f"{second}/input_items", **bad).status_code
 
 

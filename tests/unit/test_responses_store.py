@@ -155,6 +155,20 @@ def test_an_item_that_was_sent_again_is_still_there_when_the_earlier_response_is
     assert store.item("a-out", "ann") is not None
 
 
+def test_what_is_gone_when_another_begins_to_go_on_from_it_is_counted_until_that_one_is_gone():
+    store = ResponseStore()
+    first = kept_in(store, "a")
+    second = kept_in(store, "b", previous=first)
+    both = store.size_bytes
+    store.drop(second)
+    store.drop(first)
+    assert 0 == store.size_bytes
+    third = begun(store, "c", previous=second)
+    assert both + third.size_bytes == store.size_bytes
+    store.drop(third)
+    assert 0 == store.size_bytes
+
+
 @pytest.mark.parametrize(("keep_seconds", "most_bytes"), [(0, 1000), (10, 0)])
 def test_a_store_without_time_or_room_keeps_nothing(keep_seconds, most_bytes):
     assert not ResponseStore(keep_seconds, most_bytes).keeps
