@@ -26,7 +26,7 @@ def tail(render: Callable[[tuple[Message, ...]], str], messages: tuple[Message, 
         text = render((*_BEFORE, *messages))
     except TemplateError:  # a system turn in the middle, for one; alone the turns may be right
         return render(messages)
-    _, found, after = text.rpartition(_ANSWER)
+    _, found, after = text.partition(_ANSWER)  # the new turns may have that word, too
     return after if found else render(messages)
 
 

@@ -94,6 +94,11 @@ def test_turns_that_a_template_takes_alone_only_are_taken_alone():
     assert ("su", "u") == (tail(render, turns), tail(render, turns[1:]))
 
 
+def test_the_new_turns_may_have_the_word_that_the_tail_is_found_by():
+    going_on = GenerationRequest("m", prompt="Zanswer, please", context_tokens=tuple(b"before"))
+    assert "before</>\n<user>Zanswer, please</>\n<assistant>" == prompt_of(going_on)
+
+
 def test_a_context_that_does_not_fit_is_cut_at_its_beginning_if_that_is_allowed():
     context, asked = tuple(b"x" * 300), Options(num_ctx=100, num_predict=10)
     request = GenerationRequest("m", prompt="and?", context_tokens=context, options=asked, context_policy="truncate")
