@@ -1,7 +1,8 @@
 """What answers look like in Ollama's and llama-server's dialects, for the document of the API; see answers_v1 too.
 
 Nothing is encoded with these: the encoders write bytes of their own, piece by piece. Tests hold what they write against
-these shapes, in both directions: a field that only one of the two has fails. A field without a default is always there; UNSET is a field that may be missing.
+these shapes, in both directions: a field that only one of the two has fails. A field without a default is always there;
+UNSET is a field that may be missing.
 """
 
 from __future__ import annotations

@@ -175,10 +175,7 @@ def read_tools(tools: list[msgspec.Raw] | None) -> tuple[Tool, ...]:
         text = bytes(raw)
         if not isinstance(read_text(text, field), dict):
             raise InvalidFieldError(f"{field} must be an object", field=field)
-        try:
-            shape = _tool_decoder.decode(text)
-        except msgspec.ValidationError as error:
-            raise _wrong_type(str(error), inside=field) from None
+        shape = read_inside(text, _tool_decoder, field)
         if shape.type not in (None, "", "function"):
             continue
         if shape.function is None or not shape.function.name:

@@ -145,7 +145,7 @@ def chosen(
         found = read_tool_choice(wanted, [tool.name for tool in tools], parallel)
         return () if found.mode == "none" else tools, found
     if wanted.type == "allowed_tools":
-        left = _allowed(wanted.tools or [], tools)
+        left = _allowed(wanted.tools or [], tools, called)
         if wanted.mode not in (None, "auto", "required"):
             raise InvalidFieldError('tool_choice.mode must be "auto" or "required"', field="tool_choice.mode")
         names = [tool.name for tool in left]
@@ -157,13 +157,17 @@ def chosen(
             "allowed_tools",
             field="tool_choice",
         )
-    shown = next((name for name, one in called.items() if one.name == wanted.name), wanted.name)
-    return tools, required_choice((shown,), [tool.name for tool in tools], is_parallel)
+    return tools, required_choice((_shown(wanted.name, called),), [tool.name for tool in tools], is_parallel)
 
 
-def _allowed(wanted: list[_Tool], tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
-    names = {one.name for one in wanted if one.type in ("function", "custom")}
-    missing = sorted(str(name) for name in names - {tool.name for tool in tools})
+def _shown(name: str, called: Mapping[str, CalledTool]) -> str:
+    """The name in the template of the tool that a client calls so."""
+    return name if name in called else next((shown for shown, one in called.items() if one.name == name), name)
+
+
+def _allowed(wanted: list[_Tool], tools: tuple[Tool, ...], called: Mapping[str, CalledTool]) -> tuple[Tool, ...]:
+    names = {_shown(one.name or "", called) for one in wanted if one.type in ("function", "custom")}
+    missing = sorted(names - {tool.name for tool in tools})
     if missing:
         raise InvalidFieldError(f"tool_choice allows {', '.join(missing)}, but tools does not have it",
                                 field="tool_choice.tools")  # fmt: skip

@@ -134,6 +134,16 @@ def test_a_call_can_be_demanded_of_any_tool_or_of_one():
     assert (["add"], ToolChoice("required")) == ([tool.name for tool in some.tools], some.tool_choice)
 
 
+def test_a_tool_of_a_namespace_is_chosen_by_its_own_name_unless_another_has_it_alone():
+    tools = [{"type": "namespace", "name": "files", "tools": [ADD, PATCH]}, ADD]
+    one = request(tools=tools, tool_choice={"type": "custom", "name": "patch"})
+    assert ("files__patch",) == one.tool_choice.names
+    assert ("add",) == request(tools=tools, tool_choice={"type": "function", "name": "add"}).tool_choice.names
+    allowed = {"type": "allowed_tools", "tools": [{"type": "custom", "name": "patch"}, ADD]}
+    some = request(tools=tools, tool_choice=allowed)
+    assert ["files__patch", "add"] == [tool.name for tool in some.tools]
+
+
 def test_the_shape_of_the_answer_is_asked_for_in_text():
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     wanted = {"type": "json_schema", "name": "x", "strict": True, "schema": schema}
