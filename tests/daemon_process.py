@@ -4,6 +4,7 @@
         daemon.http.post("/api/chat", json=…)
 
 It is ended with SIGTERM at the end of the block, and killed if that does not help; `daemon.log()` is what it wrote.
+The first daemon of a run tries the engine on this machine, as a person's does; those after it are told the verdict.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from cli_process import LOCALLLM, cli_environment
+
+from localllm.runner.preflight import VERDICT_FILE
 
 START_SECONDS = 60.0
 END_SECONDS = 20.0
@@ -67,6 +70,7 @@ def chat_body(text: str, **body) -> dict:
 def running_daemon(home: Path, **variables: str) -> Iterator[Daemon]:
     """Start a daemon and wait until it serves."""
     home.mkdir(parents=True, exist_ok=True)
+    _engine_verdict.lend_to(home)
     environment = cli_environment(home, "127.0.0.1:0", **variables)
     log = home / "serve.log"
     with log.open("wb") as output:
@@ -78,6 +82,26 @@ def running_daemon(home: Path, **variables: str) -> Iterator[Daemon]:
             yield Daemon(url, http, process, home, client_environment)
     finally:
         end(process)
+        _engine_verdict.keep_from(home)
+
+
+class _EngineVerdict:
+    """What the first daemon of a run found out about the engine, for the homes of those after it."""
+
+    def __init__(self) -> None:
+        self._content = b""
+
+    def lend_to(self, home: Path) -> None:
+        if self._content and not (file := home / "state" / VERDICT_FILE).exists():
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.write_bytes(self._content)
+
+    def keep_from(self, home: Path) -> None:
+        with suppress(FileNotFoundError):  # it served nothing that needs the engine
+            self._content = self._content or (home / "state" / VERDICT_FILE).read_bytes()
+
+
+_engine_verdict = _EngineVerdict()
 
 
 def _url_in(log: Path, process: subprocess.Popen) -> str | None:

@@ -50,10 +50,10 @@ async def ask_like_a_person(http: httpx.AsyncClient, client: str) -> list[Answer
     return answers
 
 
-async def flood_and_others(daemon: Daemon) -> list[Answer]:
-    limits = httpx.Limits(max_connections=FLOOD + len(OTHERS) + 1)
+async def flood_and_others(daemon: Daemon, flood_count: int) -> list[Answer]:
+    limits = httpx.Limits(max_connections=flood_count + len(OTHERS) + 1)
     async with httpx.AsyncClient(base_url=daemon.url, timeout=110, trust_env=False, limits=limits) as http:
-        flood = [asyncio.create_task(ask(http, "flood", number)) for number in range(FLOOD)]
+        flood = [asyncio.create_task(ask(http, "flood", number)) for number in range(flood_count)]
         while len((await http.get("/api/ps")).json()["queue"]) < 20:
             await asyncio.sleep(0.01)
         people = await asyncio.gather(*(ask_like_a_person(http, client) for client in OTHERS))
@@ -64,7 +64,7 @@ async def flood_and_others(daemon: Daemon) -> list[Answer]:
 def test_a_client_that_floods_delays_others_by_two_requests_at_most_and_nothing_is_lost(tmp_path):
     with running_daemon(tmp_path, LOCALLLM_NUM_PARALLEL="1", LOCALLLM_MAX_QUEUE="512") as daemon:
         daemon.chat("hi")
-        answers = asyncio.run(flood_and_others(daemon))
+        answers = asyncio.run(flood_and_others(daemon, FLOOD))
         queue = daemon.http.get("/api/ps").json()["queue"]
     assert {200} == {answer.status for answer in answers}
     assert FLOOD + len(OTHERS) * EACH == len({answer.request_id for answer in answers})
@@ -80,14 +80,14 @@ def test_a_client_that_floods_delays_others_by_two_requests_at_most_and_nothing_
 
 @pytest.mark.timeout(240)
 def test_a_flood_beyond_the_limit_gets_refusals_with_figures_and_others_none(tmp_path):
-    with running_daemon(tmp_path, LOCALLLM_NUM_PARALLEL="1", LOCALLLM_MAX_QUEUE="50") as daemon:
+    with running_daemon(tmp_path, LOCALLLM_NUM_PARALLEL="1", LOCALLLM_MAX_QUEUE="25") as daemon:
         daemon.chat("hi")
-        answers = asyncio.run(flood_and_others(daemon))
+        answers = asyncio.run(flood_and_others(daemon, 100))
     assert {200} == {answer.status for answer in answers if answer.client != "flood"}
     of_flood = [answer.status for answer in answers if answer.client == "flood"]
-    assert FLOOD == len(of_flood)
+    assert 100 == len(of_flood)
     assert {200, 503} == set(of_flood)
-    assert of_flood.count(200) >= 50
+    assert of_flood.count(200) >= 25
 
 
 @pytest.fixture
@@ -100,11 +100,17 @@ def held(tmp_path):
             next(lines)
             (runner,) = daemon.runner_ids()
             os.kill(runner, signal.SIGSTOP)
-            yield daemon
-            os.kill(runner, signal.SIGCONT)
+
+            def let_go() -> None:
+                os.kill(runner, signal.SIGCONT)
+                response.close()
+
+            yield daemon, let_go
+            let_go()
 
 
 def test_ps_shows_who_waits_in_the_order_of_service(held):
+    daemon, let_go = held
     threads = []
     for number, (client, priority) in enumerate([("one", "batch"), ("one", "batch"), ("two", "interactive")], start=1):
         headers = {"x-localllm-client": client, "x-localllm-priority": priority}
@@ -112,32 +118,32 @@ def test_ps_shows_who_waits_in_the_order_of_service(held):
         threads.append(
             threading.Thread(
                 target=httpx.post,
-                args=(f"{held.url}/api/chat",),
+                args=(f"{daemon.url}/api/chat",),
                 kwargs={"json": body, "headers": headers, "timeout": 60},
             )
         )
         threads[-1].start()
-        wait_for(lambda count=number: len(held.http.get("/api/ps").json()["queue"]) == count, 10)
-    queue = held.http.get("/api/ps").json()["queue"]
+        wait_for(lambda count=number: len(daemon.http.get("/api/ps").json()["queue"]) == count, 10)
+    queue = daemon.http.get("/api/ps").json()["queue"]
     assert [(1, "interactive"), (2, "batch"), (3, "batch")] == [(one["position"], one["priority"]) for one in queue]
     assert ["two", "one", "one"] == [one["client"].split()[-1] for one in queue]
     assert all(one["eta_duration"] > 0 for one in queue)
-    done = run_cli("ps", "--queue", environment=held.environment)
+    done = run_cli("ps", "--queue", environment=daemon.environment)
     lines = done.stdout.splitlines()
     assert ["MODEL", "POSITION", "CLIENT", "CLASS", "WAITED", "STARTS", "IN"] == lines[0].split()
     assert [["guide:latest", "1"], ["guide:latest", "2"], ["guide:latest", "3"]] == [
         row.split()[:2] for row in lines[1:]
     ]
-    (runner,) = held.runner_ids()
-    os.kill(runner, signal.SIGCONT)
-    wait_for(lambda: held.http.get("/api/ps").json()["queue"] == [], 60)
+    let_go()
+    wait_for(lambda: daemon.http.get("/api/ps").json()["queue"] == [], 60)
     for thread in threads:
         thread.join(60)
 
 
 def test_a_deadline_in_the_queue_is_kept_and_frees_the_place(held):
+    daemon, _ = held
     body = chat_body("hello", stream=False)
-    refused = held.http.post("/api/chat", json=body, headers={"x-request-timeout": "0.5"})
+    refused = daemon.http.post("/api/chat", json=body, headers={"x-request-timeout": "0.5"})
     assert (504, "request_timeout") == (refused.status_code, refused.json()["code"])
     assert "number 1 in the queue" in refused.json()["error"]
-    assert [] == held.http.get("/api/ps").json()["queue"]
+    assert [] == daemon.http.get("/api/ps").json()["queue"]
