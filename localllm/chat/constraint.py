@@ -29,7 +29,7 @@ from localllm.chat.json_schema import KINDS, closed, unsound
 from localllm.chat.lark import BLANKS, Lark, Marks, Part, pattern
 from localllm.chat.syntax import CallSyntax, Channels, PythonSyntax, Syntax
 from localllm.errors import BadRequestError
-from localllm.generation import GenerationRequest, ResponseFormat, Tool
+from localllm.generation import GenerationRequest, ResponseFormat, Tool, ToolChoice
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,24 @@ class Grounds:
     begun: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks of its answer; `tools` are those that it may call."""
+
+    tools: tuple[Tool, ...]
+    tool_choice: ToolChoice
+    response_format: ResponseFormat | None
+    thinking_budget: int | None
+
+
+def asked_of(request: GenerationRequest) -> Asked:
+    """What is asked; it is the same one for requests that ask for the same."""
+    choice, budget = request.tool_choice, request.options.thinking_budget
+    may_call = () if choice.mode == "none" else request.tools
+    tools = tuple(tool for tool in may_call if not choice.names or tool.name in choice.names)
+    return Asked(tools, choice, request.response_format, None if budget is None or budget < 0 else budget)
+
+
 def grounds_of(
     found: OutputFormat, marks: Marks, complaint: Callable[[str], str | None], request: GenerationRequest, prompt: str
 ) -> Grounds:
@@ -72,19 +90,10 @@ def grounds_of(
     )
 
 
-def rules_for(request: GenerationRequest, grounds: Grounds) -> AnswerRules | None:
+def rules_for(asked: Asked, grounds: Grounds) -> AnswerRules | None:
     """The rules of the answer, None if it is free. Raises BadRequestError for what cannot be kept."""
-    plan = _Plan(request, grounds)
-    stages = plan.stages()
+    stages = _Plan(asked, grounds).stages()
     return AnswerRules(tuple(stages), grounds.begun) if any(_holds(stage) for stage in stages) else None
-
-
-def allowed_tools(request: GenerationRequest) -> tuple[Tool, ...]:
-    """The tools that the answer may call."""
-    choice = request.tool_choice
-    if choice.mode == "none":
-        return ()
-    return tuple(tool for tool in request.tools if not choice.names or tool.name in choice.names)
 
 
 def _holds(stage: Stage) -> bool:
@@ -96,17 +105,14 @@ def _holds(stage: Stage) -> bool:
 class _Plan:
     """The stages of one answer. Stage 0 is where it begins; others are found by the names they are made for."""
 
-    def __init__(self, request: GenerationRequest, grounds: Grounds) -> None:
-        self._request = request
+    def __init__(self, asked: Asked, grounds: Grounds) -> None:
+        self._asked = asked
         self._grounds = grounds
         self._format = grounds.format
         self._stages: list[Stage] = []
         self._places: dict[str, int] = {}
-        budget = request.options.thinking_budget
-        self._budget = None if budget is None or budget < 0 else budget
-        self._must_call = request.tool_choice.mode == "required"
-        self._tools = allowed_tools(request)
-        self._syntax = self._format.calls if self._tools else None
+        self._must_call = asked.tool_choice.mode == "required"
+        self._syntax = self._format.calls if asked.tools else None
         self._callable = self._callable_tools()
 
     def stages(self) -> list[Stage]:
@@ -125,13 +131,13 @@ class _Plan:
 
     @property
     def _is_held(self) -> bool:
-        return self._must_call or self._request.response_format is not None
+        return self._must_call or self._asked.response_format is not None
 
     def _thinking(self) -> Free:
         assert self._format.thinking is not None
         after = self._place("answer", lambda: self._answer(is_first=False))
         marks = (Mark(self._format.thinking.end, after),)
-        return Free(marks, most_tokens=self._budget, must_go_on=self._is_held)
+        return Free(marks, most_tokens=self._asked.thinking_budget, must_go_on=self._is_held)
 
     def _answer(self, *, is_first: bool) -> Stage:
         return self._held_answer(is_first) if self._is_held else self._free_answer(is_first)
@@ -146,7 +152,7 @@ class _Plan:
         wanted: list[str] = []
         if self._callable:
             wanted.append(self._whole_calls(lark, is_first))
-        asked = self._request.response_format
+        asked = self._asked.response_format
         if asked is not None and not self._must_call:
             body = format_expression(lark, asked, self._complaint)
             wanted.append(" ".join([*self._head_of_text(lark, is_first), body, *self._tail_of_text(lark)]))
@@ -166,7 +172,7 @@ class _Plan:
 
     @property
     def _may_call_again(self) -> bool:
-        return self._request.tool_choice.parallel
+        return self._asked.tool_choice.parallel
 
     def _head_of_text(self, lark: Lark, is_first: bool) -> list[str]:
         """What stands before an answer's text: blanks behind thinking, and the model's own marks."""
@@ -247,7 +253,7 @@ class _Plan:
 
     def _forbidden(self) -> tuple[str, ...]:
         calls = self._format.calls
-        return calls.starts if calls is not None and self._request.tool_choice.mode == "none" else ()
+        return calls.starts if calls is not None and self._asked.tool_choice.mode == "none" else ()
 
     def _call_stage(self, write: Callable[[Lark], str]) -> Held:
         lark = self._new_lark()
@@ -277,7 +283,7 @@ class _Plan:
     def _callable_tools(self) -> list[CallableTool]:
         if self._syntax is None:
             return []
-        found = [self._callable_tool(tool, self._syntax) for tool in self._tools]
+        found = [self._callable_tool(tool, self._syntax) for tool in self._asked.tools]
         return [tool for tool in found if tool is not None]
 
     def _callable_tool(self, tool: Tool, syntax: Syntax) -> CallableTool | None:

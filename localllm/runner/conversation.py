@@ -10,10 +10,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import get_args
 
 from localllm.answer_rules import AnswerRules
-from localllm.chat.constraint import Grounds, allowed_tools, grounds_of, rules_for
+from localllm.chat.constraint import Asked, Grounds, asked_of, grounds_of, rules_for
 from localllm.chat.formats import OutputFormat
 from localllm.chat.logprobs import LogprobAttacher
 from localllm.chat.parser import OutputParser
@@ -46,6 +47,7 @@ from localllm.runner.exchange import Exchange, tail
 
 _PRIORITIES = get_args(Priority)  # from the one that is served first
 _KEEP_TOKENS = 4
+_KEPT_RULES = 8
 _ANSWER_TOKENS = 256  # the room left where the request does not say how long the answer may get
 
 
@@ -95,6 +97,8 @@ class Conversations:
         )
         self._preserved_of: dict[tuple[str, ...], frozenset[int]] = {}
         self._sources = sources
+        # Agents send the same tools again and again, and forty of them take 30 ms beside the engine's thread.
+        self._rules_for: Callable[[Asked, Grounds], AnswerRules | None] = lru_cache(_KEPT_RULES)(rules_for)
 
     def prepare(self, request_id: int, request: GenerationRequest) -> Prepared:
         """Render, tokenize, and fix every number. Raises BadRequestError, TemplateError, PromptTooLongError."""
@@ -108,9 +112,11 @@ class Conversations:
         messages, dropped = self._fit(request)
         prompt, tokens, cut = self._prompt(messages, request)
         voice = self._voice(request)
-        tools = allowed_tools(request)
-        parser = OutputParser(voice.format, tools, prompt=prompt, new_call_id=self._sources.new_call_id)
-        sequence = self._sequence(request_id, request, tokens, self._rules(request, prompt), self._preserved(voice))
+        asked = asked_of(request)
+        parser = OutputParser(voice.format, asked.tools, prompt=prompt, new_call_id=self._sources.new_call_id)
+        grounds = grounds_of(voice.format, self._backend, schema_complaint, request, prompt)
+        rules = self._rules_for(asked, grounds)
+        sequence = self._sequence(request_id, request, tokens, rules, self._preserved(voice))
         exchange = Exchange(tokens, self._tokenize_more) if request.returns_context else None
         return Prepared(sequence, parser, dropped, cut, exchange)
 
@@ -130,13 +136,8 @@ class Conversations:
         """Token ids of what stands behind other tokens."""
         return self._backend.tokenize(text, add_special=False, parse_special=True)
 
-    def _rules(self, request: GenerationRequest, prompt: str) -> AnswerRules | None:
-        """What the answer behind this prompt is held to."""
-        found = self._voice(request).format
-        return rules_for(request, grounds_of(found, self._backend, schema_complaint, request, prompt))
-
     def _plain_rules(self, request: GenerationRequest) -> AnswerRules | None:
-        return rules_for(request, Grounds(OutputFormat(), self._backend, schema_complaint))
+        return self._rules_for(asked_of(request), Grounds(OutputFormat(), self._backend, schema_complaint))
 
     def render(self, request: GenerationRequest) -> tuple[str, list[int]]:
         """The prompt text the model would see, and its tokens."""

@@ -148,6 +148,19 @@ def test_a_structured_answer_follows_free_thinking():
     assert isinstance(answer, Held)
 
 
+def test_requests_that_ask_for_the_same_share_their_rules_and_others_do_not():
+    talks = conversations(THINKING_TEMPLATE)
+
+    def rules(words: str, **more: object):
+        request = GenerationRequest("m", prompt=words, **{"response_format": ResponseFormat("json_object"), **more})
+        return talks.prepare(1, request).sequence.constraint.rules
+
+    assert rules("hi") is rules("other words")
+    thoughtful = rules("hi", think=True)
+    assert thoughtful != rules("hi", think=False)
+    assert thoughtful != rules("hi", think=True, options=Options(thinking_budget=3))
+
+
 def test_truncation_drops_the_oldest_turns_but_never_the_system_text_or_the_last():
     turns = tuple(Message("user" if n % 2 == 0 else "assistant", f"turn {n} " + "x" * 30) for n in range(9))
     messages = (Message("system", "rules"), *turns)
