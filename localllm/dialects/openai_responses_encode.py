@@ -32,7 +32,6 @@ from localllm.generation import (
     OfChoice,
     PromptProgress,
     ThinkingDelta,
-    TokenLogprob,
     ToolCallDelta,
     Usage,
 )
@@ -46,7 +45,10 @@ _FUNCTION = CalledTool("function", "")
 
 @dataclass(slots=True)
 class _Item:
-    """The output item that is open. `call` is the place of a tool call, `head` begins the fields of its deltas."""
+    """The output item that is open. `call` is the place of a tool call, `head` begins the fields of its deltas.
+
+    `logprobs` are JSON, of each delta without its brackets: they are many, and told again with all that ends an item.
+    """
 
     kind: _Kind
     id: str
@@ -55,11 +57,15 @@ class _Item:
     call_id: str = ""
     tool: CalledTool = _FUNCTION
     texts: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: list[bytes] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         return "".join(self.texts)
+
+    @property
+    def all_logprobs(self) -> msgspec.Raw:
+        return msgspec.Raw(b"[" + b",".join(self.logprobs) + b"]")
 
 
 class ResponsesEncoder:
@@ -181,9 +187,10 @@ class ResponsesEncoder:
         before = self._turn_to("message")
         item = self._item()
         item.texts.append(event.text)
-        item.logprobs += event.logprobs
-        logprobs = to_json(token_logprobs(event.logprobs)) if event.logprobs else b"[]"
-        fields = item.head + b',"delta":' + to_json(event.text) + b',"logprobs":' + logprobs
+        logprobs = to_json(token_logprobs(event.logprobs))[1:-1] if event.logprobs else b""
+        if logprobs:
+            item.logprobs.append(logprobs)
+        fields = item.head + b',"delta":' + to_json(event.text) + b',"logprobs":[' + logprobs + b"]"
         return before + self._event("response.output_text.delta", fields)
 
     def _thought(self, event: ThinkingDelta) -> bytes:
@@ -241,8 +248,7 @@ class ResponsesEncoder:
 
     def _text_done(self, item: _Item, text: str) -> bytes:
         if item.kind == "message":
-            logprobs = to_json(token_logprobs(item.logprobs))
-            fields = b',"text":' + to_json(text) + b',"logprobs":' + logprobs
+            fields = b',"text":' + to_json(text) + b',"logprobs":' + bytes(item.all_logprobs)
             return self._event("response.output_text.done", item.head + fields)
         if item.kind == "reasoning":
             name = "reasoning_summary_text" if self._request.summarizes else "reasoning_text"
@@ -260,18 +266,18 @@ class ResponsesEncoder:
             return b""
         is_summary = item.kind == "reasoning" and self._request.summarizes
         name = f"response.{'reasoning_summary_part' if is_summary else 'content_part'}.{what}"
-        part = self._part_object(item, text, () if what == "added" else item.logprobs)
+        part = self._part_object(item, text)
         return self._event(name, item.head + b',"part":' + to_json(part))
 
-    def _part_object(self, item: _Item, text: str, logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
+    def _part_object(self, item: _Item, text: str) -> dict[str, Any]:
         if item.kind == "message":
-            return {"type": "output_text", "text": text, "annotations": [], "logprobs": token_logprobs(logprobs)}
+            return {"type": "output_text", "text": text, "annotations": [], "logprobs": item.all_logprobs}
         return {"type": "summary_text" if self._request.summarizes else "reasoning_text", "text": text}
 
     def _object(self, item: _Item, status: Literal["in_progress", "completed", "incomplete"]) -> dict[str, Any]:
         """The item as an object: empty at its beginning, whole at its end."""
         is_new, text = status == "in_progress", item.text
-        parts = [] if is_new else [self._part_object(item, text, item.logprobs)]
+        parts = [] if is_new else [self._part_object(item, text)]
         if item.kind == "message":
             return {"id": item.id, "type": "message", "status": status, "role": "assistant", "content": parts}
         if item.kind == "reasoning":

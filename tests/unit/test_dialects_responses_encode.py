@@ -195,6 +195,9 @@ def test_logprobs_stand_beside_their_text():
     (found,) = events[4]["logprobs"]
     assert ("a", -0.5, [97], 2) == (found["token"], found["logprob"], found["bytes"], len(found["top_logprobs"]))
     assert [found] == events[-1]["response"]["output"][0]["content"][0]["logprobs"]
+    events = stream(ContentDelta("a", (token,)), ContentDelta("b"), ContentDelta("c", (token, token)), DONE)
+    assert [[found], [], [found] * 2] == [one["logprobs"] for one in events[4:7]]
+    assert [found] * 3 == events[-1]["response"]["output"][0]["content"][0]["logprobs"] == events[7]["logprobs"]
 
 
 def test_an_answer_that_reached_a_limit_is_incomplete():
