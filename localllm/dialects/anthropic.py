@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive, read_text, with_tool_names
-from localllm.dialects.constraint_fields import required_choice
+from localllm.dialects.constraint_fields import required_choice, required_schema
 from localllm.dialects.framing import to_json
 from localllm.dialects.openai_fields import EFFORTS
 from localllm.errors import InvalidFieldError, UnsupportedError
@@ -195,10 +195,7 @@ def _response_format(fields: _Body) -> ResponseFormat | None:
         raise InvalidFieldError(
             f'{field}.type is "{wanted.type or ""}", but must be "json_schema"', field=f"{field}.type"
         )
-    text = bytes(wanted.schema)
-    if not text or not isinstance(read_text(text, f"{field}.schema"), dict):
-        raise InvalidFieldError(f"{field}.schema must be an object", field=f"{field}.schema")
-    return ResponseFormat("json_schema", text.decode())
+    return required_schema(wanted.schema, f"{field}.schema")
 
 
 def _tool_choice(choice: _ToolChoice | None, names: list[str]) -> ToolChoice:

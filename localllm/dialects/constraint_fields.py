@@ -84,6 +84,14 @@ def schema_format(raw: msgspec.Raw, field: str) -> ResponseFormat | None:
     return ResponseFormat("json_schema", text if isinstance(text, str) else text.decode())
 
 
+def required_schema(raw: msgspec.Raw, field: str) -> ResponseFormat:
+    """A JSON Schema that must be there. Raises InvalidFieldError."""
+    found = schema_format(raw, field)
+    if found is None:
+        raise InvalidFieldError(f"{field} must be an object", field=field)
+    return found
+
+
 def _is_said(raw: msgspec.Raw) -> bool:
     return bytes(raw) not in (b"", b"null")
 

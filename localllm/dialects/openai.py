@@ -28,6 +28,7 @@ from localllm.dialects.constraint_fields import (
     read_constraint,
     read_thinking_budget,
     read_tool_choice,
+    required_schema,
     schema_format,
 )
 from localllm.dialects.openai_fields import (
@@ -248,10 +249,7 @@ def _response_format(wanted: _ResponseFormat | None) -> ResponseFormat | None:
             f'response_format.type is "{kind}", but must be "text", "json_object", "json_schema", "regex" or "grammar"',
             field="response_format.type",
         )
-    found = schema_format(wanted.json_schema.schema if wanted.json_schema else wanted.schema, field)
-    if found is None:
-        raise InvalidFieldError(f"{field} must be an object", field=field)
-    return found
+    return required_schema(wanted.json_schema.schema if wanted.json_schema else wanted.schema, field)
 
 
 def _text_format(kind: Literal["regex", "grammar"], text: str | None, value: msgspec.Raw) -> ResponseFormat:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive, read_logprobs, read_text
-from localllm.dialects.constraint_fields import read_constraint
+from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive, read_logprobs
+from localllm.dialects.constraint_fields import read_constraint, required_schema
 from localllm.dialects.framing import to_json
 from localllm.dialects.openai_fields import EFFORTS, CommonFields, read_options
 from localllm.dialects.openai_responses_items import PlacedItem, place_items, read_messages
@@ -187,11 +187,7 @@ def _response_format(text: _Text | None) -> ResponseFormat | None:
             f'text.format.type is "{kind}", but must be "text", "json_object" or "json_schema"',
             field="text.format.type",
         )
-    field = "text.format.schema"
-    schema = bytes(wanted.schema)
-    if not schema or not isinstance(read_text(schema, field), dict):
-        raise InvalidFieldError(f"{field} must be an object", field=field)
-    return ResponseFormat("json_schema", schema.decode())
+    return required_schema(wanted.schema, "text.format.schema")
 
 
 def _context_policy(truncation: str | None) -> Literal["refuse", "truncate"]:
