@@ -1,6 +1,7 @@
 """Starting a child process whose output is read by nobody but its starter, and leaving none behind when cancelled.
 
-Both children of the daemon start here: runners (runner/process) and the engine's probe (runner/preflight).
+All children of the daemon that run the engine start here: runners (runner/process), and those that answer one question
+with a line of JSON (runner/preflight, runner/inventory, runner/measuring).
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+Answer = TypeVar("Answer")
 
 
 async def start_child(command: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int] = ()) -> Process:
@@ -46,3 +52,25 @@ async def end_child(child: Process) -> None:
     """Kill and reap."""
     signal_child(child, signal.SIGKILL)
     await child.wait()
+
+
+async def run_child(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> tuple[int, bytes]:
+    """A child's return code and all that it printed. Raises TimeoutError when it takes longer than `seconds`, and
+    OSError when it cannot be started; none is left behind."""
+    child = await start_child(command, environment)
+    try:
+        async with asyncio.timeout(seconds):
+            output, _ = await child.communicate()
+    finally:
+        if child.returncode is None:
+            await end_child(child)
+    return child.returncode or 0, output
+
+
+def answer_in(output: bytes, kind: type[Answer]) -> Answer | None:
+    """The last line of JSON that a child printed, as `kind`; None without one. The engine prints lines of its own."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(b"{"):
+            with contextlib.suppress(msgspec.MsgspecError):
+                return msgspec.json.decode(line, type=kind)
+    return None

@@ -26,7 +26,7 @@ import msgspec
 
 from localllm.placement.devices import Device, Host, Machine, host
 from localllm.placement.nvml import NvidiaGpu, Nvml, enriched, is_same
-from localllm.runner.child import end_child, start_child
+from localllm.runner.child import answer_in, run_child
 
 SPEEDS_FILE = "device-speeds.json"
 SURVEY_SECONDS = 60.0
@@ -113,6 +113,7 @@ class Inventory:
         self._now = now
         self._asked_at = 0.0
         self._ask_nvml = ask_nvml
+        self._present: tuple[NvidiaGpu, ...] = ()
         self._surveying: asyncio.Task[tuple[Device, ...]] | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._speeds: dict[str, _Speeds] | None = None
@@ -121,8 +122,11 @@ class Inventory:
 
     async def machine(self) -> Machine:
         """What is here now. Speeds that nobody knows are measured later, for the next time."""
-        gpus = await self._gpus() if self._has_gpu_backend else ()
-        there = self._look_at_host()
+        known = await self._survey() if self._has_gpu_backend else ()
+        # In a thread: opening NVML may take a second, and a host of many cores has many files to read.
+        self._present = await asyncio.to_thread(self._nvml)
+        gpus = await self._with_free_memory(known)
+        there = await asyncio.to_thread(self._look_at_host)
         cpu = Device("cpu", "CPU", self._processor, "", there.total_bytes, there.available_bytes)
         key = self._key(gpus)
         if self._speeds is None:
@@ -132,13 +136,12 @@ class Inventory:
         return Machine(tuple(_with_speeds(device, self._speeds) for device in (*gpus, cpu)), there)
 
     def without_gpu(self, machine: Machine) -> str:
-        """Why a GPU that is in this machine cannot be used; empty when none is, or it can."""
+        """Why a GPU that is in the `machine` last looked at cannot be used; empty when none is, or it can."""
         if machine.gpus or machine.is_replaced:
             return ""
-        present = self._nvml()
-        if not present:
+        if not self._present:
             return ""
-        names = ", ".join(gpu.name for gpu in present)
+        names = ", ".join(gpu.name for gpu in self._present)
         if not self._has_gpu_backend:
             return f"the engine was built without CUDA, so {names} cannot be used"
         return f"the engine does not see {names}" + (f": {self._survey_failure}" if self._survey_failure else "")
@@ -156,15 +159,13 @@ class Inventory:
             self._ask_nvml = Nvml().gpus
         return self._ask_nvml()
 
-    async def _gpus(self) -> tuple[Device, ...]:
+    async def _with_free_memory(self, known: tuple[Device, ...]) -> tuple[Device, ...]:
         """The GPUs, with the memory that is free now."""
-        known = await self._survey()
-        present = self._nvml()
-        if all(any(is_same(device, gpu) for gpu in present) for device in known):
-            return enriched(known, present)
-        if self._now() - self._asked_at > FRESH_SECONDS:
-            self._surveying = None  # nobody but the engine knows what is free: ask it again
-        return enriched(await self._survey(), present)
+        if any(not any(is_same(device, gpu) for gpu in self._present) for device in known):
+            if self._now() - self._asked_at > FRESH_SECONDS:
+                self._surveying = None  # nobody but the engine knows what is free: ask it again
+            known = await self._survey()
+        return enriched(known, self._present)
 
     async def _survey(self) -> tuple[Device, ...]:
         if self._surveying is None or (self._surveying.done() and not _is_kept(self._surveying)):
@@ -209,26 +210,24 @@ class Inventory:
 
     async def _run(self, flags: Sequence[str], seconds: float) -> tuple[_Row, ...] | None:
         """The survey's answer; None when it has none, which is logged."""
-        self._was_slow = False
+        report, self._was_slow = None, False
         try:
-            child = await start_child((*self._command, *flags), self._environment)
-        except OSError as error:
-            self._survey_failure = f"the survey could not be started ({error.strerror})"
-            return None
-        try:
-            async with asyncio.timeout(seconds):
-                output, _ = await child.communicate()
+            return_code, output = await run_child((*self._command, *flags), self._environment, seconds)
         except TimeoutError:
-            self._survey_failure, self._was_slow = f"the survey did not end within {seconds:g} s", True
-            return None
-        finally:
-            if child.returncode is None:
-                await end_child(child)
-        report = _report(output)
-        self._survey_failure = "" if report else f"the survey ended with {child.returncode}"
-        if report is None:
-            log.warning("the devices of this machine are not known: %s", self._survey_failure)
-        return report
+            failure, self._was_slow = f"the survey did not end within {seconds:g} s", True
+        except OSError as error:
+            failure = f"the survey could not be started ({error.strerror})"
+        else:
+            report = answer_in(output, _Report)
+            failure = "" if report else f"the survey ended with {return_code}"
+        if flags:  # speeds are no more than wanted: a busy machine has none
+            if failure:
+                log.info("the speeds of this machine's devices are not known: %s", failure)
+        else:
+            self._survey_failure = failure
+            if failure:
+                log.warning("the devices of this machine are not known: %s", failure)
+        return None if report is None else report.devices
 
     def _key(self, gpus: Sequence[Device]) -> str:
         names = [f"{gpu.name} {gpu.description} {gpu.id} {gpu.total_bytes}" for gpu in gpus]
@@ -238,16 +237,6 @@ class Inventory:
 def _is_kept(asked: asyncio.Task[tuple[Device, ...]]) -> bool:
     """A survey that found GPUs is kept; one that failed or found none, where the build could use some, is not."""
     return not asked.cancelled() and asked.exception() is None and bool(asked.result())
-
-
-def _report(output: bytes) -> tuple[_Row, ...] | None:
-    for line in reversed(output.splitlines()):
-        if line.startswith(b"{"):
-            try:
-                return msgspec.json.decode(line, type=_Report).devices
-            except msgspec.MsgspecError:  # something the engine printed
-                continue
-    return None
 
 
 def _device(row: _Row) -> Device:

@@ -6,7 +6,6 @@ with it and is as long as the real one will do.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import msgspec
 from localllm.errors import LoadError
 from localllm.placement.layout import BufferBytes, Layout, Measured
 from localllm.placement.shape import ContextShape
-from localllm.runner.child import end_child, start_child
+from localllm.runner.child import answer_in, run_child
 from localllm.runner.death import death_from
 
 MEASURE_SECONDS = 60.0
@@ -52,31 +51,15 @@ async def measure(
     question = {"model": str(model), "layout": layout, "shape": shape, "from_log": from_log}
     program = (*(command or measure_command()), msgspec.json.encode(question).decode())
     try:
-        child = await start_child(program, environment)
-    except OSError as error:
-        raise LoadError(f"the measurement could not be started: {error.strerror}") from error
-    try:
-        async with asyncio.timeout(MEASURE_SECONDS):
-            output, _ = await child.communicate()
+        return_code, output = await run_child(program, environment, MEASURE_SECONDS)
     except TimeoutError:
         raise LoadError(f"the measurement did not end within {MEASURE_SECONDS:g} s") from None
-    finally:
-        if child.returncode is None:
-            await end_child(child)
-    answer = _answer(output)
+    except OSError as error:
+        raise LoadError(f"the measurement could not be started: {error.strerror}") from error
+    answer = answer_in(output, _Answer)
     if answer is not None and answer.ok:
         return Measured(layout, shape, answer.buffers, answer.is_exact)
-    if answer is None and not from_log and (child.returncode or 0) < 0:
+    if answer is None and not from_log and return_code < 0:
         return await measure(model, layout, shape, environment, command=command, from_log=True)
-    death = death_from(child.returncode or 0, tuple(output.decode("utf-8", "replace").splitlines()))
+    death = death_from(return_code, tuple(output.decode("utf-8", "replace").splitlines()))
     raise LoadError(f"the layout cannot be measured: {answer.error if answer else death.cause}")
-
-
-def _answer(output: bytes) -> _Answer | None:
-    for line in reversed(output.splitlines()):
-        if line.startswith(b"{"):
-            try:
-                return msgspec.json.decode(line, type=_Answer)
-            except msgspec.MsgspecError:  # something the engine printed
-                continue
-    return None

@@ -30,7 +30,7 @@ import msgspec
 
 from localllm.errors import EngineMismatchError
 from localllm.paths import without_folders
-from localllm.runner.child import end_child, start_child
+from localllm.runner.child import answer_in, run_child
 from localllm.runner.death import death_from
 
 PROBE_TIMEOUT_SECONDS = 120.0
@@ -163,37 +163,25 @@ class Preflight:
 
     async def _run_probe(self, *flags: str) -> str | None:
         """None when the engine works; else what became of the probe, as a phrase that follows "the probe"."""
+        command = (*self._command, str(self._probe_model), *flags)
         try:
-            child = await start_child((*self._command, str(self._probe_model), *flags), self._environment)
-        except OSError as error:
-            return f"could not be started ({error.strerror})"
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                output, _ = await child.communicate()
+            return_code, output = await run_child(command, self._environment, self._timeout_seconds)
         except TimeoutError:
             return f"did not end within {self._timeout_seconds:g} s"
-        finally:
-            if child.returncode is None:
-                await end_child(child)
-        return _failure(child.returncode, output.decode("utf-8", "replace").splitlines())
+        except OSError as error:
+            return f"could not be started ({error.strerror})"
+        return _failure(return_code, output)
 
 
-def _failure(return_code: int | None, lines: Sequence[str]) -> str | None:
-    death = death_from(return_code or 0, tuple(lines))
+def _failure(return_code: int, output: bytes) -> str | None:
+    death = death_from(return_code, tuple(output.decode("utf-8", "replace").splitlines()))
     if death.signal_name is not None:
         return f"died ({death.signal_name})"
-    reports = [report for line in lines if line.startswith("{") and (report := _read_report(line)) is not None]
-    if death.exit_code == 0 and reports and reports[-1].ok:
+    report = answer_in(output, _Report)
+    if death.exit_code == 0 and report is not None and report.ok:
         return None
-    reason = without_folders(reports[-1].error) if reports and reports[-1].error else death.error_line
+    reason = without_folders(report.error) if report is not None and report.error else death.error_line
     return f"failed ({reason or death.cause})"
-
-
-def _read_report(line: str) -> _Report | None:
-    try:
-        return msgspec.json.decode(line, type=_Report)
-    except msgspec.MsgspecError:  # something the engine printed
-        return None
 
 
 def _mismatch(machine: Machine, failure: str, plain_failure: str) -> str:
