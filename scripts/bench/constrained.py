@@ -14,13 +14,11 @@ import argparse
 import os
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 
-from bench.decode import ask, table
+from bench.decode import ask, engine_loop, table
 from bench.inputs import ensure_model, say
 
-HERE = Path(__file__).resolve().parent
 SEQUENCES = 8
 TARGET_RATIO = 1.10
 
@@ -58,15 +56,9 @@ def main() -> None:
     model = chosen.model or ensure_model("qwen3-0.6b", "qwen2", chosen.vocabulary)
     repeats = max(3, chosen.repeats)
     say(f"{model.name}: {repeats} repeats of {chosen.tokens} tokens on each side, taking turns")
-    command = [sys.executable, str(HERE / "constrained_loop.py"), str(model.resolve()), str(chosen.threads)]
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        print(table(measure(child, repeats, chosen.tokens, "cpu_ms" if chosen.threads == 1 else "step_ms")))
-    finally:
-        child.terminate()
-        child.wait()
+    figure = "cpu_ms" if chosen.threads == 1 else "step_ms"
+    with engine_loop("constrained_loop.py", model.resolve(), chosen.threads) as child:
+        print(table(measure(child, repeats, chosen.tokens, figure)))
 
 
 if __name__ == "__main__":

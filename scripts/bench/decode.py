@@ -45,9 +45,11 @@ class Order:
 
 
 @contextmanager
-def engine_loop(model: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """The engine alone, in a child; its first line is still to be read."""
-    command = [sys.executable, str(HERE / "engine_loop.py"), str(model)]
+def engine_loop(
+    script: str, *arguments: object, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """The engine alone, in a child that runs one of the scripts here; its first line is still to be read."""
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     )
@@ -164,7 +166,7 @@ def measure(model: Path, repeats: int, tokens: int) -> list[tuple[str, str, str]
             lambda: milliseconds([sys.executable, "-c", "pass"], environment),
             lambda: milliseconds([LOCALLLM, "list"], environment),
         )
-        child = stack.enter_context(engine_loop(model, environment))
+        child = stack.enter_context(engine_loop("engine_loop.py", model, environment=environment))
         end_tokens = ask(child)["end_tokens"]
         assert isinstance(end_tokens, list)
         order = Order(tokens, {str(token): -1e9 for token in end_tokens})
