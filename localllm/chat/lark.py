@@ -205,4 +205,5 @@ class Lark:
 
     def text(self, start: str) -> str:
         """The grammar, which begins with the expression `start`."""
-        return "\n".join(["%llguidance {}", f"start: {start}", *self._lines, ""])
+        text = "\n".join(["%llguidance {}", f"start: {start}", *self._lines, ""])
+        return text.replace("\x7f", "\\u007f")  # the one control character that JSON leaves as it is, and Lark refuses

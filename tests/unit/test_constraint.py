@@ -234,6 +234,7 @@ def test_a_bare_object_is_a_call_once_it_names_a_tool_and_text_before():
     [
         (ResponseFormat("regex", "(yes|no)/[0-9]{2}"), r"(yes|no)/[0-9]{2}"),
         (ResponseFormat("grammar", 'start: "a" /[0-9]/ "b"'), "a[0-9]b"),
+        (ResponseFormat("grammar", 'start: "\x7f}" /[\x7f0]/'), "\x7f}[\x7f0]"),
         (
             ResponseFormat("grammar", 'root ::= "<" word ("," word)? ">"\nword ::= [a-c]{2}\n'),
             r"<[a-c]{2}(,[a-c]{2})?>",
