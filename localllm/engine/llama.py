@@ -37,7 +37,7 @@ from localllm.engine.grammar import Grammars, Vocabulary
 from localllm.engine.layout import changed
 from localllm.engine.llama_breakdown import breakdown
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
-from localllm.engine.llama_model import LlamaModel
+from localllm.engine.llama_model import USUAL_LAYOUT, LlamaModel
 from localllm.engine.llama_parameters import context_parameters
 from localllm.engine.llama_rows import Rows
 from localllm.engine.llama_samplers import Samplers
@@ -65,40 +65,29 @@ _MASKS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="masks")  # thread
 class LlamaConfig:
     """How to load. `pool_tokens` 0 takes trained context × sequences within `pool_bytes_limit` bytes of KV.
 
-    `max_sequences` run at once. `layout` "auto" lets the kind of memory and the device decide. A plan says more:
-    `weights` where they lie, in place of the three that follow `threads`, and `cells` how the pool is laid out.
+    `max_sequences` run at once. `layout` "auto" lets the kind of memory and the device decide, unless a plan has:
+    `cells` is how the pool is laid out, `weights` where they lie.
     """
 
     model_path: Path
     max_sequences: int
     batch_tokens: int
     threads: int
-    gpu_layers: int = -1
     pool_tokens: int = 0
     pool_bytes_limit: int = 0
-    use_extra_buffers: bool = True
-    use_mmap: bool = True
     layout: WantedLayout = "auto"
-    weights: Layout | None = None
+    weights: Layout = USUAL_LAYOUT
     cells: LayoutChoice | None = None
     k_type: str = "f16"
     v_type: str = "f16"
     flash_attention: bool = True
-
-    @property
-    def placement(self) -> Layout:
-        return self.weights or Layout(self.gpu_layers, use_mmap=self.use_mmap, use_extra_buffers=self.use_extra_buffers)
 
 
 class LlamaBackend:
     """One model in llama.cpp and its pool of KV cells. Raises ModelLoadError when it cannot be loaded."""
 
     def __init__(self, config: LlamaConfig, on_progress: Callable[[float], None] = lambda fraction: None) -> None:
-        self._model = LlamaModel(
-            config.model_path,
-            config.placement,
-            on_progress,
-        )
+        self._model = LlamaModel(config.model_path, config.weights, on_progress)
         self._handle, self._vocabulary = self._model.handle, self._model.vocabulary
         self.vocabulary_size = self._model.vocabulary_size
         if not native.llama_model_has_decoder(self._handle) or native.llama_model_has_encoder(self._handle):
@@ -141,7 +130,7 @@ class LlamaBackend:
         self._output_rows: frozenset[int] = frozenset()
 
     def _open_context(self, config: LlamaConfig) -> int:
-        parameters = context_parameters(self._shape(config), kv_on_gpu=config.placement.kv_on_gpu)
+        parameters = context_parameters(self._shape(config), kv_on_gpu=config.weights.kv_on_gpu)
         parameters.n_threads = parameters.n_threads_batch = config.threads
         context = native.llama_init_from_model(self._handle, parameters)
         if not context:

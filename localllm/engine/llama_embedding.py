@@ -21,7 +21,7 @@ import numpy as np
 
 from localllm.engine.backend import Batch, EngineError, ModelLoadError
 from localllm.engine.embedding import EmbedderFacts, Input, Vector
-from localllm.engine.llama_model import LlamaModel
+from localllm.engine.llama_model import USUAL_LAYOUT, LlamaModel
 from localllm.engine.llama_rows import Rows
 from localllm.placement.layout import Layout
 
@@ -38,33 +38,19 @@ _POOL_STEP_TOKENS = 256  # llama.cpp pads the context to this
 
 @dataclass(frozen=True, slots=True)
 class LlamaEmbedderConfig:
-    """How to load. `kv_bytes_limit` bounds the memory of keys and values, and so the input length, of decoders.
-
-    `weights` says where they lie; without it `gpu_layers` and the two switches do.
-    """
+    """How to load. `kv_bytes_limit` bounds the memory of keys and values, and so the input length, of decoders."""
 
     model_path: Path
     threads: int
-    gpu_layers: int = -1
     kv_bytes_limit: int = 2**31
-    use_extra_buffers: bool = True
-    use_mmap: bool = True
-    weights: Layout | None = None
-
-    @property
-    def layout(self) -> Layout:
-        return self.weights or Layout(self.gpu_layers, use_mmap=self.use_mmap, use_extra_buffers=self.use_extra_buffers)
+    weights: Layout = USUAL_LAYOUT
 
 
 class LlamaEmbedder:
     """One embedding model or reranker. Raises ModelLoadError when the file is neither, or cannot be loaded."""
 
     def __init__(self, config: LlamaEmbedderConfig, on_progress: Callable[[float], None] = lambda _: None) -> None:
-        self._model = LlamaModel(
-            config.model_path,
-            config.layout,
-            on_progress,
-        )
+        self._model = LlamaModel(config.model_path, config.weights, on_progress)
         if native.llama_model_has_encoder(self._model.handle):
             raise ModelLoadError("models with an encoder and a decoder cannot embed")
         self._shape = _shape(self._model, config.kv_bytes_limit)

@@ -19,6 +19,7 @@ import numpy as np
 
 from localllm.engine.backend import Batch, EngineError, ModelLoadError
 from localllm.engine.llama import LlamaBackend, LlamaConfig
+from localllm.placement.layout import Layout
 
 PROMPT_ROWS = 96  # the AMX and repacked kernels start at larger batches than a single row
 SINGLE_ROWS = 4
@@ -33,8 +34,7 @@ def probe(model_path: Path, *, use_extra_buffers: bool) -> None:
         batch_tokens=PROMPT_ROWS,
         threads=1,
         pool_tokens=256,
-        use_extra_buffers=use_extra_buffers,
-        use_mmap=True,
+        weights=Layout(use_extra_buffers=use_extra_buffers),
     )
     backend = LlamaBackend(config)
     tokens = np.arange(PROMPT_ROWS + SINGLE_ROWS, dtype=np.int32) % backend.facts.vocabulary_size

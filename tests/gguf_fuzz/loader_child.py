@@ -28,10 +28,11 @@ from localllm.placement.layout import Layout
 ADDRESS_SPACE_BYTES = 8 * 2**30
 _TEXTS = ("", "The cat and the hat.\n", "▁ Ünïcödé 漢字 🙂\t\0 <s></s><|im_end|>", "a" * 200)
 _ROWS = 5
+HOST_ONLY = Layout(gpu_layers=0)
 
 
 def _load(path: Path) -> str:
-    LlamaModel(path, Layout(gpu_layers=0)).close()
+    LlamaModel(path, HOST_ONLY).close()
     return "loaded"
 
 
@@ -44,12 +45,12 @@ def _speak(model: LlamaBackend | LlamaEmbedder) -> np.ndarray[tuple[int], np.dty
 
 def _decode(path: Path) -> str:
     if read_header(path).is_embedding_model:
-        embedder = LlamaEmbedder(LlamaEmbedderConfig(path, threads=1, gpu_layers=0, kv_bytes_limit=2**22))
+        embedder = LlamaEmbedder(LlamaEmbedderConfig(path, threads=1, weights=HOST_ONLY, kv_bytes_limit=2**22))
         embedder.embed_batch([_speak(embedder)])
         embedder.close()
         return "embedded"
     backend = LlamaBackend(
-        LlamaConfig(path, max_sequences=2, batch_tokens=64, threads=1, gpu_layers=0, pool_tokens=256)
+        LlamaConfig(path, max_sequences=2, batch_tokens=64, threads=1, weights=HOST_ONLY, pool_tokens=256)
     )
     tokens = _speak(backend)
     for token in range(min(backend.vocabulary_size, 400)):
