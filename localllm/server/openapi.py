@@ -27,7 +27,7 @@ from localllm.dialects import (
     plans,
 )
 from localllm.generation import Options
-from localllm.server.operations import OPERATIONS, UNDESCRIBED, Operation, error_of
+from localllm.server.operations import OPERATIONS, Operation, error_of
 from localllm.server.schemas import Schemas
 from localllm.server.terms import PRIORITY_HEADER, SESSION_HEADERS, TIMEOUT_HEADER
 from localllm.version import __version__
@@ -103,7 +103,7 @@ def document(rows: Iterable[Row]) -> dict[str, Any]:
     for row in rows:
         path = row.path.replace(":path", "")
         for method in row.method.split("|"):
-            operation = OPERATIONS.get(f"{method} {row.path}") or OPERATIONS.get(row.path, UNDESCRIBED)
+            operation = OPERATIONS.get(f"{method} {row.path}") or OPERATIONS[row.path]
             paths.setdefault(path, {})[method.lower()] = _operation(row, method, operation, schemas)
     return {
         "openapi": "3.1.0",

@@ -122,10 +122,6 @@ OPERATIONS: Mapping[str, Operation] = {
 }
 
 
-# A route without a row would be one that a test has found.
-UNDESCRIBED = Operation(Any, _FETCHING | _ASKING)
-
-
 def error_of(path: str) -> type[a.Shape]:
     """What an error looks like at a path; the words are replies'."""
     if path.startswith("/v1/messages"):
