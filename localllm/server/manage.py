@@ -61,7 +61,7 @@ async def push(services: Services, request: Request) -> Response:
     await services.in_store(services.store.find, name)
     raise UnsupportedError(
         "push is not supported: localllm does not upload models",
-        hint="`localllm show --modelfile` names the file; `hf upload` puts it into a repository of Hugging Face",
+        hint="`hf upload` puts a GGUF file into a repository of Hugging Face",
     )
 
 
