@@ -17,7 +17,16 @@ from localllm.chat.conversation import thinking_variables
 from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.parser import OutputParser
 from localllm.chat.probes import whole_tags
-from localllm.chat.syntax import TAG, common_length
+from localllm.chat.syntax import (
+    TAG,
+    CallSyntax,
+    ElementSyntax,
+    GemmaSyntax,
+    PythonSyntax,
+    Syntax,
+    TaggedSyntax,
+    common_length,
+)
 from localllm.chat.templates import Template, open_template
 from localllm.creating import Finding
 from localllm.errors import TemplateError
@@ -25,6 +34,7 @@ from localllm.generation import ContentDelta, Event, Message, ThinkingDelta, Too
 
 _TURN_TAGS = re.compile(rf"\A(?:{TAG}\s*)+|(?:\s*{TAG})+\Z")
 _FAILED = "the chat template failed"  # and did not refuse with words of its own
+_MOST_QUOTED_CHARACTERS = 300
 _SANDBOX_WORDS = ("is not allowed", "is unsafe", "it makes more than")
 _QUESTION = Message("user", "How is the weather in Zürich?")
 _SYSTEM = Message("system", "Zsystem: be brief.")
@@ -112,7 +122,7 @@ class _Lint:
             if self._lacks_prompt(asked):
                 return Finding("problem", "generation prompt", "is missing: nothing says that the answer begins")
             return Finding("note", "generation prompt", "is there whether it is asked for or not")
-        return Finding("ok", "generation prompt", repr(asked[common_length(plain, asked) :]))
+        return Finding("ok", "generation prompt", _quoted(asked[common_length(plain, asked) :]))
 
     def _lacks_prompt(self, asked: str) -> bool:
         """Whether more stands between a question and its answer than behind the last question."""
@@ -152,7 +162,7 @@ class _Lint:
             yield Finding("problem", "tools", "are shown, but its calls are in no form that can be read back")
             return
         else:
-            yield Finding("ok", "tools", f"calls are read as {type(self._found.calls).__name__}")
+            yield Finding("ok", "tools", f"calls are read as {_form(self._found.calls)}")
         yield self._result()
         if not self._found.parallel_calls:
             yield Finding("note", "parallel calls", "are shown as calls one after another")
@@ -170,7 +180,7 @@ class _Lint:
         if thinking is None:
             yield Finding("note", "thinking", "is not supported")
             return
-        yield Finding("ok", "thinking", f"between {thinking.start!r} and {thinking.end!r}")
+        yield Finding("ok", "thinking", f"between {_quoted(thinking.start)} and {_quoted(thinking.end)}")
         yield self._switch()
         yield from self._round_trips(("thinking", "thinking and a call"))
 
@@ -227,7 +237,7 @@ class _Lint:
             return _ok(subject)
         if reply.tool_calls and got == (" ".join(filter(None, wanted[:2])), "", wanted[2]):
             return Finding("note", subject, "the template writes text before a call as thinking")
-        return Finding("problem", subject, f"read as {got!r} instead of {wanted!r}")
+        return Finding("problem", subject, f"read as {_told(got)} instead of {_told(wanted)}")
 
     def _parsed(self, text: str, before: str, prompt: str) -> _Parts:
         thinking = self._found.thinking
@@ -273,6 +283,38 @@ def _parts(events: list[Event]) -> _Parts:
     read = tuple((name, _normal(arguments)) for name, arguments in calls)
     # What begins and ends a turn is a token of its own, which the engine does not give out.
     return said[ThinkingDelta].strip(), _TURN_TAGS.sub("", said[ContentDelta].strip()), read
+
+
+def _told(parts: _Parts) -> str:
+    thinking, content, calls = parts
+    said = [f"{kind} {_quoted(text)}" for kind, text in (("thinking", thinking), ("text", content)) if text]
+    return (
+        ", ".join([*said, *(f"a call of {name} with {_quoted(arguments)}" for name, arguments in calls)]) or "nothing"
+    )
+
+
+def _form(calls: Syntax) -> str:
+    """How calls are written, in words, and what begins one."""
+    match calls:
+        case CallSyntax():
+            form = "JSON objects of name and arguments" if calls.name_key else "JSON objects under their names"
+        case TaggedSyntax(arguments=None):
+            form = "names, each with a JSON object of arguments"
+        case TaggedSyntax():
+            form = "names and arguments between tags"
+        case ElementSyntax():
+            form = "XML elements, one for each argument"
+        case PythonSyntax():
+            form = "a list of calls as Python writes them"
+        case GemmaSyntax():
+            form = "Gemma writes them, call:name{key:value}"
+    is_bare = isinstance(calls, (CallSyntax, PythonSyntax)) and calls.bare
+    places = ["where the answer begins"] if is_bare else []
+    return f"{form}, {' or '.join([*places, *(f'behind {_quoted(start)}' for start in calls.starts[:1])])}"
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _MOST_QUOTED_CHARACTERS else text[:_MOST_QUOTED_CHARACTERS] + "…")
 
 
 def _normal(arguments: str) -> str:

@@ -52,17 +52,9 @@ _TOO_LONG = f"it makes more than {MAX_OUTPUT_CHARACTERS} characters"
 
 # What Python itself raises when a template does something senseless with its values.
 _FAULTS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    NameError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+    jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, NameError, RuntimeError,
+    SyntaxError, TypeError, ValueError,
+)  # fmt: skip
 
 
 class Program:
@@ -99,7 +91,8 @@ class Program:
         try:
             return self._sandbox.from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"syntax error in line {error.lineno} of the chat template: {error.message}") from error
+            place = f"line {error.lineno} of the chat template"
+            raise TemplateError(f"syntax error in {place}: {_told(error.message or '')}") from error
         except _FAULTS as error:
             raise TemplateError(f"the chat template cannot be compiled: {_reason(error)}") from error
 
@@ -109,13 +102,18 @@ class _Refusal(jinja2.TemplateError):
 
 
 def _refuse(message: object) -> NoReturn:
-    raise _Refusal(str(message)[:_MAX_REASON_CHARACTERS])
+    raise _Refusal(_told(str(message)) or "the chat template refuses this conversation, and does not say why")
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it nests too deep"
-    return str(error)[:_MAX_REASON_CHARACTERS] or type(error).__name__
+    return _told(str(error)) or type(error).__name__
+
+
+def _told(reason: str) -> str:
+    """So much of it as is told, without halves of surrogate pairs, which no answer can carry."""
+    return reason[:_MAX_REASON_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 class _GenerationTag(jinja2.ext.Extension):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import msgspec
 import pytest
 from chat_templates import upstream_templates
 
 from localllm.chat.lint import lint
+from localllm.creating import Checked
 
 TOOLS = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}"
 CALLS = (
@@ -31,7 +33,8 @@ def problems(source: str | None) -> dict[str, str]:
 def test_a_template_that_does_all_has_no_problems():
     assert {} == problems(GOOD)
     levels = found(GOOD)
-    assert ("ok", "calls are read as CallSyntax") == levels["tools"]
+    form = "JSON objects of name and arguments, behind '<tool_call>'"
+    assert ("ok", f"calls are read as {form}") == levels["tools"]
     assert ("ok", "'<|assistant|>'") == levels["generation prompt"]
     assert {"ok"} == {level for subject, (level, _) in levels.items() if subject.startswith("round trip")}
 
@@ -53,6 +56,10 @@ SANDBOX = "sandbox: the chat template failed: access to attribute"
         ("{% if %}", {"template": f"{SYNTAX}: Expected an expression, got 'end of statement block'"}),
         ("{{ ''.__class__ }}", {"question": f"{SANDBOX} '__class__' of 'str' object is not allowed"}),
         ("{{ raise_exception('never') }}", {"question": "never"}),
+        (
+            "{{ raise_exception('') }}",
+            {"question": "the chat template refuses this conversation, and does not say why"},
+        ),
         (PLAIN.replace(PROMPT, ""), {"generation prompt": "is missing: nothing says that the answer begins"}),
         (
             PLAIN.replace("{% for m in messages %}", "{% for m in messages if m.role == 'user' %}"),
@@ -83,6 +90,52 @@ def test_a_refusal_of_something_odd_is_a_note():
         "{{ m.content }}", "{% if not m.content %}{{ raise_exception('no text') }}{% endif %}{{ m.content }}"
     )
     assert ("note", "refused: no text") == found(source)["empty content"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        r"{{ raise_exception('\ud800') }}",
+        r"{{ {}['\ud800'].x }}",
+        "{{ " + "x" * 1_000_000 + " y }}",
+        "{{ '" + "x" * 900_000,
+        "{{ raise_exception('\u20ac' * 900000) }}",
+        PLAIN.replace("<|assistant|>", r"{{ '\ud800' * 900000 }}"),
+        GOOD.replace("<tool_call>", "<{{ 'x' * 200000 }}>"),
+        GOOD.replace("{{ m.content }}", "<think>{{ 'x' * 200000 }}{{ m.reasoning_content }}</think>{{ m.content }}"),
+    ],
+)
+def test_what_is_said_of_a_hostile_template_is_short_and_can_be_sent(source):
+    said = msgspec.json.encode(Checked(lint(source, today=lambda: datetime(2031, 2, 3))))
+    assert 0 < len(said) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("call", "form"),
+    [
+        ("<call><f={{ f.name }}>{{ f.arguments | tojson }}</f></call>", "names, each with a JSON object of arguments"),
+        (
+            "<call><f={{ f.name }}>{% for k, v in f.arguments.items() %}<p={{ k }}>{{ v }}</p>{% endfor %}</f></call>",
+            "names and arguments between tags",
+        ),
+        (
+            "<call><f={{ f.name }}>{% for k, v in f.arguments.items() %}<{{ k }}>{{ v }}</{{ k }}>{% endfor %}"
+            "</f></call>",
+            "XML elements, one for each argument",
+        ),
+        (
+            "<call>[{{ f.name }}({% for k, v in f.arguments.items() %}{{ ',' if not loop.first }}{{ k }}="
+            "{{ v | tojson }}{% endfor %})]</call>",
+            "a list of calls as Python writes them",
+        ),
+        ('<call>{"{{ f.name }}": {{ f.arguments | tojson }}}</call>', "JSON objects under their names"),
+    ],
+)
+def test_the_form_of_calls_is_told_in_words(call, form):
+    calls = "{% for c in m.tool_calls or [] %}{% set f = c.function %}" + call + "{% endfor %}"
+    assert ("ok", f"calls are read as {form}, behind '<call>'") == found(
+        TOOLS + TURNS.replace("CALLS", calls) + PROMPT
+    )["tools"]
 
 
 def test_a_template_in_gos_language_is_checked_too():
