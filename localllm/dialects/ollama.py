@@ -15,6 +15,7 @@ import msgspec
 
 from localllm.dialects.body import (
     Decoded,
+    ignored_names,
     read,
     read_keep_alive,
     read_logprobs,
@@ -133,7 +134,8 @@ def decode_generate(body: bytes) -> Decoded:
         returns_context=not fields.raw and not fields.suffix,
     )
     action = "render" if fields.debug_render_only else _action(bool(prompt or fields.suffix), request)
-    return Decoded(request, fields.stream is not False, action, unknown_options=unknown)
+    ignored = _ignored(body, _GenerateBody, unknown)
+    return Decoded(request, fields.stream is not False, action, unknown_options=unknown, ignored=ignored)
 
 
 def _template(text: str | None) -> str | None:
@@ -148,10 +150,12 @@ def _template(text: str | None) -> str | None:
 
 def _context(tokens: list[int] | None) -> tuple[int, ...] | None:
     """The tokens of an earlier exchange; an empty array is none."""
-    wrong = next((token for token in tokens or () if not 0 <= token < 2**31), None)
+    if not tokens:
+        return None
+    wrong = next((token for token in (min(tokens), max(tokens)) if not 0 <= token < 2**31), None)  # there are many
     if wrong is not None:
         raise InvalidFieldError(f"context has {wrong}, which is no token", field="context")
-    return tuple(tokens) if tokens else None
+    return tuple(tokens)
 
 
 def decode_chat(body: bytes) -> Decoded:
@@ -169,7 +173,8 @@ def decode_chat(body: bytes) -> Decoded:
         tools = ()
     request = msgspec.structs.replace(request, messages=messages, tools=tools, tool_choice=choice, logprobs=logprobs)
     action = "render" if fields.debug_render_only else _action(bool(messages), request)
-    return Decoded(request, fields.stream is not False, action, unknown_options=unknown)
+    ignored = _ignored(body, _ChatBody, unknown)
+    return Decoded(request, fields.stream is not False, action, unknown_options=unknown, ignored=ignored)
 
 
 def decode_name(body: bytes) -> tuple[str, bool]:
@@ -212,6 +217,10 @@ def _request(fields: _Common, model: str) -> tuple[GenerationRequest, tuple[str,
         shifts_context=bool(fields.shift),
     )
     return request, unknown
+
+
+def _ignored(body: bytes, shape: type[_Common], unknown_options: tuple[str, ...]) -> tuple[str, ...]:
+    return (*ignored_names(body, shape), *(f"options.{name}" for name in unknown_options))
 
 
 def _action(has_prompt: bool, request: GenerationRequest) -> Literal["generate", "load", "unload"]:

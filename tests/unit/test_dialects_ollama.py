@@ -67,7 +67,15 @@ def test_a_chat_body_with_every_field_becomes_a_request():
         ),
         stream=False,
         unknown_options=("warp",),
+        ignored=("options.warp",),
     ) == decode_chat(body)
+
+
+@pytest.mark.parametrize("decode", [decode_chat, decode_generate])
+def test_fields_and_options_that_change_nothing_are_told_and_null_is_no_field(decode):
+    body = b'{"model": "guide", "prompt": "hi", "messages": [], "warp": 9, "wrap": null, "options": {"woof": 1}}'
+    other = {decode_chat: "prompt", decode_generate: "messages"}[decode]
+    assert (other, "warp", "options.woof") == decode(body).ignored
 
 
 def test_a_generate_body_becomes_a_request_that_streams_by_default():
@@ -87,7 +95,8 @@ def test_clients_that_send_nulls_and_empty_lists_mean_nothing_by_it():
     body = b"""{"model": "m", "messages": [{"role": "user", "content": "x", "images": null, "tool_calls": []}],
         "stream": null, "format": "", "keep_alive": null, "options": null, "tools": [], "think": null, "truncate": null,
         "suffix": null, "unheard_of": {"a": [1]}}"""
-    assert Decoded(GenerationRequest("m", messages=(Message("user", "x"),)), stream=True) == decode_chat(body)
+    request = GenerationRequest("m", messages=(Message("user", "x"),))
+    assert Decoded(request, stream=True, ignored=("unheard_of",)) == decode_chat(body)
     empty = b'{"name": "m", "prompt": "x", "suffix": "", "template": "", "context": [], "images": [], "raw": false}'
     assert Decoded(GenerationRequest("m", prompt="x", returns_context=True), stream=True) == decode_generate(empty)
 
