@@ -186,9 +186,9 @@ def _think(fields: _Body) -> bool | str:
 
 def _response_format(fields: _Body) -> ResponseFormat | None:
     config = fields.output_config
-    wanted, field = (config.format, "output_config.format") if config and config.format else (None, "")
-    if wanted is None:
-        wanted, field = fields.output_format, "output_format"  # its name before
+    wanted, field = fields.output_format, "output_format"  # its name before
+    if config is not None and config.format is not None:
+        wanted, field = config.format, "output_config.format"
     if wanted is None:
         return None
     if wanted.type != "json_schema":
