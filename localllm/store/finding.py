@@ -37,9 +37,9 @@ def find(
         look, folders = _tool(where, environment, home, root)
         there = [folder for folder in folders if folder.is_dir()]
         if not there:
-            looked = " and ".join(map(str, folders))
+            looked = f"{' and '.join(map(str, folders))} {'are' if len(folders) > 1 else 'is'} not there"
             raise ModelFileError(
-                f"there are no models of {where}: {looked} is not there",
+                f"there are no models of {where}: {looked}",
                 hint="if they lie elsewhere, name that folder: localllm import DIR",
             )
     else:

@@ -137,13 +137,16 @@ def _check(text: str, what: str, part: str, grammar: re.Pattern[str], limit: int
 
 def _invalid(text: str, why: str) -> InvalidNameError:
     shown = text if len(text) <= 100 else text[:97] + "..."
-    looks_like_path = text.endswith(".gguf") or text.startswith((".", "/", "~"))
-    return InvalidNameError(
-        f"invalid model name {shown!r}: {why}",
-        hint=f"to use a file: localllm create NAME --from {shown}"
-        if looks_like_path
-        else "a name is letters, digits, '_', '-' and '.', then perhaps ':' and a tag, as in llama3.2:3b",
-    )
+    if text.endswith(".gguf") or text.startswith((".", "/", "~")):
+        hint = f"to use a file: localllm create NAME --from {shown}"
+    elif text.partition("/")[0].lower() in _HUB_HOSTS:
+        hint = "models of Hugging Face are called hf.co/OWNER/REPO, then perhaps ':' and a quant"
+    else:
+        hint = (
+            "a name is letters, digits, '_', '-' and '.', and '-' and '.' do not come first; then perhaps ':' and a tag,"
+            " as in llama3.2:3b"
+        )
+    return InvalidNameError(f"invalid model name {shown!r}: {why}", hint=hint)
 
 
 def manifest_path(folder: Path, name: Name) -> Path:

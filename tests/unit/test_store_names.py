@@ -74,6 +74,21 @@ def test_what_is_no_name_is_refused_with_the_reason(text, why):
     assert why in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("-x", "'-' and '.' do not come first"),
+        ("./x y.gguf", "to use a file: localllm create NAME --from ./x y.gguf"),
+        ("hf.co/repo", "models of Hugging Face are called hf.co/OWNER/REPO"),
+        ("huggingface.co/a/b/c", "models of Hugging Face are called hf.co/OWNER/REPO"),
+    ],
+)
+def test_what_is_no_name_is_refused_with_what_is_one(text, hint):
+    with pytest.raises(InvalidNameError) as caught:
+        parse_name(text)
+    assert hint in (caught.value.hint or "")
+
+
 def test_a_path_given_as_a_name_leads_to_the_command_that_registers_it():
     with pytest.raises(InvalidNameError) as caught:
         parse_name("./Model.gguf")
