@@ -14,6 +14,7 @@ thread owns the engine: llama.cpp wants all its calls from one thread. The speak
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import queue
@@ -366,6 +367,7 @@ def serve_answers(pipe: Pipe, load: protocol.Load, inbox: Inbox, reader: Reader)
     Preparer(pipe, conversations, inbox, reader.work).start()
     engine = Engine(backend, time.monotonic, EnginePolicy(stretch=load.stream_slowdown), _forced_off)
     reader.interrupt = engine.interrupt
+    gc.freeze()  # what is loaded stays: looking through it for garbage would hold up a token of every stream
     pipe.send(describe(backend, time.monotonic() - started))
     Worker(pipe, engine, backend.facts.pool_tokens, inbox, reader.preparing).run()
 

@@ -11,6 +11,7 @@ A second signal takes the grace away. Only this file knows uvicorn, the process'
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -106,6 +107,7 @@ async def _serve(
         idle = asyncio.create_task(_wait_until_idle(settings, services, idle_exit))
         ending = asyncio.create_task(end.first.wait())
         address = bound_address(listener, settings.address)
+        gc.freeze()  # what was imported stays: looking through it for garbage would hold up every stream for 0.1 s
         logger.info("localllm %s serves %s", __version__, address.url)
         on_ready(address)
         await asyncio.wait({serving, idle, ending}, return_when=asyncio.FIRST_COMPLETED)
