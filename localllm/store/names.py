@@ -143,8 +143,8 @@ def _invalid(text: str, why: str) -> InvalidNameError:
         hint = "models of Hugging Face are called hf.co/OWNER/REPO, then perhaps ':' and a quant"
     else:
         hint = (
-            "a name is letters, digits, '_', '-' and '.', and '-' and '.' do not come first; then perhaps ':' and a tag,"
-            " as in llama3.2:3b"
+            "a name is letters, digits, '_', '-' and '.', where '-' and '.' do not come first; then perhaps ':' and a"
+            " tag, as in llama3.2:3b"
         )
     return InvalidNameError(f"invalid model name {shown!r}: {why}", hint=hint)
 
