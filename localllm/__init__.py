@@ -20,7 +20,6 @@ The packages, in the order a request meets them. Imports point down this list on
     gguf_tokens.py   the tokens of a vocabulary, looked at once
     gguf_file.py     one open GGUF file: bounded reads, the same bytes throughout
     gguf_types.py    GGUF's numbers: tensor types, file types, value types
-    footprint.py     how much memory a model will take
     modelfile.py     the Modelfile grammar
     creating.py      what a create is asked, and the events that tell how it goes
     pulling.py       what a download is asked, and the events that tell how it goes

@@ -21,34 +21,26 @@ class RegistryPlace(msgspec.Struct, frozen=True):
     blobs_dir: str
 
 
-class Memory(msgspec.Struct, frozen=True):
-    """What this machine has for a model now, and the plan that a model would be loaded under."""
-
-    available_bytes: int
-    total_bytes: int
-    pool_bytes_limit: int
-    parallel: int
-    batch_tokens: int
-
-
 class PullRequest(msgspec.Struct, frozen=True):
     """Download from the hub's repository "OWNER/REPO", or from `registry` the model "NAMESPACE/MODEL".
 
-    `choice` is on the hub a quant, a file's name, "" for the usual one or AUTO_QUANT for the largest that fits
-    `memory`, which must be given then; in the registry a tag. `limit_bytes_per_second` is 0 for as fast as it goes.
+    `choice` is on the hub a quant, a file's name or "" for the usual one (the daemon puts one in the place of
+    AUTO_QUANT); in the registry a tag. `limit_bytes_per_second` is 0 for as fast as it goes.
     """
 
     repository: str
     choice: str = ""
     limit_bytes_per_second: int = 0
     registry: RegistryPlace | None = None
-    memory: Memory | None = None
 
 
 class PullStatus(msgspec.Struct, frozen=True, tag="status"):
     """What is being done now, or what was decided, in words."""
 
     text: str
+
+
+LOOKING = PullStatus("pulling manifest")
 
 
 class PullProgress(msgspec.Struct, frozen=True, tag="progress"):

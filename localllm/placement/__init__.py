@@ -10,6 +10,7 @@ From what is known to a plan, in order:
     layout                                              the same in llama.cpp's terms
     confirm                                             held against llama.cpp's own figures
     reasons, refusal, speed, demand, alternatives       what is said about a plan, or instead of one
+    quant                                               which quantisation of a model to pull
 
 All is pure but what looks at the machine (devices, nvml) or keeps a file (learned).
 """

@@ -144,7 +144,7 @@ def _chosen(estimate: Estimate, room: Room, wishes: Wishes) -> Chosen | None:
 def _best_cache(estimate: Estimate, room: Room, wishes: Wishes, cells: int, bounds: PoolBounds) -> Chosen | None:
     """The best placement with the cache as it was said; with one of fewer bits if that may be and is clearly faster."""
     usual = _best_place(estimate, room, wishes, cells, bounds)
-    if not wishes.may_quantize_cache or (usual and _tier(usual[0].arrangement, usual[1]) == "gpu"):
+    if not wishes.may_quantize_cache or (usual and tier_of(usual[0].arrangement, usual[1]) == "gpu"):
         return usual
     small = replace(wishes, k_type=CACHE_OF_FEWER_BITS, v_type=CACHE_OF_FEWER_BITS)
     other = _best_place(estimate, room, small, cells, bounds)
@@ -221,7 +221,7 @@ def _cap(share: DeviceShare, room: Room, wishes: Wishes) -> int:
 
 def _plan_of(arrangement: Arrangement, costs: Costs, shares: Sequence[DeviceShare], room: Room, wishes: Wishes) -> Plan:
     estimate = costs.estimate
-    tier = _tier(arrangement, costs)
+    tier = tier_of(arrangement, costs)
     return Plan(
         layout=_layout(arrangement, tier, wishes),
         shape=costs.shape,
@@ -282,7 +282,8 @@ def _expert_overrides(layers: int) -> tuple[TensorOverride, ...]:
     return tuple(TensorOverride(EXPERT_PATTERN.format(index), CPU) for index in range(layers))
 
 
-def _tier(arrangement: Arrangement, costs: Costs) -> Tier:
+def tier_of(arrangement: Arrangement, costs: Costs) -> Tier:
+    """How much of the model lies on GPUs."""
     if arrangement.gpu_layers == 0:
         return "cpu"
     if arrangement.gpu_layers < costs.count:

@@ -28,6 +28,7 @@ from localllm.placement.estimate import Estimate, estimate
 from localllm.placement.overrides import overridden
 from localllm.placement.plan import plan
 from localllm.placement.wishes import Wishes, wishes_from
+from localllm.pulling import PullRequest
 from localllm.server.access import MAY_MANAGE
 from localllm.server.plan_json import alternatives_json, machine_json, plan_json
 from localllm.server.replies import json_response
@@ -91,15 +92,12 @@ async def _remote_model(services: Services, question: PlanQuestion) -> Asked:
     wanted = await services.in_store(services.store.pull_request, question.name, question.quant)
     if wanted is None:
         raise ModelNotFoundError(question.name)
-    async with aclosing(lines_from(_PEEK, wanted)) as lines:
-        found = _answer.decode(await anext(lines))
-    if isinstance(found, Failed):
-        raise error_from(found)
+    found = await peeked(wanted)
     wishes = _wishes(services, question, found.options, LoadOptions(), embeds=found.is_embedding_model)
     about = {
         "model": question.name,
         "is_here": False,
-        "quantization": found.label,
+        "quantization": found.title,
         "file_bytes": found.size_bytes,
         "repository": found.repository,
         "remarks": list(found.remarks),
@@ -107,6 +105,15 @@ async def _remote_model(services: Services, question: PlanQuestion) -> Asked:
     if wishes.overrides:
         raise InvalidFieldError("override_tensor needs the model's file: pull it first", field="parameters")
     return about, found.estimate, {}, wishes, tuple((size.label, size.size_bytes) for size in found.others)
+
+
+async def peeked(wanted: PullRequest) -> Peeked:
+    """What is known of a model before it is downloaded. Raises LocalllmErrors."""
+    async with aclosing(lines_from(_PEEK, wanted)) as lines:
+        found = _answer.decode(await anext(lines))
+    if isinstance(found, Failed):
+        raise error_from(found)
+    return found
 
 
 def _wishes(services: Services, question: PlanQuestion, options: Options, load: LoadOptions, *, embeds: bool) -> Wishes:

@@ -15,17 +15,16 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from localllm.config import Settings
 from localllm.dialects.framing import JSON_MEDIA_TYPE, NDJSON_MEDIA_TYPE
 from localllm.dialects.ollama_pull import Progress, decode_pull, encode_event
 from localllm.errors import LocalllmError
 from localllm.failures import failed_from
-from localllm.generation import Failed, Options
-from localllm.placement.devices import Host
-from localllm.placement.plan import host_pool_bytes
+from localllm.generation import Failed
+from localllm.placement.quant import Quant, largest_quant
 from localllm.placement.wishes import wishes_from
-from localllm.pulling import AUTO_QUANT, Memory, PullEvent, PullRequest
+from localllm.pulling import AUTO_QUANT, LOOKING, PullEvent, PullRequest, PullStatus
 from localllm.server.activity import Activity
+from localllm.server.plan import peeked
 from localllm.server.pulls import SUCCESS, is_last
 from localllm.server.replies import INTERNAL
 from localllm.server.services import Services
@@ -40,25 +39,37 @@ async def ollama_pull(services: Services, request: Request) -> ASGIApp:
     wanted = await services.in_store(services.store.pull_request, body.name, body.quant)
     if wanted is not None:
         wanted = msgspec.structs.replace(wanted, limit_bytes_per_second=body.limit_bytes_per_second)
-        if wanted.choice.lower() == AUTO_QUANT:
-            wanted = msgspec.structs.replace(wanted, memory=memory_for(services.settings, services.look_at_host()))
     return PullResponse(_events(services, body.name, wanted), services.activity, is_stream=body.is_stream)
-
-
-def memory_for(settings: Settings, host: Host) -> Memory:
-    """What a model to be chosen may take, under the plan it would be loaded under."""
-    wishes = wishes_from(settings, Options())
-    pool_bytes = host_pool_bytes(host.available_bytes)
-    return Memory(host.available_bytes, host.total_bytes, pool_bytes, wishes.parallel, wishes.batch_tokens)
 
 
 async def _events(services: Services, name: str, wanted: PullRequest | None) -> AsyncGenerator[PullEvent, None]:
     if wanted is None:  # it comes with localllm
         yield SUCCESS
         return
+    chooses = wanted.choice.lower() == AUTO_QUANT
+    if chooses:
+        yield LOOKING
+        try:
+            wanted, why = await _chosen(services, wanted)
+        except LocalllmError as error:
+            yield failed_from(error, tells_folders=True)
+            return
+        yield PullStatus(why)
     async with aclosing(services.pulls.follow(str(parse_name(name)), wanted)) as events:
         async for event in events:
-            yield event
+            if not (chooses and event == LOOKING):  # which was said
+                yield event
+
+
+async def _chosen(services: Services, wanted: PullRequest) -> tuple[PullRequest, str]:
+    """The request for the quant that is best for this machine, and why it is. Raises LocalllmErrors."""
+    found = await peeked(msgspec.structs.replace(wanted, choice=""))
+    wishes = wishes_from(services.settings, found.options, embeds=found.is_embedding_model)
+    room = await services.planner.room(found.estimate, wishes)
+    usual = Quant(found.quant, found.size_bytes)
+    others = [Quant(other.label, other.size_bytes) for other in found.others]
+    quant, why = await asyncio.to_thread(largest_quant, found.estimate, usual, others, room, wishes)
+    return msgspec.structs.replace(wanted, choice=quant.label), why
 
 
 class PullResponse:

@@ -21,7 +21,7 @@ from localllm.generation import Event, GenerationRequest
 from localllm.gguf import Header, TensorInfo
 from localllm.modelfile import Modelfile
 from localllm.placement.choose import Room
-from localllm.placement.devices import Host, Machine, host
+from localllm.placement.devices import Machine
 from localllm.placement.estimate import Estimate
 from localllm.placement.plan import Plan
 from localllm.placement.wishes import Wishes
@@ -169,7 +169,6 @@ class Services:
     responses: ResponseStore = field(default_factory=ResponseStore)
     early_headers_seconds: float = 1.0
     ping_seconds: float = 10.0
-    look_at_host: Callable[[], Host] = host
 
     async def in_store(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
         """Run a method of the store away from the event loop, after those that were asked for before."""

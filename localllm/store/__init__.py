@@ -5,7 +5,7 @@ What happens to a name, in order:
     names → store → model                           what a name stands for; bundled comes along, catalogue can be pulled
     registered → manifest, layers                   what is kept of a name, laid over what it is FROM
     files, headers, checks, blobs                   files behind FROM: found, read, refused; those localllm keeps itself
-    peek, peeked, fitting                           looking at a model before it is pulled
+    peek → remote_header, peeked                    looking at a model before it is pulled
     pull → source: hub (repository), registry (image) → download → pulled, ledger       pulling it, in a process
     create → quantize → processes                   making one
     adopt → finding, finding_ollama → found         naming another tool's

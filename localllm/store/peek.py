@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -21,29 +22,30 @@ from localllm.generation import Failed
 from localllm.gguf import Header
 from localllm.placement.estimate import estimate
 from localllm.pulling import PullRequest
-from localllm.store.fitting import remote_header
 from localllm.store.hub import Hub
 from localllm.store.image import settings_of
 from localllm.store.peeked import Peeked, Size
 from localllm.store.registry import Registry
+from localllm.store.remote_header import remote_header
 from localllm.store.repository import HubFile, Repository, choose, variants_in
-from localllm.store.source import Source
+from localllm.store.source import Source, patiently
 
 MOST_VARIANTS = 40
 
 
 def peek(hub: Hub, request: PullRequest) -> Peeked:
     """Look at the variant of a repository that a pull would choose. Raises LocalllmErrors."""
-    repository = hub.look_up(request.repository)
+    repository = patiently(lambda: hub.look_up(request.repository), time.sleep)
     choice = choose(repository, request.choice)
     others = tuple(
         Size(other.label, other.size_bytes)
         for other in variants_in(repository)
-        if other.is_whole and other is not choice.variant
+        if other.is_whole and other != choice.variant
     )
     header = _headers(hub, repository, choice.variant.files)
     return Peeked(
         repository.id,
+        choice.variant.label,
         str(choice.variant),
         choice.variant.size_bytes,
         estimate(header),
@@ -55,11 +57,12 @@ def peek(hub: Hub, request: PullRequest) -> Peeked:
 
 def peek_image(registry: Registry, request: PullRequest) -> Peeked:
     """Look at a model of Ollama's registry. Raises LocalllmErrors."""
-    image = registry.look_up(request.repository, request.choice)
+    image = patiently(lambda: registry.look_up(request.repository, request.choice), time.sleep)
     settings, remarks = settings_of([(text.kind, registry.read(image, text)) for text in image.texts])
     header = _headers(registry, image.repository, image.files)
     return Peeked(
         image.repository.id,
+        request.choice,
         request.choice,
         sum(file.size_bytes for file in image.files),
         estimate(header),
@@ -78,7 +81,7 @@ def _headers(source: Source, repository: Repository, files: tuple[HubFile, ...])
         missing = next(file.name for file, header in zip(files, headers, strict=True) if header is None)
         raise HubError(
             f"the header of {missing} cannot be read from {source.title}",
-            hint="try again, or pull the model: the plan is then made of its file",
+            hint="try again, or pull the quant you want: its file is planned with when it is there",
         )
     return dataclasses.replace(whole[0], tensors=tuple(tensor for header in whole for tensor in header.tensors))
 

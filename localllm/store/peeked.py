@@ -21,10 +21,12 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class Peeked(msgspec.Struct, frozen=True, tag="peeked"):
-    """What is known of a model that is not here. `others` are its other quantisations; `options` its registry's."""
+    """What is known of a model that is not here: `quant` of `title`. `others` are its other quantisations; `options`
+    its registry's."""
 
     repository: str
-    label: str
+    quant: str
+    title: str
     size_bytes: int
     estimate: Estimate
     is_embedding_model: bool = False

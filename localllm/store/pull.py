@@ -19,36 +19,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from localllm.errors import DiskFullError, LocalllmError
 from localllm.failures import failed_from
-from localllm.pulling import AUTO_QUANT, Pulled, PulledFile, PulledSettings, PullEvent, PullRequest, PullStatus
+from localllm.pulling import LOOKING, Pulled, PulledFile, PulledSettings, PullEvent, PullRequest, PullStatus
 from localllm.sizes import size_text
 from localllm.store.download import Effects, disk_error, download, partial_bytes
-from localllm.store.fitting import choose_largest
 from localllm.store.hub import Hub
 from localllm.store.image import license_name, settings_of
 from localllm.store.registry import Registry
 from localllm.store.repository import HubFile, Repository, choose
-from localllm.store.source import Source, SourceBusyError
+from localllm.store.source import Source, patiently
 
-_LOOKS = 4
 # What is written besides the file itself, and room for others to go on.
 _SPARE_BYTES = 64 * 2**20
-_Answer = TypeVar("_Answer")
 
 
 def pull(hub: Hub, request: PullRequest, effects: Effects) -> Pulled:
     """Look into the hub's repository, choose, check the room, download every file. Raises LocalllmErrors."""
-    effects.tell(PullStatus("pulling manifest"))
-    repository = _patiently(lambda: hub.look_up(request.repository), effects)
-    if request.choice.lower() == AUTO_QUANT and request.memory:
-        choice = choose_largest(hub, repository, request.memory)
-    else:
-        choice = choose(repository, request.choice)
+    effects.tell(LOOKING)
+    repository = patiently(lambda: hub.look_up(request.repository), effects.sleep)
+    choice = choose(repository, request.choice)
     for remark in choice.remarks:
         effects.tell(PullStatus(remark))
     pulled = _download(hub, repository, choice.files, request, effects)
@@ -57,9 +50,9 @@ def pull(hub: Hub, request: PullRequest, effects: Effects) -> Pulled:
 
 def pull_image(registry: Registry, request: PullRequest, effects: Effects) -> Pulled:
     """Look into the registry, read what it says of the model, check the room, download. Raises LocalllmErrors."""
-    effects.tell(PullStatus("pulling manifest"))
-    image = _patiently(lambda: registry.look_up(request.repository, request.choice), effects)
-    texts = [(text.kind, _patiently(partial(registry.read, image, text), effects)) for text in image.texts]
+    effects.tell(LOOKING)
+    image = patiently(lambda: registry.look_up(request.repository, request.choice), effects.sleep)
+    texts = [(text.kind, patiently(partial(registry.read, image, text), effects.sleep)) for text in image.texts]
     settings, remarks = settings_of(texts)
     for remark in (*image.remarks, *remarks):
         effects.tell(PullStatus(remark))
@@ -98,16 +91,6 @@ def check_room(source: Source, repository: Repository, files: tuple[HubFile, ...
             hint=f"make room, choose a smaller quant, or set {source.moved_by} to a larger disk and start the daemon "
             "again",
         )
-
-
-def _patiently(ask: Callable[[], _Answer], effects: Effects) -> _Answer:
-    """What `ask` answers, with a few more tries when the source is busy."""
-    for attempt in range(_LOOKS - 1):
-        try:
-            return ask()
-        except SourceBusyError as error:
-            effects.sleep(min(10.0, error.retry_after_seconds or 0.5 * 2**attempt))
-    return ask()
 
 
 def _free_bytes(folder: Path) -> int:

@@ -7,16 +7,18 @@ retries nor verifies: download.py does both, for every source alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from localllm.errors import HubError
 from localllm.store.repository import HubFile, Repository
 
 STALL_SECONDS = 30.0
+_LOOKS = 4
+T = TypeVar("T")
 _RANGE = re.compile(r"bytes (\d+)-")
 
 
@@ -62,6 +64,16 @@ class Source(Protocol):
 
     def lock(self, repository: Repository, file: HubFile, seconds: float | None) -> AbstractContextManager[None]:
         """Hold off other processes that download this file. Raises TimeoutError when one still does in time."""
+
+
+def patiently(ask: Callable[[], T], sleep: Callable[[float], None]) -> T:
+    """What `ask` answers, with a few more tries when the source is busy."""
+    for attempt in range(_LOOKS - 1):
+        try:
+            return ask()
+        except SourceBusyError as error:
+            sleep(min(10.0, error.retry_after_seconds or 0.5 * 2**attempt))
+    return ask()
 
 
 def first_byte(status: int, content_range: str) -> int:
