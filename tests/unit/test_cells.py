@@ -47,6 +47,7 @@ class UnifiedCellsMachine(RuleBasedStateMachine):
             return
         self.cells.extend(slot, count)
         self.held[slot] += itertools.islice(self.numbers, count)
+        self.reached |= {"own"} if count else set()
 
     @precondition(lambda self: not all(self.held))
     @rule(source=slot_numbers, part=st.floats(0, 1))
@@ -56,6 +57,7 @@ class UnifiedCellsMachine(RuleBasedStateMachine):
         if target != source:
             self.cells.share(source, target, length)
             self.held[target] = self.held[source][:length]
+            self.reached |= {"shared"} if length else set()
 
     @rule(slot=slot_numbers, length=st.integers(0, POOL_TOKENS))
     def truncate_to_any_length(self, slot: int, length: int) -> None:
@@ -80,11 +82,12 @@ class UnifiedCellsMachine(RuleBasedStateMachine):
         chosen = sorted(slots)
         assert len(self.union(chosen) - self.union(self.others(chosen))) == self.cells.reclaimable(chosen)
 
-    @rule(slot=slot_numbers, start=st.integers(0, POOL_TOKENS))
-    def is_shared_asks_only_for_what_comes_after_a_place(self, slot: int, start: int) -> None:
-        elsewhere = self.union(self.others([slot]))
-        self.reached |= {"shared"} if elsewhere & self.union([slot]) else {"own"}
-        assert any(number in elsewhere for number in self.held[slot][start:]) == self.cells.is_shared(slot, start)
+    @invariant()
+    def is_shared_asks_only_for_what_comes_after_a_place(self) -> None:
+        for slot, held in enumerate(self.held):
+            elsewhere = self.union(self.others([slot]))
+            for start in {0, len(held) // 2, len(held) - 1, len(held)} - {-1}:
+                assert any(number in elsewhere for number in held[start:]) == self.cells.is_shared(slot, start)
 
     @invariant()
     def used_and_free_count_each_cell_once(self) -> None:
