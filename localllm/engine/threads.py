@@ -22,9 +22,10 @@ FASTER = 0.9  # of the time it took before
 FORCED_OFF_PER_STEP = 1.0  # on an idle machine a step is hardly ever interrupted
 HOPELESS = 1.5  # a first step so much slower settles it
 FEWER_AFTER_STEPS = 3
+SLOWER = 1.25  # than when fewer threads did not pay
 MORE_AFTER_STEPS = 48
 MORE_AFTER_CONTENDED = 8  # times as long, while the process is still being forced off
-LONGEST_WAIT_STEPS = 768
+LONGEST_WAIT_STEPS = 768  # then what did not pay is forgotten
 
 
 class ThreadTuner:
@@ -39,7 +40,8 @@ class ThreadTuner:
         self._forced_off: deque[int] = deque(maxlen=COMPARED_STEPS)
         self._tried: list[float] = []
         self._steps = 0  # since the last trial
-        self._fewer_after, self._more_after = FEWER_AFTER_STEPS, MORE_AFTER_STEPS
+        self._more_after = MORE_AFTER_STEPS
+        self._refused: dict[int, float] = {}  # seconds of a step of so many rows when fewer threads did not pay
 
     @property
     def threads(self) -> int:
@@ -63,12 +65,17 @@ class ThreadTuner:
 
     def _next_trial(self) -> int | None:
         is_contended = sum(self._forced_off) >= FORCED_OFF_PER_STEP * len(self._forced_off)
-        if is_contended and self._settled > 1 and self._steps >= self._fewer_after:
+        if is_contended and self._settled > 1 and self._steps >= FEWER_AFTER_STEPS and self._may_pay():
             return self._settled // 2
         more_after = self._more_after * (MORE_AFTER_CONTENDED if is_contended else 1)
         if self._settled < self._most and self._steps >= more_after:
             return min(2 * self._settled, self._most)
         return None
+
+    def _may_pay(self) -> bool:
+        if self._steps >= LONGEST_WAIT_STEPS:
+            self._refused.clear()
+        return median(self._recent) > SLOWER * self._refused.get(self._rows, 0.0)
 
     def _observe_trial(self, seconds: float) -> None:
         assert self._trial is not None
@@ -82,9 +89,9 @@ class ThreadTuner:
             self._settled = self._trial
             self._recent.clear()
             self._recent.extend(self._tried)
-        wait = 2 if not is_faster else 0
-        if is_fewer:
-            self._fewer_after = min(wait * self._fewer_after or FEWER_AFTER_STEPS, LONGEST_WAIT_STEPS)
-        else:
-            self._more_after = min(wait * self._more_after or MORE_AFTER_STEPS, LONGEST_WAIT_STEPS)
+            self._refused.clear()
+        elif is_fewer:
+            self._refused[self._rows] = median(self._recent)
+        if not is_fewer:
+            self._more_after = MORE_AFTER_STEPS if is_faster else min(2 * self._more_after, LONGEST_WAIT_STEPS)
         self._trial, self._steps = None, 0

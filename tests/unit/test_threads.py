@@ -33,10 +33,18 @@ def test_when_the_machine_is_quiet_again_all_threads_come_back() -> None:
     assert 4 == tuner.threads
 
 
-def test_interruptions_that_do_not_slow_it_down_cost_ever_fewer_trials() -> None:
+def test_interruptions_that_do_not_slow_it_down_cost_one_trial_in_a_long_while() -> None:
     used = run(ThreadTuner(2), 2000, {1: 0.08, 2: 0.04}, forced_off=3)
     assert 2 == used[-1]
-    assert used.count(1) < 40
+    assert used.count(1) == 3
+
+
+def test_what_did_not_pay_is_tried_again_when_steps_become_slower() -> None:
+    tuner = ThreadTuner(4)
+    run(tuner, 100, QUIET, forced_off=3)
+    assert 4 == tuner.threads
+    run(tuner, 40, BUSY, forced_off=3)
+    assert 1 == tuner.threads
 
 
 def test_steps_with_other_rows_are_not_compared() -> None:
