@@ -5,7 +5,7 @@ A request's way through a step, in order:
     engine (policy) → queue → roster → sequence          who waits, who runs, and one request's state
     prefix_cache, memory, shelf → pool, cells            what is there of its prompt already, and where it lies
     layout, pace, threads → batch → decoding             how, how much and what to compute next; then compute it
-    sampling, shortlist, constrained (grammar), speculation, infill      which tokens come
+    sampling, adjustments, shortlist, constrained (grammar), speculation, infill      which tokens come
     detokenizer, logprobs                                what is told of them
     tokens                                               arrays of token ids
 

@@ -6,6 +6,8 @@ as its parameters allow:
     GreedySampler      the likeliest token: numpy alone
     ShortlistSampler   top_k comes first: numpy finds those tokens, llama.cpp filters and draws among them
     ChainSampler       everything else: llama.cpp makes a candidate of every token
+
+Biases and penalties come before all that, in numpy (adjustments.py) but for the last, whose chain has them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy.typing as npt
 
 from localllm.engine import sampling as plans
 from localllm.engine import shortlist
+from localllm.engine.adjustments import Adjustments, Penalties
 from localllm.engine.backend import EngineError, Sampler
 from localllm.generation import Sampling
 
@@ -67,15 +70,26 @@ class Samplers:
     def new(self, sampling: Sampling, seed: int, recent_tokens: Sequence[int], context_tokens: int) -> Sampler:
         """The cheapest sampler that does what `sampling` says; its penalties already know `recent_tokens`."""
         source = self._source
-        if plans.is_plain_greedy(sampling):
-            bias = [(token, value) for token, value in sampling.logit_bias if token < source.vocabulary_size]
-            return GreedySampler(source, bias)
         steps = plans.chain(sampling, seed, context_tokens)
-        if steps[0].kind == "top_k" and shortlist.is_worthwhile(source.vocabulary_size, sampling.top_k):
-            return ShortlistSampler(source, sampling.top_k, self.chain(steps[1:], sampling))
+        if plans.is_greedy(sampling):
+            return GreedySampler(source, self._adjustments(steps, sampling, recent_tokens))
+        choosing = [step for step in steps if step.kind not in ("logit_bias", "penalties")]
+        if choosing[0].kind == "top_k" and shortlist.is_worthwhile(source.vocabulary_size, sampling.top_k):
+            adjustments = self._adjustments(steps, sampling, recent_tokens)
+            return ShortlistSampler(source, sampling.top_k, self.chain(choosing[1:], sampling), adjustments)
         window = plans.history_window(sampling, context_tokens)
         recent = recent_tokens[-window:] if window else ()
         return ChainSampler(source, self.chain(steps, sampling), recent)
+
+    def _adjustments(
+        self, steps: Sequence[plans.Step], sampling: Sampling, recent_tokens: Sequence[int]
+    ) -> Adjustments:
+        bias = [(token, value) for token, value in sampling.logit_bias if 0 <= token < self._source.vocabulary_size]
+        for step in steps:
+            if step.kind == "penalties":
+                window, *numbers = step.arguments
+                return Adjustments(bias, Penalties(int(window), *numbers), recent_tokens)
+        return Adjustments(bias)
 
     def chain(self, steps: Sequence[plans.Step], sampling: Sampling) -> object:
         """A llama.cpp chain of these steps, to be freed by whoever uses it. Raises EngineError."""
@@ -123,16 +137,18 @@ class Samplers:
 class GreedySampler:
     """The likeliest token."""
 
-    def __init__(self, source: LogitsSource, bias: Sequence[tuple[int, float]]) -> None:
+    def __init__(self, source: LogitsSource, adjustments: Adjustments) -> None:
         self._source = source
-        self._bias = bias
+        self._adjustments = adjustments
 
     def sample(self, row: int) -> int:
-        """Argmax of the logits after the biases."""
+        """Argmax of the logits after biases and penalties."""
         logits = self._source.logits(row)
-        for token, value in self._bias:
-            logits[token] += value
-        return _finite(logits, int(logits.argmax()))
+        self._adjustments.apply(logits)
+        token = _finite(logits, int(logits.argmax()))
+        self._adjustments.undo(logits)
+        self._adjustments.note(token)
+        return token
 
     def close(self) -> None:
         """Nothing to free."""
@@ -163,8 +179,9 @@ class ChainSampler:
 class ShortlistSampler:
     """A chain, which it owns, over the `count` likeliest tokens only. For chains that remember no tokens."""
 
-    def __init__(self, source: LogitsSource, count: int, chain: object) -> None:
+    def __init__(self, source: LogitsSource, count: int, chain: object, adjustments: Adjustments) -> None:
         self._source = source
+        self._adjustments = adjustments
         self._count = count
         self._chain = chain
         self._candidates = np.zeros(count, dtype=_CANDIDATE)
@@ -174,19 +191,26 @@ class ShortlistSampler:
     def sample(self, row: int) -> int:
         """Draw among the likeliest tokens of a row."""
         logits = self._source.logits(row)
+        self._adjustments.apply(logits)
         tokens = shortlist.largest(logits, self._count)
-        if not len(tokens):
-            raise EngineError(_BROKEN)
         candidates = self._candidates[: len(tokens)]
         candidates["id"] = tokens
         candidates["logit"] = logits[tokens]
+        self._adjustments.undo(logits)
+        token = _finite(logits, self._draw(len(tokens)))
+        self._adjustments.note(token)
+        return token
+
+    def _draw(self, count: int) -> int:
+        if not count:
+            raise EngineError(_BROKEN)
         array = self._array
         # Set anew each time: samplers move the pointer and shrink the size.
-        array.data, array.size, array.selected, array.sorted = self._data, len(tokens), -1, True
+        array.data, array.size, array.selected, array.sorted = self._data, count, -1, True
         native.llama_sampler_apply(self._chain, ctypes.byref(array))
         if not 0 <= array.selected < array.size:
             raise EngineError(_BROKEN)
-        return _finite(logits, array.data[array.selected].id)
+        return int(array.data[array.selected].id)
 
     def close(self) -> None:
         """Free the chain and the samplers in it."""

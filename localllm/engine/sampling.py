@@ -41,10 +41,10 @@ def uses_dry(sampling: Sampling) -> bool:
     return sampling.dry_multiplier != 0.0 and sampling.dry_penalty_last_n != 0
 
 
-def is_plain_greedy(sampling: Sampling) -> bool:
-    """Whether the next token is simply the likeliest, up to biases: no chain is needed."""
-    is_greedy = sampling.temperature == 0.0 or (sampling.top_k == 1 and not sampling.mirostat)
-    return is_greedy and not uses_penalties(sampling) and not uses_dry(sampling)
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether the next token is the likeliest after biases and penalties: no chain is needed."""
+    takes_likeliest = sampling.temperature == 0.0 or (sampling.top_k == 1 and not sampling.mirostat)
+    return takes_likeliest and not uses_dry(sampling)
 
 
 def history_window(sampling: Sampling, context_tokens: int) -> int:

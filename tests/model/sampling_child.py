@@ -24,11 +24,22 @@ from localllm.generation import Sampling
 VOCABULARY_SIZE = 151_936
 CONTEXT_TOKENS = 512
 ROWS = 40
+RECENT = [*range(20), 5, 5, 5, 9]  # said before the first row
 SHORTLISTED = {
     "defaults": Sampling(),
     "few": Sampling(top_k=5, top_p=1.0),
     "many": Sampling(top_k=290, top_p=1.0, temperature=2.0),
+    "bias": Sampling(logit_bias=tuple((token, 9.0 - token) for token in range(12)), temperature=3.0),
+    "penalties": Sampling(repeat_penalty=1.7, presence_penalty=0.4, frequency_penalty=2.5, repeat_last_n=24, top_k=30),
+    "bias and penalties": Sampling(logit_bias=((5, 30.0), (9, 29.0)), repeat_penalty=0.6, frequency_penalty=3.0),
     "every filter": Sampling(top_k=64, typical_p=0.95, top_p=0.98, min_p=0.01, xtc_probability=0.5, xtc_threshold=0.05),
+}
+
+
+GREEDY = {
+    "greedy bias": Sampling(temperature=0.0, logit_bias=((5, 14.0), (9, 13.5), (77, -50.0))),
+    "greedy penalties": Sampling(temperature=0.0, repeat_penalty=1.3, presence_penalty=1.5, repeat_last_n=-1),
+    "greedy of one": Sampling(top_k=1, frequency_penalty=2.0, repeat_penalty=2.0, logit_bias=((5, 20.0),)),
 }
 
 
@@ -87,24 +98,30 @@ def whole_chain(source: RandomRows, wanted: Sampling, seed: int) -> Iterator[int
     """llama.cpp's own way, as llama_sampler_sample does it: a candidate for every token, and the whole chain."""
     steps = sampling.chain(wanted, seed, CONTEXT_TOKENS)
     chain = Samplers(source).chain(steps, wanted)
+    for token in RECENT:
+        native.llama_sampler_accept(chain, token)
     while True:
         candidates = np.zeros(VOCABULARY_SIZE, dtype=[("id", np.int32), ("logit", np.float32), ("p", np.float32)])
         candidates["id"], candidates["logit"] = np.arange(VOCABULARY_SIZE), source.row
         data = ctypes.cast(candidates.ctypes.data, native.llama_token_data_p)
         array = native.llama_token_data_array(data, VOCABULARY_SIZE, -1, False)
         native.llama_sampler_apply(chain, ctypes.byref(array))
-        yield array.data[array.selected].id
+        token = array.data[array.selected].id
+        native.llama_sampler_accept(chain, token)
+        yield token
 
 
 def both_ways(wanted: Sampling, allowed: int = VOCABULARY_SIZE) -> dict[str, object]:
     """What a shortlist and a whole chain choose from the same rows with the same seed."""
     source = RandomRows(seed=1, allowed=allowed)
-    shortlisted = Samplers(source).new(wanted, 7, [], CONTEXT_TOKENS)
+    shortlisted = Samplers(source).new(wanted, 7, RECENT, CONTEXT_TOKENS)
     whole = whole_chain(source, wanted, 7)
     choices = []
     for _ in range(ROWS):
         source.next_row()
+        before = source.row.copy()
         choices.append((shortlisted.sample(0), next(whole)))
+        assert np.array_equal(before, source.row), "a sampler leaves the logits as they were"
     shortlisted.close()
     return {
         "kind": type(shortlisted).__name__,
@@ -164,7 +181,7 @@ def after_prompt(path: str) -> dict[str, object]:
 
 
 def main() -> None:
-    facts = {name: both_ways(wanted) for name, wanted in SHORTLISTED.items()}
+    facts = {name: both_ways(wanted) for name, wanted in {**SHORTLISTED, **GREEDY}.items()}
     facts["few allowed"] = both_ways(Sampling(), allowed=9)
     facts["nan"], facts["infinity"] = broken_row(float("nan")), broken_row(float("inf"))
     json.dump({**facts, **after_prompt(sys.argv[1])}, sys.stdout)

@@ -24,10 +24,22 @@ def chosen() -> dict[str, Any]:
     return choices
 
 
-@pytest.mark.parametrize("parameters", ["defaults", "few", "many", "every filter", "few allowed"])
+@pytest.mark.parametrize(
+    "parameters",
+    ["defaults", "few", "many", "bias", "penalties", "bias and penalties", "every filter", "few allowed"],
+)
 def test_a_shortlist_chooses_what_the_whole_chain_chooses(parameters: str, chosen: dict[str, Any]) -> None:
     assert "ShortlistSampler" == chosen[parameters]["kind"]
     assert chosen[parameters]["whole"] == chosen[parameters]["shortlisted"]
+
+
+@pytest.mark.parametrize("parameters", ["greedy bias", "greedy penalties", "greedy of one"])
+def test_the_likeliest_after_biases_and_penalties_is_what_the_whole_chain_chooses(
+    parameters: str, chosen: dict[str, Any]
+) -> None:
+    assert "GreedySampler" == chosen[parameters]["kind"]
+    assert chosen[parameters]["whole"] == chosen[parameters]["shortlisted"]
+    assert len(set(chosen[parameters]["whole"])) > 1
 
 
 def test_the_rows_do_not_all_give_one_choice(chosen: dict[str, Any]) -> None:

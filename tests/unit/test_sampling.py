@@ -2,7 +2,7 @@
 
 import pytest
 
-from localllm.engine.sampling import Step, chain, history_window, is_plain_greedy, uses_dry, uses_penalties
+from localllm.engine.sampling import Step, chain, history_window, is_greedy, uses_dry, uses_penalties
 from localllm.generation import Sampling
 
 
@@ -49,13 +49,13 @@ def test_temperature_zero_takes_the_likeliest_after_the_penalties():
     assert (Step("penalties", (64, 1.3, 0.0, 0.0)), Step("greedy")) == chain(sampling, 1, 4096)
 
 
-def test_plain_greedy_needs_no_chain():
-    assert is_plain_greedy(Sampling(temperature=0.0))
-    assert is_plain_greedy(Sampling(top_k=1))
-    assert not is_plain_greedy(Sampling(temperature=0.0, presence_penalty=0.5))
-    assert not is_plain_greedy(Sampling())
-    assert not is_plain_greedy(Sampling(temperature=0.0, dry_multiplier=0.8))
-    assert not is_plain_greedy(Sampling(top_k=1, mirostat=2))
+def test_the_likeliest_needs_no_chain():
+    assert is_greedy(Sampling(temperature=0.0))
+    assert is_greedy(Sampling(top_k=1))
+    assert is_greedy(Sampling(temperature=0.0, presence_penalty=0.5))
+    assert not is_greedy(Sampling())
+    assert not is_greedy(Sampling(temperature=0.0, dry_multiplier=0.8))
+    assert not is_greedy(Sampling(top_k=1, mirostat=2))
 
 
 def test_penalties_over_no_tokens_are_none():
