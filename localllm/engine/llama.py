@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import llama_cpp.llama_cpp as native
@@ -33,6 +34,7 @@ from localllm.engine.backend import (
     State,
 )
 from localllm.engine.constrained import ConstrainedSampler, HeldAnswer, hold
+from localllm.engine.gaps import cells_most, slots_to_fill
 from localllm.engine.grammar import Grammars, Vocabulary
 from localllm.engine.layout import changed
 from localllm.engine.llama_breakdown import breakdown
@@ -262,7 +264,10 @@ class LlamaBackend:
         self._check(batch)
         self._output_rows = frozenset(np.flatnonzero(batch.outputs).tolist())
         self._stop_flag[0] = b"\0"
-        code = native.llama_decode(self.context, self._rows.fill(batch))
+        between = self.rows_between(batch)
+        code = native.llama_decode(self.context, self._rows.fill(batch, between))
+        for slot, length in between:
+            self._memory.rewind(slot, length)
         match code:
             case 0:
                 return "done"
@@ -271,6 +276,16 @@ class LlamaBackend:
             case 2:
                 return "interrupted"
         raise EngineError(f"llama.cpp failed to compute the batch (code {code})")
+
+    def rows_between(self, batch: Batch) -> list[tuple[int, int]]:
+        """Slots, and the positions of rows in them, that let a batch of next tokens be computed in one pass."""
+        memory, slots = self.facts.memory, batch.slots.tolist()
+        if memory.layout != "streams" or memory.kind != "attention" or self.facts.slots > self.facts.batch_tokens:
+            return []
+        if any(behind <= before for before, behind in pairwise(slots)):  # a prompt, or guesses
+            return []
+        most = cells_most(self.facts.weight_bytes, self.facts.kv_bytes_per_token)
+        return list(slots_to_fill(slots, self._memory.length, most, self.facts.sequence_tokens))
 
     def use_threads(self, count: int) -> None:
         """Compute with so many threads from the next decode on."""
@@ -299,9 +314,13 @@ class LlamaBackend:
         """The logits of a row of the last batch, shape (vocabulary_size,): a view that the next decode overwrites."""
         if row not in self._output_rows:
             raise EngineError(f"row {row} has no logits")
-        pointer = native.llama_get_logits_ith(self.context, row)
+        pointer = native.llama_get_logits_ith(self.context, self.place(row))
         view: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
         return view
+
+    def place(self, row: int) -> int:
+        """Where a row of the last batch lies in llama.cpp's own."""
+        return self._rows.place(row)
 
     def forget(self, slot: int) -> None:
         """Free all cells of a slot."""

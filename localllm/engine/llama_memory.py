@@ -51,11 +51,11 @@ class LlamaMemory:
         if not self.restore(target, self.save(source)) or not self.rewind(target, length, None):
             raise EngineError("a stream has no room for a copy of another")
 
-    def rewind(self, slot: int, length: int, checkpoint: State | None) -> bool:
+    def rewind(self, slot: int, length: int, checkpoint: State | None = None) -> bool:
         """Keep the first `length` cells; False when the memory has let go of what it would need."""
         if checkpoint is not None:
             return self._set_state(slot, checkpoint, _PARTIAL_ONLY) and self._cut(slot, length)
-        if length == 0 or self._length(slot) <= length:
+        if length == 0 or self.length(slot) <= length:
             return self._cut(slot, length)
         if self._traits.kind == "window" and self.lowest_position(slot) > max(0, length - self._traits.window_tokens):
             return False
@@ -108,11 +108,12 @@ class LlamaMemory:
 
     def shift(self, slot: int, keep: int, drop: int) -> None:
         """Take [keep, keep + drop) out and close the gap."""
-        length = self._length(slot)
+        length = self.length(slot)
         native.llama_memory_seq_rm(self._memory, slot, keep, keep + drop)
         native.llama_memory_seq_add(self._memory, slot, keep + drop, length, -drop)
 
-    def _length(self, slot: int) -> int:
+    def length(self, slot: int) -> int:
+        """How many positions a slot holds."""
         return int(native.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def _cut(self, slot: int, length: int) -> bool:

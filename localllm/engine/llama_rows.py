@@ -1,8 +1,9 @@
-"""A batch as llama.cpp wants it: arrays made once, filled for every decode."""
+"""A batch as llama.cpp wants it: arrays made once, filled for every decode, with rows that fill gaps between slots."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import llama_cpp.llama_cpp as native
 import numpy as np
@@ -23,14 +24,23 @@ class Rows:
         # Row i's list of sequences is the one-element array at &slots[i].
         offsets = np.arange(capacity, dtype=np.uintp) * self._slots.itemsize
         self._slot_pointers = self._slots.ctypes.data + offsets
+        self._places = np.arange(capacity)
 
-    def fill(self, batch: Batch) -> native.llama_batch:
-        """A llama_batch over these arrays, valid until the next call."""
-        size = len(batch.tokens)
-        self._tokens[:size] = batch.tokens
-        self._positions[:size] = batch.positions
-        self._slots[:size] = batch.slots
-        self._outputs[:size] = batch.outputs
+    def place(self, row: int) -> int:
+        """Where a row of the batch lies among llama.cpp's, which have others between them."""
+        return int(self._places[row])
+
+    def fill(self, batch: Batch, between: Sequence[tuple[int, int]] = ()) -> native.llama_batch:
+        """A llama_batch over these arrays, valid until the next call, with a row for each (slot, position) `between`
+        the batch's, whose slots rise then."""
+        size = len(batch.tokens) + len(between)
+        slots = np.array([slot for slot, _ in between], dtype=np.int32)
+        before = np.searchsorted(batch.slots, slots)
+        self._places = np.delete(np.arange(size), before + np.arange(len(between)))
+        self._tokens[:size] = np.insert(batch.tokens, before, 0)  # any token
+        self._positions[:size] = np.insert(batch.positions, before, [position for _, position in between])
+        self._slots[:size] = np.insert(batch.slots, before, slots)
+        self._outputs[:size] = np.insert(batch.outputs, before, 0)
         return native.llama_batch(
             n_tokens=size,
             token=_pointer(self._tokens, native.llama_token),

@@ -59,6 +59,9 @@ class LogitsSource(Protocol):
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """A view of the logits of a row of the last batch."""
 
+    def place(self, row: int) -> int:
+        """Which of llama.cpp's rows that is."""
+
 
 class Samplers:
     """Makes the samplers of one backend, and remembers what is costly to make."""
@@ -166,7 +169,7 @@ class ChainSampler:
     def sample(self, row: int) -> int:
         """Draw from the logits of a row and remember the token for the penalties."""
         logits = self._source.logits(row)
-        token = native.llama_sampler_sample(self._chain, self._source.context, row)
+        token = native.llama_sampler_sample(self._chain, self._source.context, self._source.place(row))
         return _finite(logits, token)
 
     def close(self) -> None:

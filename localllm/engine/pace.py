@@ -7,7 +7,8 @@ a factor of a hundred, and grow with the context. Every so often one step decode
 
 A prompt that fits in one batch gets larger parts, each no longer than a pause nobody minds: beside one fast stream the
 budget of a step may be a handful of tokens, and every part costs a pass over all weights besides. Such a prompt is done
-in a few steps; one of thousands of tokens would hold the streams up for minutes.
+in a few steps, with no small part left over for a step of its own; one of thousands of tokens would hold the streams up
+for minutes.
 
 Pure: durations come in, a number of tokens goes out.
 """
@@ -20,6 +21,7 @@ MEASURE_EVERY = 48  # mixed steps between two steps that decode alone
 WEIGHT = 0.25  # of the newest measurement
 PAUSE_TOKENS = 64  # as many as a CPU's attention takes together
 PAUSE_SECONDS = 0.4
+WHOLE = 1.5  # a rest that is longer than a part by no more than this is done at once
 
 
 class Pace:
@@ -58,7 +60,8 @@ class Pace:
         if cost is None:
             return share
         bearable = min(PAUSE_TOKENS, PAUSE_SECONDS / cost) if cost else PAUSE_TOKENS
-        return min(max(share, min(moderate, int(bearable))), self._batch_tokens)
+        part = moderate if moderate <= WHOLE * bearable else int(bearable)
+        return min(max(share, part), self._batch_tokens)
 
     def _share(self) -> int:
         if self._decode_seconds is None or self._prompt_token_seconds is None:

@@ -102,6 +102,7 @@ class WatchedBackend(LlamaBackend):
     best: list[tuple[int, int, float]]
     interrupted = 0
     changes = 0
+    filled = 0
 
     def change_layout(self) -> None:
         """What the real one does, counted."""
@@ -113,6 +114,12 @@ class WatchedBackend(LlamaBackend):
         status = super().decode(batch)
         self.interrupted += status == "interrupted"
         return status
+
+    def rows_between(self, batch: Batch) -> list[tuple[int, int]]:
+        """Those of the real one, counted."""
+        rows = super().rows_between(batch)
+        self.filled += len(rows)
+        return rows
 
     def new_sampler(self, *arguments: Any, **named: Any) -> Any:
         """The sampler of the real one, watched."""
@@ -145,7 +152,7 @@ class Play:
             if self.steps > STEPS_MOST:
                 raise RuntimeError("the engine does not come to an end")
         stats = asdict(self.engine.stats()) | {"interrupted": self.backend.interrupted}
-        stats |= {"changes": self.backend.changes}
+        stats |= {"changes": self.backend.changes, "filled": self.backend.filled}
         self.backend.close()
         return {"requests": [asdict(result) for result in self.results], "stats": stats}
 

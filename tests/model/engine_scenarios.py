@@ -84,6 +84,13 @@ def one_by_one(requests: Requests) -> Requests:
     return [request | {"after": [number - 1] if number else []} for number, request in enumerate(requests)]
 
 
+def with_gaps(requests: Requests) -> Scenario:
+    """Every second one leaves early; its slot lies idle between those that go on, and then is used again."""
+    uneven = [one | ({"cancel_after": 9} if number % 2 else {}) for number, one in enumerate(requests)]
+    later = [one | {"after": list(range(len(requests)))} for one in requests]
+    return {"requests": [*uneven, *later]}
+
+
 def laid_out_anew(requests: Requests) -> Scenario:
     """The requests again and again, while others share so much that they get one pool, and then so little that they get
     streams: what was computed in one layout is taken over in the other."""
@@ -115,6 +122,7 @@ def all_scenarios(requests: Requests, more: Requests) -> dict[str, Scenario]:
         "guessed": {"requests": everyone, "policy": ALONE | {"speculates": True}},
         "together": {"requests": requests},
         "staggered": {"requests": [*(one | {"step": 3 * at} for at, one in enumerate(requests)), *leaving]},
+        "with gaps": with_gaps(requests),
         "interrupted": {"requests": interrupted, "policy": {"keeps_prefixes": False, "stretch": 100.0}},
         "again": {"requests": one_by_one([*requests, *requests, *more])},
         "shelved": {"requests": one_by_one([*requests, *requests, *more]), "policy": {"shelf_tokens_least": 20}},

@@ -90,6 +90,9 @@ class AfterPrompt:
     def refresh(self) -> None:
         self.logits(-1)[:] = self._kept
 
+    def place(self, row: int) -> int:
+        return row
+
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         return np.ctypeslib.as_array(native.llama_get_logits_ith(self.context, -1), shape=(self.vocabulary_size,))
 

@@ -196,6 +196,13 @@ def test_what_was_computed_in_one_layout_is_taken_over_in_the_other(case: Case, 
         assert [] == [one for one in long if one["cached_tokens"] < 0.9 * one["prompt_tokens"]]
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.scenario == "with gaps"], ids=str)
+def test_gaps_between_streams_are_filled_where_cells_can_be_taken_out_again(case: Case, played: Play) -> None:
+    stats = played(case.model)[case.layout, case.scenario]["stats"]
+    has_every_cell = case.model in ("guide", "llama-tiny", "qwen3-tiny", "qwen3moe-tiny")
+    assert (stats["filled"] > 0) is (case.layout == "streams" and has_every_cell)
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case.scenario == "interrupted"], ids=str)
 def test_a_decode_is_broken_off_where_that_can_be_undone(case: Case, played: Play) -> None:
     stats = played(case.model)[case.layout, "interrupted"]["stats"]
