@@ -185,6 +185,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     `shifts_context` lets an answer that reaches the end of its context go on without the older half of it.
     `priority` says who waits for whom; requests of one `client` share what that client is given.
     `logprobs` asks for each token's log-probability and that many of the likeliest in its place, up to MOST_LOGPROBS.
+    `early_arguments`: who asks takes the arguments of a call while they are written, and bears it if one is cut off.
     `prefill_seconds_most` bounds the time to the first token, `decode_seconds_most` that of an answer which has a whole
     line by then: what is out of time ends with "length".
     """
@@ -210,6 +211,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     shifts_context: bool = False
     priority: Priority = "interactive"
     logprobs: int | None = None
+    early_arguments: bool = False
     prefill_seconds_most: float | None = None
     decode_seconds_most: float | None = None
     client: str = ""

@@ -25,12 +25,12 @@ _MOST_DEPTH = MAX_NESTING // 4  # each level is a generator in a generator
 class ElementReader(Reader):
     """Reads ElementSyntax."""
 
-    def __init__(self, began: str, syntax: ElementSyntax, schemas: Schemas) -> None:
+    def __init__(self, began: str, syntax: ElementSyntax, schemas: Schemas, *, early: bool = False) -> None:
         self._syntax = syntax
         self._schemas = schemas
         opening = (*syntax.section.words, *syntax.lead.words)
         self._left = Marker(opening[opening.index(began) + 1 :])
-        super().__init__(began)
+        super().__init__(began, early=early)
 
     def _read(self) -> Generator[None, None, None]:
         left = self._left
@@ -52,11 +52,16 @@ class ElementReader(Reader):
         name = yield from self._name()
         if not name or (yield from self._choose([self._syntax.after_name])) is None:
             return None
-        members = yield from self._members(lambda key: self._schemas.argument(name, key), self._syntax.call_end, 0)
-        return None if members is None else Call(name, _dumped(dict(members)))
+        members = yield from self._members(
+            lambda key: self._schemas.argument(name, key), self._syntax.call_end, 0, lambda text: self._tell(name, text)
+        )
+        if members is None:
+            return None
+        self._tell(name, "}" if members else "{}")
+        return Call(name, _dumped(dict(members)))
 
     def _members(
-        self, schema_of: _SchemaOf, end: Marker, depth: int
+        self, schema_of: _SchemaOf, end: Marker, depth: int, tell: Callable[[str], None] = lambda text: None
     ) -> Generator[None, None, list[tuple[str, str]] | None]:
         """Elements up to and with `end`: names, and values as JSON text. None when something else stands there."""
         members: list[tuple[str, str]] = []
@@ -71,6 +76,7 @@ class ElementReader(Reader):
             value = yield from self._value(key, schema_of(key), depth)
             if value is None:
                 return None
+            tell(f"{', ' if members else '{'}{json.dumps(key, ensure_ascii=False)}: {value}")
             members.append((key, value))
 
     def _opening(self) -> Generator[None, None, str]:

@@ -24,12 +24,13 @@ import enum
 import re
 from collections.abc import Callable, Sequence
 
-from localllm.chat import tools as json_calls
+from localllm.chat.early import ObjectCall
 from localllm.chat.formats import OutputFormat
 from localllm.chat.reader import Reader
 from localllm.chat.readers import open_reader
 from localllm.chat.said import Said, TextKind, begun, finder
 from localllm.chat.syntax import AnswerMarkers, CallSyntax, PythonSyntax
+from localllm.chat.tools import Call
 from localllm.chat.values import schemas_of
 from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool
 
@@ -58,6 +59,7 @@ class MarkedParser:
         *,
         opens_thinking: bool = False,
         opens_text: bool = False,
+        early: bool = False,
     ) -> None:
         thinking = output_format.thinking
         answer = output_format.answer or _NO_MARKERS
@@ -94,8 +96,8 @@ class MarkedParser:
         self._blanks: list[str] = []  # blanks and ends that were read, but are given out only if text follows
         self._first_end: int | None = None  # where in them the first end stands
         self._candidate: list[str] = []  # what may be a call, from its marker on
-        self._object: list[str] = []  # its object so far
-        self._scanner = json_calls.ObjectScanner()
+        self._is_early = early
+        self._object = ObjectCall(self._said, self._calls, self._tool_names, early=early)
         self._is_marked = False
         self._in_list = False
 
@@ -213,7 +215,7 @@ class MarkedParser:
         if self._syntax is self._calls:
             self._begin_candidate([start], _State.CALL_START)
         else:
-            self._reader = open_reader(self._syntax, start, self._schemas)
+            self._reader = open_reader(self._syntax, start, self._schemas, early=self._is_early)
             self._is_marked = start in self._starts
             self._state = _State.READER
 
@@ -228,8 +230,12 @@ class MarkedParser:
         """Give out the calls a reader has read; when it has ended, go on with what it left."""
         for call in reader.take_calls():
             self._take_blanks()
-            self._said.call(call)
+            if isinstance(call, str):
+                self._said.arguments(call)
+            else:
+                self._said.call(call)
         if reader.is_done:
+            self.has_unfinished_call |= reader.is_cut
             self._reader, self._state = None, _State.ANSWER
             self._eat_blanks = not reader.refused
             self._speak_text(ContentDelta, reader.refused)
@@ -251,45 +257,32 @@ class MarkedParser:
         return True
 
     def _in_call(self) -> bool:
-        end = self._scanner.feed(self._text, self._at)
-        self._object.append(self._take(end - self._at))
-        if self._scanner.broken:
+        self._at = self._object.feed(self._text, self._at)
+        if self._object.scanner.broken:
             return self._reject()
-        if self._scanner.closed:
+        if self._object.scanner.closed:
             self._end_object()
         return True
 
     def _end_object(self) -> None:
-        call = self._read_object()
+        call = self._object.read(any_name=self._is_marked)
         if call is None:
             self._reject()
         else:
             self._accept(call)
 
-    def _read_object(self) -> json_calls.Call | None:
-        syntax = self._calls
-        keys = (syntax.name_key, syntax.argument_keys, syntax.inner_key)
-        call = json_calls.read_call("".join(self._object), self._scanner.members, *keys)
-        return call if call is not None and (self._is_marked or call.name in self._tool_names) else None
-
-    def _accept(self, call: json_calls.Call) -> None:
+    def _accept(self, call: Call) -> None:
         self._take_blanks()
         self._candidate.clear()
-        self._object.clear()
-        self._said.call(call)
+        if not self._object.has_begun:
+            self._said.call(call)
+        self._object.begin()
         self._state = _State.CALL_END
 
     def _close_object(self) -> bool:
         """Take the call whose last brackets are missing; False when more than that is."""
-        missing = self._scanner.closers
-        if missing is None:
-            return False
-        self._scanner.feed(missing)
-        self._object.append(missing)
-        call = self._read_object()
-        if call is None:
-            self._object.pop()
-        else:
+        call = self._object.close(any_name=self._is_marked)
+        if call is not None:
             self._accept(call)
         return call is not None
 
@@ -335,15 +328,15 @@ class MarkedParser:
             self._begin_object()
 
     def _begin_object(self) -> None:
-        self._scanner = json_calls.ObjectScanner(self._calls.first_keys)
-        self._object = []
+        self._object.begin()
         self._state = _State.CALL
 
     def _reject(self, rest: str = "") -> bool:
-        """What was held back as a call is content after all."""
-        text = "".join([*self._candidate, *self._object, rest])
+        """What was held back as a call is content after all, unless a part of it was given out as one."""
+        self.has_unfinished_call |= self._object.has_begun
+        text = "".join(["" if self._object.has_begun else "".join(self._candidate), self._object.text, rest])
         self._candidate.clear()
-        self._object.clear()
+        self._object.begin()
         self._state, self._in_list, self._eat_blanks = _State.ANSWER, False, False
         self._speak_text(ContentDelta, text)
         return True

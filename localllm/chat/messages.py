@@ -12,6 +12,7 @@ import enum
 import re
 from collections.abc import Callable, Sequence
 
+from localllm.chat.early import JsonPieces
 from localllm.chat.formats import OutputFormat
 from localllm.chat.marked import MarkedParser
 from localllm.chat.said import Said, begun, finder
@@ -44,6 +45,7 @@ class MessagesParser:
         *,
         prompt: str | None = None,
         opens_thinking: bool = False,
+        early: bool = False,
     ) -> None:
         assert output_format.channels is not None
         channels = output_format.channels
@@ -58,6 +60,8 @@ class MessagesParser:
         self._gap: list[str] = []  # blanks between messages, which count only if text follows
         self._object: list[str] = []
         self._scanner = ObjectScanner()
+        self._is_early = early
+        self._told: JsonPieces | None = None  # a beginning of the call that is being read
         self._inner: MarkedParser | None = None
         self._marks = [*channels.ends, channels.start]
         find = finder(self._marks)
@@ -99,6 +103,7 @@ class MessagesParser:
             missing = self._scanner.closers if stopped and self._object else None
             arguments = None if missing is None else read_arguments("".join([*self._object, missing]))
             if arguments is not None:
+                self._tell(missing or "")
                 self._accept(arguments)
             else:
                 self.has_unfinished_call = True
@@ -143,7 +148,8 @@ class MessagesParser:
             self._state = _State.CALLS if channels.calls else _State.OBJECT
             self._object, self._scanner = [], ObjectScanner()
             if channels.calls:
-                self._inner = MarkedParser(OutputFormat(calls=channels.calls), self._tools, self._new_call_id)
+                inner = OutputFormat(calls=channels.calls)
+                self._inner = MarkedParser(inner, self._tools, self._new_call_id, early=self._is_early)
                 self._held = ""
             return True
         if channels.recipient == "" and header.strip() != channels.text:
@@ -228,6 +234,7 @@ class MessagesParser:
         self._text = self._text[end:]
         if self._scanner.broken:
             return self._give_back()
+        self._tell(self._object[-1])
         if self._scanner.closed:
             arguments = read_arguments("".join(self._object))
             if arguments is None:
@@ -238,16 +245,27 @@ class MessagesParser:
     def _may_be_mark(self, text: str) -> bool:
         return not self._ended and any(mark.startswith(text) for mark in self._marks)
 
+    def _tell(self, piece: str) -> None:
+        """Give out more of the arguments."""
+        if not self._is_early:
+            return
+        if self._told is None:
+            self._told = JsonPieces()
+            self._said.begin(self._name)
+        self._said.arguments(self._told.feed(piece))
+
     def _accept(self, arguments: str) -> None:
-        self._said.call(Call(self._name, arguments))
-        self._held = ""
+        if self._told is None:
+            self._said.call(Call(self._name, arguments))
+        self._held, self._told = "", None
         self._object = []
         self._state = _State.BETWEEN
 
     def _give_back(self) -> bool:
-        """What was held back as a call is text after all."""
-        text = self._held + "".join(self._object)
-        self._held, self._object = "", []
+        """What was held back as a call is text after all, unless a part of it was given out as one."""
+        self.has_unfinished_call |= self._told is not None
+        text = "" if self._told is not None else self._held + "".join(self._object)
+        self._held, self._object, self._told = "", [], None
         self._state = _State.TEXT
         self._said.say(ContentDelta, text)
         return True

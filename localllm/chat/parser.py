@@ -2,8 +2,9 @@
 
 Two kinds of answer, told apart by the format: text with markers in it (marked.py), and messages that each have a header
 (messages.py). What both keep to: text that only looks like a marker, or like a call, is content, every character of it;
-a call is held back until it is complete, then given out as its name and its arguments; any way of cutting the text into
-pieces gives the same events once neighbours are joined; thinking is never searched for calls; nothing raises.
+a call is held back until it is complete, then given out as its name and its arguments (or from where it cannot be
+anything else: early.py); any way of cutting the text into pieces gives the same events once neighbours are joined;
+thinking is never searched for calls; nothing raises.
 Which markers a model uses is formats.py's business.
 """
 
@@ -22,6 +23,7 @@ class OutputParser:
 
     `prompt` is the text that the answer follows; it may open thinking, the answer's text, or a message. Who has only a
     part of that to say says `prompt_opens_thinking`. `new_call_id` makes the id of each call (tools.call_ids).
+    `early_arguments` are given out while they are written, which is for calls that cannot turn out to be none.
     """
 
     def __init__(
@@ -31,15 +33,25 @@ class OutputParser:
         *,
         prompt: str | None = None,
         prompt_opens_thinking: bool = False,
+        early_arguments: bool = False,
         new_call_id: Callable[[], str],
     ) -> None:
         opens = prompt_opens_thinking or (prompt is not None and output_format.opens_thinking(prompt))
         self._parser: MarkedParser | MessagesParser
         if output_format.channels is not None:
-            self._parser = MessagesParser(output_format, tools, new_call_id, prompt=prompt, opens_thinking=opens)
+            self._parser = MessagesParser(
+                output_format, tools, new_call_id, prompt=prompt, opens_thinking=opens, early=early_arguments
+            )
         else:
             opens_text = prompt is not None and output_format.opens_text(prompt)
-            self._parser = MarkedParser(output_format, tools, new_call_id, opens_thinking=opens, opens_text=opens_text)
+            self._parser = MarkedParser(
+                output_format,
+                tools,
+                new_call_id,
+                opens_thinking=opens,
+                opens_text=opens_text,
+                early=early_arguments,
+            )
 
     @property
     def call_count(self) -> int:

@@ -3,6 +3,8 @@
 A Reader is fed from behind the tag that begins a call. It says when it is done: `calls` are what it read, `refused` is
 text that turned out to be no call, and `rest` what it did not need, both to go on with as ordinary text. A call counts
 when it is complete; what stands behind it (the tags that end it) may be missing. Nothing raises, whatever the text.
+A reader that is to tell `early` tells a call in pieces: a Call with its name, then texts that go on with its arguments;
+one that is not completed then `is_cut`.
 
 The readers are generators that stop wherever the text there is does not decide, so any cutting of it gives the same.
 """
@@ -13,6 +15,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 
+from localllm.chat.early import JsonPieces
 from localllm.chat.syntax import MISMATCH, MORE, Marker
 from localllm.chat.tools import MAX_NESTING, Call, ObjectScanner, read_arguments
 
@@ -28,10 +31,13 @@ class Reader(ABC):
     So `rest` is always shorter than the text from that tag on, and who goes on with it comes to an end.
     """
 
-    def __init__(self, began: str) -> None:
+    def __init__(self, began: str, *, early: bool = False) -> None:
         assert began
-        self.calls: list[Call] = []
+        self.calls: list[Call | str] = []
+        self.is_cut = False
         self.is_done = False
+        self._is_early = early
+        self._is_told = False  # a beginning of the call that is being read
         self.refused = ""
         self.rest = ""
         self._buffer = ""
@@ -50,16 +56,16 @@ class Reader(ABC):
         self._ended = True
         self._go_on()
 
-    def take_calls(self) -> list[Call]:
-        """The calls read since this was asked last."""
+    def take_calls(self) -> list[Call | str]:
+        """The calls, or pieces of calls, read since this was asked last."""
         calls, self.calls = self.calls, []
         return calls
 
     def _go_on(self) -> None:
         if not self.is_done and next(self._run, _STOPPED) is _STOPPED:
-            self.is_done = True
+            self.is_done, self.is_cut = True, self._is_told
             self.refused, self.rest, self._buffer = "".join(self._held), self._buffer, ""
-            if not self.refused.strip():
+            if self.is_cut or not self.refused.strip():
                 self.refused = ""
 
     @abstractmethod
@@ -68,7 +74,17 @@ class Reader(ABC):
 
     def _accept(self, call: Call) -> None:
         """What was read so far is a call."""
-        self.calls.append(call)
+        if not self._is_told:
+            self.calls.append(call)
+        self._is_told = False
+        self._held.clear()
+
+    def _tell(self, name: str, text: str) -> None:
+        """More of the arguments of a call that is being read: there is no way back."""
+        if not self._is_early:
+            return
+        self.calls.append(text if self._is_told else Call(name, text))
+        self._is_told = True
         self._held.clear()
 
     def _take(self, length: int) -> str:
@@ -110,13 +126,15 @@ class Reader(ABC):
                 break
         return None
 
-    def _json_object(self) -> Generator[None, None, str | None]:
-        """The text of the JSON object that begins here."""
+    def _json_object(self, name: str) -> Generator[None, None, str | None]:
+        """The text of the JSON object that begins here, the arguments of a call of that name."""
         yield from self._skip_blanks()
-        scanner = ObjectScanner()
+        scanner, told = ObjectScanner(), JsonPieces()
         pieces: list[str] = []
         while True:
             pieces.append(self._take(scanner.feed(self._buffer)))
+            if pieces[-1]:
+                self._tell(name, told.feed(pieces[-1]))
             if scanner.closed or scanner.broken or self._ended:
                 return read_arguments("".join(pieces)) if scanner.closed else None
             yield

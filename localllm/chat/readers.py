@@ -7,6 +7,7 @@ import re
 from collections.abc import Generator
 
 from localllm.chat import gemma, python_calls
+from localllm.chat.early import TextPieces
 from localllm.chat.elements import ElementReader
 from localllm.chat.reader import MOST_NAME_CHARACTERS, Balance, Reader, Wait
 from localllm.chat.syntax import (
@@ -22,23 +23,22 @@ from localllm.chat.syntax import (
     TaggedSyntax,
 )
 from localllm.chat.tools import Call
-from localllm.chat.values import Schemas, argument_value
+from localllm.chat.values import Schemas, argument_value, off_lines
 
 _CALL = Marker(("call:",))
-_RAW_START, _RAW_END = "<![CDATA[", "]]>"  # MiniCPM 5 writes texts with markup so
 _NOT_IN_KEY = re.compile(r"[<>\[\]\n\"=]")
 
 
 class TaggedReader(Reader):
     """Reads TaggedSyntax."""
 
-    def __init__(self, began: str, syntax: TaggedSyntax, schemas: Schemas) -> None:
+    def __init__(self, began: str, syntax: TaggedSyntax, schemas: Schemas, *, early: bool = False) -> None:
         self._syntax = syntax
         self._schemas = schemas
         # What follows the first word of a call's end may be missing.
         self._call_end, self._call_tail = Marker(syntax.call_end.words[:1]), Marker(syntax.call_end.words[1:])
         self._left = Marker(syntax.opening[syntax.opening.index(began) + 1 :])
-        super().__init__(began)
+        super().__init__(began, early=early)
 
     def _read(self) -> Wait:
         left = self._left
@@ -66,7 +66,7 @@ class TaggedReader(Reader):
         if syntax.after_name and (yield from self._choose([syntax.after_name])) is None:
             return None
         if syntax.arguments is None:
-            text = yield from self._json_object()
+            text = yield from self._json_object(name)
         else:
             text = yield from self._arguments(name, syntax.arguments)
         return None if text is None else Call(name, text)
@@ -80,21 +80,25 @@ class TaggedReader(Reader):
                 is_complete = chosen == 1 or (self._ended and not self._buffer.strip())
                 if not is_complete:
                     return None
+                self._tell(name, "}" if members else "{}")
                 return "{" + ", ".join(f"{key}: {value}" for key, value in members.items()) + "}"
             key = yield from self._key(markers.middle)
             if key is None:
                 return None
-            text = yield from self._value(markers)
+            quoted, is_text = json.dumps(key[0], ensure_ascii=False), self._is_text(name, key)
+            lead = f"{', ' if members else '{'}{quoted}: "
+            told = TextPieces(lead, on_lines=markers.on_lines) if is_text else None
+            text = yield from self._value(name, markers, told)
             if text is None:
                 return None
-            members[json.dumps(key[0], ensure_ascii=False)] = self._value_of(name, key, text)
+            members[quoted] = argument_value(text, is_text)
+            self._tell(name, told.end() if told else lead + members[quoted])
 
-    def _value_of(self, name: str, key: tuple[str, str], text: str) -> str:
+    def _is_text(self, name: str, key: tuple[str, str]) -> bool | None:
         markers = self._syntax.arguments
-        is_text = self._schemas.argument(name, key[0]).is_text
         if markers and markers.text_middle is not None:
-            is_text = key[1] == markers.text_middle
-        return argument_value(text, is_text)
+            return key[1] == markers.text_middle
+        return self._schemas.argument(name, key[0]).is_text
 
     def _key(self, middle: Marker) -> Generator[None, None, tuple[str, str] | None]:
         """An argument's name, and what its middle says about the value."""
@@ -111,16 +115,23 @@ class TaggedReader(Reader):
             return None
         return key, _said(middle, "".join(self._held[start:]))
 
-    def _value(self, markers: ArgumentMarkers) -> Generator[None, None, str | None]:
+    def _value(self, name: str, markers: ArgumentMarkers, told: TextPieces | None) -> Generator[None, None, str | None]:
         """A value up to its end marker; one that is followed by what cannot follow belongs to the value."""
         first = markers.end.words[0]
         pieces: list[str] = []
+
+        def take(length: int) -> None:
+            pieces.append(self._take(length))
+            if told and (text := told.feed(pieces[-1])):
+                self._tell(name, text)
+
         while True:
             at = self._buffer.find(first)
             if at < 0:
                 if self._ended:
+                    take(len(self._buffer) if self._is_told else 0)
                     return None
-                pieces.append(self._take(max(0, len(self._buffer) - len(first) + 1)))
+                take(max(0, len(self._buffer) - len(first) + 1))
                 yield
                 continue
             verdict = self._verdict(at, markers)
@@ -128,11 +139,11 @@ class TaggedReader(Reader):
                 yield
                 continue
             if verdict == MISMATCH:
-                pieces.append(self._take(at + len(first)))
+                take(at + len(first))
                 continue
-            pieces.append(self._take(at))
+            take(at)
             yield from self._choose([markers.end])
-            return _off_lines("".join(pieces), markers.on_lines)
+            return off_lines("".join(pieces), on_lines=markers.on_lines)
 
     def _verdict(self, at: int, markers: ArgumentMarkers) -> int:
         """Whether a value ends at `at`: its end marker and behind it another argument, or the end of the call."""
@@ -210,12 +221,15 @@ class GemmaReader(Reader):
                 return
 
 
-def open_reader(syntax: Syntax, began: str, schemas: Schemas) -> Reader:
-    """The reader for calls in this syntax; calls of JSON objects are parser.py's own."""
+def open_reader(syntax: Syntax, began: str, schemas: Schemas, *, early: bool = False) -> Reader:
+    """The reader for calls in this syntax; calls of JSON objects are parser.py's own.
+
+    Told `early` are arguments that stand one after the other; Python's and Gemma's notation is read whole.
+    """
     if isinstance(syntax, TaggedSyntax):
-        return TaggedReader(began, syntax, schemas)
+        return TaggedReader(began, syntax, schemas, early=early)
     if isinstance(syntax, ElementSyntax):
-        return ElementReader(began, syntax, schemas)
+        return ElementReader(began, syntax, schemas, early=early)
     if isinstance(syntax, PythonSyntax):
         return PythonReader(began, syntax, schemas)
     if isinstance(syntax, CallSyntax):
@@ -238,10 +252,3 @@ def _said(middle: Marker, text: str) -> str:
     parts = "".join(middle.words).partition("\0")
     squeezed = "".join(text.split())
     return squeezed[len(parts[0]) : len(squeezed) - len(parts[2])] if parts[1] else ""
-
-
-def _off_lines(text: str, on_lines: bool) -> str:
-    """A value without the line breaks that set it on lines of its own, or XML's marks around raw text."""
-    if text.startswith(_RAW_START) and text.endswith(_RAW_END):
-        return text[len(_RAW_START) : -len(_RAW_END)]
-    return text.removeprefix("\n").removesuffix("\n") if on_lines else text

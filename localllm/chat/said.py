@@ -31,10 +31,19 @@ class Said:
 
     def call(self, call: Call) -> None:
         """A complete call: its name first, then its arguments."""
-        self._events.append(ToolCallDelta(index=self.call_count, id=self._new_call_id(), name=call.name))
-        self._events.append(ToolCallDelta(index=self.call_count, arguments=call.arguments))
+        self.begin(call.name)
+        self.arguments(call.arguments)
+
+    def begin(self, name: str) -> None:
+        """A call begins."""
+        self._events.append(ToolCallDelta(index=self.call_count, id=self._new_call_id(), name=name))
         self.call_count += 1
         self.nothing_said = False
+
+    def arguments(self, text: str) -> None:
+        """More of the JSON text of the last call's arguments, which may be none."""
+        if text:
+            self._events.append(ToolCallDelta(index=self.call_count - 1, arguments=text))
 
     def take_over(self, events: Sequence[Event]) -> None:
         """The events of another parser, whose calls count on from here."""

@@ -87,6 +87,11 @@ class ObjectScanner:
         return position
 
     @property
+    def open_member(self) -> Member | None:
+        """The member of the object whose value is being read; that value's end is not known, and told as its start."""
+        return None if self._key is None else Member(*self._key, self._value_start, self._value_start)
+
+    @property
     def closers(self) -> str | None:
         """The brackets that are missing; None inside a string, where more is."""
         return None if self._in_string or self.broken else "".join(reversed(self._closers))

@@ -17,6 +17,7 @@ from localllm.chat.tools import is_json
 from localllm.generation import Tool
 
 _NAMES: dict[str, object] = {"true": True, "false": False, "null": None}
+RAW_START, RAW_END = "<![CDATA[", "]]>"  # MiniCPM 5 writes texts with markup so
 _MOST_LITERAL_CHARACTERS = 65_536  # Python's parser needs much memory for long and deep texts
 
 
@@ -70,6 +71,13 @@ class Schemas:
 def schemas_of(tools: Sequence[Tool]) -> Schemas:
     """The schemas in the tools' definitions; what is no schema is left out."""
     return Schemas({tool.name: _parameters(tool.definition) for tool in tools})
+
+
+def off_lines(text: str, *, on_lines: bool) -> str:
+    """A value without the line breaks that set it on lines of its own, or XML's marks around raw text."""
+    if text.startswith(RAW_START) and text.endswith(RAW_END):
+        return text[len(RAW_START) : -len(RAW_END)]
+    return text.removeprefix("\n").removesuffix("\n") if on_lines else text
 
 
 def argument_value(text: str, is_text: bool | None) -> str:

@@ -149,6 +149,7 @@ def _decoded(fields: _Body, body: bytes) -> Decoded:
         rendering=Rendering(continues_final_message=_is_begun(messages)),
         options=options,
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
+        early_arguments=bool(fields.stream),
         client=(fields.metadata.user_id if fields.metadata else None) or "",
     )
     return Decoded(

@@ -155,6 +155,7 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
         options=merge_options(_thinking_budget(fields), options),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         logprobs=read_logprobs(fields.logprobs, fields.top_logprobs),
+        early_arguments=bool(fields.stream),
         client=fields.user or "",
     )
     return Decoded(

@@ -133,6 +133,7 @@ def decode(
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         context_policy=_context_policy(fields.truncation),
         logprobs=_logprobs(fields),
+        early_arguments=bool(fields.stream),
         client=fields.user or fields.safety_identifier or fields.prompt_cache_key or "",
     )
     decoded = Decoded(

@@ -113,9 +113,15 @@ class Conversations:
         prompt, tokens, cut = self._prompt(messages, request)
         voice = self._voice(request)
         asked = asked_of(request)
-        parser = OutputParser(voice.format, asked.tools, prompt=prompt, new_call_id=self._sources.new_call_id)
         grounds = grounds_of(voice.format, self._backend, schema_complaint, request, prompt)
         rules = self._rules_for(asked, grounds)
+        parser = OutputParser(
+            voice.format,
+            asked.tools,
+            prompt=prompt,
+            early_arguments=request.early_arguments and rules is not None,
+            new_call_id=self._sources.new_call_id,
+        )
         sequence = self._sequence(request_id, request, tokens, rules, self._preserved(voice))
         exchange = Exchange(tokens, self._tokenize_more) if request.returns_context else None
         return Prepared(sequence, parser, dropped, cut, exchange)

@@ -48,6 +48,8 @@ def openai_call_streamed(daemon: Daemon) -> tuple[dict, object]:
     body = {**ASKED, "tools": [TOOL], "tool_choice": named, "parallel_tool_calls": False, "stream": True}
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks(post(daemon, "/v1/chat/completions", body))]
     pieces = [call["function"].get("arguments", "") for delta in deltas for call in delta.get("tool_calls", ())]
+    assert len(pieces) > 3, "the arguments come while they are written"
+    assert 1 == sum("name" in call["function"] for delta in deltas for call in delta.get("tool_calls", ()))
     return WEATHER, json.loads("".join(pieces))
 
 

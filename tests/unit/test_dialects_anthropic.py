@@ -70,6 +70,7 @@ def test_a_body_with_every_field_becomes_a_request():
                 num_predict=100, temperature=0.5, top_p=0.9, top_k=5, stop=("END",), min_p=0.1, thinking_budget=2000
             ),
             keep_alive_seconds=60.0,
+            early_arguments=True,
             client="ann",
         ),
         stream=True,

@@ -82,6 +82,7 @@ def test_a_body_with_every_field_becomes_a_request():
                 num_ctx=2048,
             ),
             keep_alive_seconds=60.0,
+            early_arguments=True,
             client="ann",
         ),
         stream=True,

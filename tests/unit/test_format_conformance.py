@@ -142,10 +142,17 @@ def normal(arguments: str, is_sorted: bool) -> str:
     return json.dumps(json.loads(arguments), sort_keys=is_sorted)
 
 
-def parsed(found: OutputFormat, pieces: list[str], prompt: str, opens: bool, is_sorted: bool) -> list[tuple[str, ...]]:
+def parsed(
+    found: OutputFormat, pieces: list[str], prompt: str, opens: bool, is_sorted: bool, *, early: bool
+) -> list[tuple[str, ...]]:
     numbers = itertools.count()
     parser = OutputParser(
-        found, TOOLS, prompt=prompt, prompt_opens_thinking=opens, new_call_id=lambda: f"call_{next(numbers)}"
+        found,
+        TOOLS,
+        prompt=prompt,
+        prompt_opens_thinking=opens,
+        early_arguments=early,
+        new_call_id=lambda: f"call_{next(numbers)}",
     )
     events: list[Event] = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
     assert not parser.has_unfinished_call
@@ -255,6 +262,6 @@ def test_what_a_template_writes_is_parsed_back(name):
             cuts = sorted(chance.sample(range(len(text) + 1), min(5, len(text))))
             pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
             halves = [[text[:at], text[at:]] for at in range(1, len(text))] if case == sample else []
-            for cutting in ([text], list(text), pieces, *halves):
-                got = parsed(found, cutting, prompt, opens, is_sorted)
+            for cutting, early in itertools.product(([text], list(text), pieces, *halves), (False, True)):
+                got = parsed(found, cutting, prompt, opens, is_sorted, early=early)
                 assert (case, expected(reply, text, is_sorted)) == (case, got)
