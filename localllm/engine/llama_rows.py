@@ -24,23 +24,23 @@ class Rows:
         # Row i's list of sequences is the one-element array at &slots[i].
         offsets = np.arange(capacity, dtype=np.uintp) * self._slots.itemsize
         self._slot_pointers = self._slots.ctypes.data + offsets
-        self._places = np.arange(capacity)
+        self._places: npt.NDArray[np.intp] | None = None
 
     def place(self, row: int) -> int:
         """Where a row of the batch lies among llama.cpp's, which have others between them."""
-        return int(self._places[row])
+        return row if self._places is None else int(self._places[row])
 
     def fill(self, batch: Batch, between: Sequence[tuple[int, int]] = ()) -> native.llama_batch:
         """A llama_batch over these arrays, valid until the next call, with a row for each (slot, position) `between`
         the batch's, whose slots rise then."""
-        size = len(batch.tokens) + len(between)
-        slots = np.array([slot for slot, _ in between], dtype=np.int32)
-        before = np.searchsorted(batch.slots, slots)
-        self._places = np.delete(np.arange(size), before + np.arange(len(between)))
-        self._tokens[:size] = np.insert(batch.tokens, before, 0)  # any token
-        self._positions[:size] = np.insert(batch.positions, before, [position for _, position in between])
-        self._slots[:size] = np.insert(batch.slots, before, slots)
-        self._outputs[:size] = np.insert(batch.outputs, before, 0)
+        self._places = None
+        if between:
+            batch, self._places = _with_rows(batch, between)
+        size = len(batch.tokens)
+        self._tokens[:size] = batch.tokens
+        self._positions[:size] = batch.positions
+        self._slots[:size] = batch.slots
+        self._outputs[:size] = batch.outputs
         return native.llama_batch(
             n_tokens=size,
             token=_pointer(self._tokens, native.llama_token),
@@ -50,6 +50,19 @@ class Rows:
             seq_id=ctypes.cast(self._slot_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(native.llama_seq_id))),
             logits=_pointer(self._outputs, ctypes.c_int8),
         )
+
+
+def _with_rows(batch: Batch, between: Sequence[tuple[int, int]]) -> tuple[Batch, npt.NDArray[np.intp]]:
+    """The batch with rows that are for nothing, and where its own are then."""
+    slots = np.array([slot for slot, _ in between], dtype=np.int32)
+    before = np.searchsorted(batch.slots, slots)
+    widened = Batch(
+        tokens=np.insert(batch.tokens, before, 0),  # any token
+        positions=np.insert(batch.positions, before, [position for _, position in between]),
+        slots=np.insert(batch.slots, before, slots),
+        outputs=np.insert(batch.outputs, before, 0),
+    )
+    return widened, np.delete(np.arange(len(widened.tokens)), before + np.arange(len(between)))
 
 
 def _pointer(array: npt.NDArray[np.generic], kind: type) -> object:
