@@ -19,12 +19,13 @@ class Form:
     """How a turn is written down for one template.
 
     `short_call_ids` makes ids Mistral's nine characters; `text_arguments` leaves arguments the JSON text they are;
-    `parts` makes content a list of typed parts.
+    `parts` makes content a list of typed parts; `no_text` makes a call's empty text none at all.
     """
 
     short_call_ids: bool = False
     text_arguments: bool = False
     parts: bool = False
+    no_text: bool = False
 
 
 PLAIN = Form()
@@ -35,6 +36,8 @@ def turn(message: Message, form: Form = PLAIN) -> dict[str, object]:
     said: dict[str, object] = {"role": message.role, "content": message.content}
     if form.parts:
         said["content"] = [{"type": "text", "text": message.content}] if message.content else []
+    if form.no_text and message.tool_calls and not message.content:
+        said["content"] = None
     if message.thinking is not None:
         # Qwen and most others read the first name, gpt-oss the second.
         said |= {"reasoning_content": message.thinking, "thinking": message.thinking}
@@ -158,6 +161,22 @@ def _one_by_one(message: Message, results: list[Message]) -> Iterator[Message]:
             yield own
         if index == len(message.tool_calls) - 1:
             yield from results
+
+
+def with_text_before_calls(messages: Sequence[Message]) -> list[Message]:
+    """The conversation for a template that leaves out the calls of a turn with text: the text is a turn before it."""
+    return [
+        turn
+        for message in messages
+        for turn in (
+            (
+                msgspec.structs.replace(message, tool_calls=()),
+                msgspec.structs.replace(message, content="", thinking=None),
+            )
+            if message.tool_calls and message.content
+            else (message,)
+        )
+    ]
 
 
 def with_text_in_thinking(messages: Sequence[Message]) -> list[Message]:

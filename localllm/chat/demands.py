@@ -6,6 +6,7 @@ Each demand is tried once, and only when a conversation has what it is about:
     two turns of one side in a row    refused: they are merged
     several calls in one turn         refused, or all but one left out: the calls follow one another
     thinking and text before a call   refused: they become one thought
+    calls of a turn with a content    left out, even if it is empty: that is none, and a text becomes a turn before it
     arguments as an object            refused, or written as Python writes a dict: they stay JSON text
     call ids of any form              refused: they become nine letters and digits, as Mistral has them
     content as a string               left out: it becomes a list of typed parts
@@ -16,6 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from localllm.chat import conversation
 from localllm.chat.conversation import PLAIN, Form
@@ -56,6 +58,8 @@ class Demands:
             messages = conversation.with_one_call_per_turn(messages)
         if any(map(conversation.says_all_before_call, messages)) and self._refuses_text_beside_thinking:
             messages = conversation.with_text_in_thinking(messages)
+        if any(message.tool_calls for message in messages) and self._wants_no_text_with_calls:
+            messages = conversation.with_text_before_calls(messages)
         return messages, self._form(messages)
 
     def _form(self, messages: Sequence[Message]) -> Form:
@@ -65,6 +69,7 @@ class Demands:
             short_call_ids=has_ids and self._wants_short_call_ids,
             text_arguments=has_calls and self._wants_text_arguments,
             parts=self._wants_parts,
+            no_text=has_calls and self._wants_no_text_with_calls,
         )
 
     def _takes(self, *messages: Message) -> bool:
@@ -87,7 +92,7 @@ class Demands:
         return not self._shows_both(parallel) and self._shows_both(conversation.with_one_call_per_turn(parallel))
 
     def _shows_both(self, messages: Sequence[Message]) -> bool:
-        form = Form(text_arguments=self._wants_text_arguments)
+        form = Form(text_arguments=self._wants_text_arguments, no_text=self._wants_no_text_with_calls)
         # The results may be written with the names of their calls, so only the calls may show.
         shown = self._show([m for m in messages if m.role != "tool"], form) or self._show(messages, form) or ""
         return _FIRST in shown and _SECOND in shown
@@ -101,9 +106,19 @@ class Demands:
     @functools.cached_property
     def _wants_text_arguments(self) -> bool:
         messages = _after_call(Message("assistant", tool_calls=(_call(),)))
-        as_text = self._show(messages, Form(text_arguments=True))
-        as_object = self._show(messages, PLAIN)
+        no_text = self._wants_no_text_with_calls
+        as_text = self._show(messages, Form(text_arguments=True, no_text=no_text))
+        as_object = self._show(messages, Form(no_text=no_text))
         return as_text is not None and _ARGUMENTS in as_text and (as_object is None or f"'{_KEY}'" in as_object)
+
+    @functools.cached_property
+    def _wants_no_text_with_calls(self) -> bool:
+        """DeepSeek's R1 Distill Llama shows the calls of a turn whose content is null, and of no other."""
+        messages = [_QUESTION, Message("assistant", tool_calls=(_call(),))]
+        forms = [Form(text_arguments=as_text) for as_text in (False, True)]
+        if any(_KEY in (self._show(messages, form) or "") for form in forms):
+            return False
+        return any(_KEY in (self._show(messages, replace(form, no_text=True)) or "") for form in forms)
 
     @functools.cached_property
     def _wants_short_call_ids(self) -> bool:

@@ -138,8 +138,10 @@ def _tagged(one: str, numbers: str | None, two: str | None) -> TaggedSyntax | No
     after_name = first.after_name
     both = _parts(two, 0, FIRST_NAME, "zmore") if two else None
     second = _parts(two, both.stop, SECOND_NAME, "zmore") if two and both else None
-    if second is not None:
-        section, lead, call_end, section_end = _divided(first.lead, second.lead, call_end)
+    if two and second is not None:
+        # Some templates write the end of a section behind several calls only.
+        tail = two[second.stop :] if two[second.stop :].startswith(call_end) else call_end
+        section, lead, call_end, section_end = _divided(first.lead, second.lead, tail)
         after_name = _varying(after_name, second.after_name)[0]
     syntax = TaggedSyntax(
         section=marker(_without_ids(section)),

@@ -22,8 +22,8 @@ meta-llama-Llama-3.1-8B-Instruct mistralai-Mistral-Nemo-Instruct-2407 LFM2-8B-A1
 Mistral-Small-3.2-24B-Instruct-2506 google-gemma-4-31B-it openai-gpt-oss-120b meetkai-functionary-medium-v3.2""".split()
 # They show no tools, or want of each property what these tools do not have.
 WITHOUT_CALLS = {
-    "CohereForAI-c4ai-command-r-plus-tool_use", "HuggingFaceTB-SmolLM3-3B", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
-    "google-gemma-2-2b-it", "llama-cpp-rwkv-world", "microsoft-Phi-3.5-mini-instruct",
+    "CohereForAI-c4ai-command-r-plus-tool_use", "HuggingFaceTB-SmolLM3-3B", "google-gemma-2-2b-it",
+    "llama-cpp-rwkv-world", "microsoft-Phi-3.5-mini-instruct",
 }  # fmt: skip
 SEARCH = obj(
     {

@@ -69,6 +69,16 @@ def text_arguments(turns: Turns) -> Turns:
     return turns
 
 
+def no_text_with_calls(turns: Turns) -> Turns:
+    """R1 Distill Llama shows calls only where the content is null, and joins their arguments to a text."""
+    told = []
+    for turn in text_arguments(turns):
+        if turn.get("tool_calls") and turn["content"]:
+            told.append({key: value for key, value in turn.items() if key != "tool_calls"})
+        told.append({**turn, "content": None} if turn.get("tool_calls") else turn)
+    return told
+
+
 TOLD_DIFFERENTLY: dict[str, tuple[Callable[[Turns], Turns], ...]] = {
     "google-gemma-2-2b-it": (system_in_user_turn, neighbours_merged),
     "mistralai-Mistral-Nemo-Instruct-2407": (neighbours_merged,),
@@ -81,6 +91,7 @@ TOLD_DIFFERENTLY: dict[str, tuple[Callable[[Turns], Turns], ...]] = {
     "GigaChat3.1-10B-A1.8B": (one_call_per_turn,),
     "openai-gpt-oss-120b": (one_call_per_turn, one_thought),
     "meetkai-functionary-medium-v3.2": (text_arguments,),
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": (no_text_with_calls,),
 }
 # They iterate over `tools` also when there are none, where transformers passes None.
 NO_TOOLS_IS_A_LIST = {
