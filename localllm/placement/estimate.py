@@ -36,6 +36,7 @@ class Estimate:
     experts_used: int
     widths: Widths
     output_packing: int = 0
+    output_packed: int = 0
 
     @property
     def layer_count(self) -> int:
@@ -54,6 +55,11 @@ class Estimate:
         blocks, and a tied output of its own, since an embedding cannot be packed."""
         layers = sum(layer.packing for layer in self.layers if not layer.is_mtp)
         return layers + self.output_packing + self.tied_output_bytes
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of matrices that nearly every CPU keeps in a layout of its own, where it may."""
+        return sum(layer.packed for layer in self.layers if not layer.is_mtp) + self.output_packed
 
     @property
     def mtp_bytes(self) -> int:
@@ -96,4 +102,5 @@ def estimate(header: Header, projector: Header | None = None) -> Estimate:
         experts_used=widths.experts_used,
         widths=widths,
         output_packing=weights.output_packing,
+        output_packed=weights.output_packed,
     )

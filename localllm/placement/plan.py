@@ -48,6 +48,7 @@ MOST_THREADS = 512  # GGML_MAX_N_THREADS; llama.cpp aborts above it
 SHARED_POOL_PART = 1 / 3  # of what a GPU has left, where other models are to have room
 CLEARLY_FASTER = 0.95  # of the seconds: for less, keys and values are not kept in fewer bits
 CACHE_OF_FEWER_BITS = "q8_0"
+MAPPED_PART = 0.5  # of the weights that must stay as they are in the file, or it is read instead of mapped
 Chosen = tuple[Found, Costs, Wishes]  # the wishes with what was chosen of them
 
 
@@ -223,7 +224,7 @@ def _plan_of(arrangement: Arrangement, costs: Costs, shares: Sequence[DeviceShar
     estimate = costs.estimate
     tier = tier_of(arrangement, costs)
     return Plan(
-        layout=_layout(arrangement, tier, wishes),
+        layout=_layout(arrangement, tier, estimate, wishes),
         shape=costs.shape,
         parallel=wishes.parallel,
         threads=_threads(room.machine.host, wishes, estimate.weight_bytes if tier == "cpu" else ONE_THREAD_BYTES),
@@ -247,7 +248,7 @@ def _cells(arrangement: Arrangement, costs: Costs, wishes: Wishes) -> LayoutChoi
     )
 
 
-def _layout(arrangement: Arrangement, tier: Tier, wishes: Wishes) -> Layout:
+def _layout(arrangement: Arrangement, tier: Tier, estimate: Estimate, wishes: Wishes) -> Layout:
     experts = arrangement.cpu_experts if tier in ("experts", "layers") else 0
     # A GPU that only holds tensors which were told to lie there must be among the model's devices, without a layer.
     named = _named(arrangement, wishes)
@@ -257,10 +258,16 @@ def _layout(arrangement: Arrangement, tier: Tier, wishes: Wishes) -> Layout:
         devices=(*(device.name for device in arrangement.gpus), *named),
         tensor_split=tuple(float(block) for block in blocks) if len(blocks) > 1 else (),
         overrides=(*wishes.overrides, *_expert_overrides(experts)),
-        use_mmap=wishes.use_mmap is not False,
+        use_mmap=_maps(tier, estimate, wishes) if wishes.use_mmap is None else wishes.use_mmap,
         # Matrices in layouts of the CPU's own cannot be copied to a GPU, which reads prompts faster.
         use_extra_buffers=wishes.use_extra_buffers and tier in ("cpu", "gpu"),
     )
+
+
+def _maps(tier: Tier, estimate: Estimate, wishes: Wishes) -> bool:
+    """Whether the file is mapped. Of a matrix in a layout of the CPU's own, mapped pages would be a second copy."""
+    packed = estimate.packed_bytes if tier == "cpu" and wishes.use_extra_buffers else 0
+    return packed <= MAPPED_PART * estimate.weight_bytes
 
 
 def _named(arrangement: Arrangement, wishes: Wishes) -> tuple[str, ...]:

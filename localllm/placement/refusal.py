@@ -162,6 +162,7 @@ def in_bits(estimate: Estimate, bits: float) -> Estimate:
             shared_experts=scaled(layer.shared_experts),
             largest_expert_tensor=scaled(layer.largest_expert_tensor),
             packing=scaled(layer.packing),
+            packed=scaled(layer.packed),
         )
         for layer in estimate.layers
     )
@@ -171,5 +172,6 @@ def in_bits(estimate: Estimate, bits: float) -> Estimate:
         embedding_bytes=scaled(estimate.embedding_bytes),
         output_bytes=scaled(estimate.output_bytes),
         output_packing=scaled(estimate.output_packing),
+        output_packed=scaled(estimate.output_packed),
         tied_output_bytes=scaled(estimate.tied_output_bytes),
     )

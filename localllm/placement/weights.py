@@ -28,6 +28,9 @@ _RECURRENT = re.compile(r"ssm_.*|shortconv.*|time_mix_.*|channel_mix_.*|kda_.*|p
 _DENSE = re.compile(r"ffn_.*|vis_(gate|up|down)\b.*")
 # AMX keeps sums beside a row's blocks: bytes more for each block of the type. Experts are never packed so.
 _PACKED_MORE = {"Q8_0": (32, 4), "Q4_K": (256, 4), "Q5_K": (256, 4), "IQ4_XS": (256, 2)}
+# Of these every CPU that we know keeps a copy with rows interleaved, in whatever it packs; of others only some do.
+_PACKED_EVERYWHERE = frozenset(["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
+_PACKED_ROWS = 8
 _INPUT = re.compile(r"(token_embd|position_embd|token_types|per_layer_token_embd)\.\w+")
 # Where the first layer is, though they bear no number.
 _WITH_THE_FIRST = re.compile(
@@ -51,6 +54,7 @@ class LayerBytes:
     largest_expert_tensor: int = 0
     is_mtp: bool = False
     packing: int = 0  # bytes that a CPU's packed layout of the matrices takes more, where it has one
+    packed: int = 0  # bytes of matrices that nearly every CPU packs
 
     @property
     def total(self) -> int:
@@ -73,6 +77,7 @@ class Weights:
     tied_output_bytes: int
     output_parameters: int
     output_packing: int
+    output_packed: int
 
 
 def class_of(name: str) -> TensorClass:
@@ -119,6 +124,7 @@ def weights_of(header: Header) -> Weights:
         tied_output_bytes=sum(_placed_bytes(tensor) for tensor in tied),
         output_parameters=sum(tensor.elements for tensor in (*outputs, *tied)),
         output_packing=sum(_packing(tensor) for tensor in (*outputs, *tied)),
+        output_packed=sum(_packed(tensor) for tensor in (*outputs, *tied)),
     )
 
 
@@ -140,6 +146,7 @@ def _layer(tensors: list[TensorInfo], *, is_mtp: bool) -> LayerBytes:
         largest_expert_tensor=largest,
         is_mtp=is_mtp,
         packing=sum(_packing(tensor) for tensor in tensors),
+        packed=sum(_packed(tensor) for tensor in tensors),
     )
 
 
@@ -152,3 +159,8 @@ def _packing(tensor: TensorInfo) -> int:
     """Experts, of three dimensions, are left as they are."""
     elements, more = _PACKED_MORE.get(tensor.type_name, (1, 0))
     return tensor.elements // elements * more if len(tensor.shape) == 2 else 0
+
+
+def _packed(tensor: TensorInfo) -> int:
+    is_packed = tensor.type_name in _PACKED_EVERYWHERE and len(tensor.shape) > 1 and tensor.shape[1] % _PACKED_ROWS == 0
+    return tensor.size_bytes if is_packed else 0

@@ -153,7 +153,7 @@ class RunnerFleet:
         is_loaded = False
         try:
             loaded = await handle.load(self._load_message(model, made), on_progress)
-            measured = measured_bytes(loaded)
+            measured = measured_bytes(loaded, made)
             if made.tier != "cpu":
                 measured |= await self._planner.gpu_bytes(process.process_id)
             self._planner.learn(model, made, measured)
@@ -183,14 +183,26 @@ class RunnerFleet:
         )
 
 
-def measured_bytes(loaded: Loaded) -> dict[str, int]:
-    """What a loaded model takes of each device: llama.cpp's buffers, and of the host all of the process."""
+def measured_bytes(loaded: Loaded, made: Plan) -> dict[str, int]:
+    """What a loaded model takes of each device: llama.cpp's buffers, and of the host all of the process.
+
+    Pages of a mapped file whose tensors lie elsewhere, packed or on a GPU, are left out: the system takes them back.
+    """
     sums: Counter[str] = Counter()
     for buffer in loaded.buffers:
         sums[buffer.device] += buffer.total
     if loaded.buffers and loaded.resident_bytes:
-        sums[CPU] = loaded.resident_bytes
+        least, spare = sums[CPU], _spare_pages(loaded, made)
+        sums[CPU] = max(loaded.resident_bytes - spare, min(least - spare, loaded.resident_bytes))
     return dict(sums)
+
+
+def _spare_pages(loaded: Loaded, made: Plan) -> int:
+    """Bytes that are mapped beyond the weights that lie in host memory."""
+    planned = next((share.weights for share in made.shares if share.device == CPU), None)
+    if planned is None or not made.layout.use_mmap:
+        return 0
+    return max(0, sum(buffer.weights for buffer in loaded.buffers if buffer.device == CPU) - planned)
 
 
 def _short(made: Plan, error: OutOfMemoryError) -> dict[str, int]:

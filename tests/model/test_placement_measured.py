@@ -14,14 +14,18 @@ from pathlib import Path
 
 import pytest
 from measured_bytes import Asked, ask_child
+from published_plans import machine
 from shape_models import ShapeModel, quantized, write_shapes
 from shape_recipes import RECIPES
 
 from localllm.errors import LoadError
 from localllm.gguf import read_header
+from localllm.placement.budgets import room_of
 from localllm.placement.estimate import estimate
 from localllm.placement.layout import EXPERT_PATTERN, Layout, TensorOverride
+from localllm.placement.plan import plan
 from localllm.placement.shape import ContextShape
+from localllm.placement.wishes import Wishes
 from localllm.runner.measuring import measure
 
 GUIDE = Path(__file__).resolve().parent.parent.parent / "modelfiles" / "guide" / "guide.gguf"
@@ -103,6 +107,16 @@ def test_a_loaded_model_takes_what_was_measured_to_the_byte_and_the_process_grow
         # A buffer for computing is room that a step fills: until then the system has not given it.
         expected = taken["weights"] + taken["context"]
         assert abs(taken["grown"] - expected) <= 0.05 * expected, (name, taken)
+
+
+def test_a_model_that_the_cpu_packs_lies_in_memory_once_and_takes_what_was_planned(tmp_path):
+    model = replace(small("llama"), types=quantized("Q4_K", "Q6_K"))
+    path = write_shapes({"llama": model}, tmp_path)["llama"]
+    reckoned, wishes = estimate(read_header(path)), Wishes(context_tokens=4096)
+    made = plan(reckoned, room_of(machine(), reckoned.vocabulary, wishes), wishes)
+    (taken,) = ask("load", [(path, made.layout, made.shape)])
+    expected = made.shares[-1].weights + made.shares[-1].context
+    assert abs(taken["grown"] - expected) <= 0.05 * expected, (taken, made)
 
 
 def question(shape: ContextShape = SHAPES[0], layout: Layout = PLAIN, model: Path = GUIDE, **more):

@@ -28,7 +28,8 @@ from localllm.placement.learned import Learned
 from localllm.placement.plan import Plan, plan
 from localllm.placement.shape import ContextShape
 from localllm.placement.wishes import Wishes
-from localllm.scheduler.fleet import RunnerFleet
+from localllm.runner.protocol import Loaded
+from localllm.scheduler.fleet import RunnerFleet, measured_bytes
 from localllm.scheduler.planner import Planner
 from localllm.store.model import Model
 
@@ -139,6 +140,18 @@ def test_what_the_driver_says_a_load_took_of_a_gpu_counts_and_is_remembered(tmp_
 
     assert 20 * GIB == asyncio.run(start())["CUDA0"]
     assert learned.overheads()["CUDA0"] > 5 * GIB
+
+
+@pytest.mark.parametrize(("resident", "taken"), [(11, 7), (6, 6), (8, 6)])
+def test_pages_of_a_mapped_file_whose_tensors_lie_elsewhere_are_not_what_a_model_takes(resident, taken):
+    wishes = Wishes(use_mmap=True)
+    made = plan(ESTIMATE, room_of(machine(), ESTIMATE.vocabulary, wishes), wishes)
+    made = replace(made, shares=(replace(made.shares[-1], weights=5 * GIB),))
+    buffers = (BufferBytes("CPU", "CPU_REPACK", 4 * GIB, 0, 0), BufferBytes("CPU", "CPU", 5 * GIB, GIB, 0))
+    loaded = Loaded(8192, 8192, 8, 0, 0, 0, 33, 0, 1.0, buffers=buffers, resident_bytes=resident * GIB)
+    assert {"CPU": taken * GIB} == measured_bytes(loaded, made)
+    read = replace(made, layout=replace(made.layout, use_mmap=False))
+    assert {"CPU": resident * GIB} == measured_bytes(loaded, read)
 
 
 def test_llama_cpps_own_figures_are_asked_before_a_gpu_is_used_and_are_what_counts(tmp_path):

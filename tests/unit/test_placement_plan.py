@@ -209,6 +209,14 @@ def test_weights_may_be_read_from_the_disk_where_use_mmap_was_asked_for():
     ) == said.notes
 
 
+def test_a_file_whose_weights_the_cpu_keeps_in_a_layout_of_its_own_is_read_and_not_mapped_as_well():
+    assert not planned(SMALL, machine()).layout.use_mmap
+    assert planned(SMALL, machine(), use_mmap=True).layout.use_mmap
+    assert planned(SMALL, machine(), use_extra_buffers=False).layout.use_mmap
+    assert planned(SMALL, machine(24)).layout.use_mmap
+    assert planned(estimate(SHAPES["llama3-8b"].header("Q8_0")), machine()).layout.use_mmap
+
+
 def test_a_machine_without_a_gpu_keeps_its_pool_small_and_uses_its_cores():
     said = planned(SMALL, machine())
     assert (2 * GIB, 16, 0) == (said.shares[-1].context, said.threads, said.layout.gpu_layers)
