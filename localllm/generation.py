@@ -344,10 +344,17 @@ class OfChoice(msgspec.Struct, frozen=True):
 AnswerEvent = Event | OfChoice
 
 
+_NOTHING_SAID = Options()
+_OPTION_NAMES = frozenset(Options.__struct_fields__)
+
+
 def merge_options(*layers: Options) -> Options:
     """Lay options over each other: for each name the first layer that says something wins."""
+    telling = [layer for layer in layers if layer != _NOTHING_SAID]
+    if len(telling) < 2:  # as most requests have it
+        return telling[0] if telling else _NOTHING_SAID
     merged: dict[str, Any] = {}
-    for layer in reversed(layers):
+    for layer in reversed(telling):
         values = zip(Options.__struct_fields__, msgspec.structs.astuple(layer), strict=True)
         merged.update((name, value) for name, value in values if value is not None)
     return Options(**merged)
@@ -375,7 +382,7 @@ def parse_options(
     option_of = options or {}
     for name, value in values.items():
         option = option_of.get(name, name)
-        if option not in Options.__struct_fields__:
+        if option not in _OPTION_NAMES:
             unknown.append(name)
         elif value is not None:
             known[option] = read_option(option, value, name)

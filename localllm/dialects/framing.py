@@ -8,9 +8,10 @@ Pure: the wall clock comes in as nanoseconds since the epoch. Nothing here knows
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Protocol
 
 import msgspec
@@ -116,6 +117,29 @@ def collect_choices(events: Iterable[AnswerEvent]) -> tuple[list[Answer], Finish
         if not has_several:  # else each choice has had its own end, and this one is of all
             choices.setdefault(0, []).append(event)
     return [collect(choices[index]) for index in sorted(choices)], finished
+
+
+def merged(events: Iterable[AnswerEvent]) -> Iterator[AnswerEvent]:
+    """The same answer in fewer events: neighbours that are more of one text, thought or call become one."""
+    for of, run in groupby(events, _merges_with):
+        first, *more = run
+        if of is None or not more:
+            yield from (first, *more)
+        elif isinstance(first, ContentDelta):
+            deltas = [first, *(one for one in more if isinstance(one, ContentDelta))]
+            logprobs = tuple(logprob for one in deltas for logprob in one.logprobs)
+            yield ContentDelta("".join(one.text for one in deltas), logprobs)
+        elif isinstance(first, ThinkingDelta):
+            yield ThinkingDelta("".join([first.text, *(one.text for one in more if isinstance(one, ThinkingDelta))]))
+        elif isinstance(first, ToolCallDelta):
+            pieces = (one.arguments for one in more if isinstance(one, ToolCallDelta))
+            yield msgspec.structs.replace(first, arguments="".join([first.arguments, *pieces]))
+
+
+def _merges_with(event: AnswerEvent) -> tuple[type, int] | None:
+    if isinstance(event, (ContentDelta, ThinkingDelta)):
+        return type(event), 0
+    return (ToolCallDelta, event.index) if isinstance(event, ToolCallDelta) else None
 
 
 def extend_call(call: ToolCall | None, delta: ToolCallDelta) -> ToolCall:

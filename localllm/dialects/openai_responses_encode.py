@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from localllm.dialects.framing import NANOSECONDS, SSE_MEDIA_TYPE, SSE_PING, to_json, token_logprobs
+from localllm.dialects.framing import NANOSECONDS, SSE_MEDIA_TYPE, SSE_PING, merged, to_json, token_logprobs
 from localllm.dialects.openai_encode import ERROR_CODES, error_body, our_notes
 from localllm.dialects.openai_responses import DecodedResponse, echo_json
 from localllm.dialects.openai_responses_items import StoredItem, sealed
@@ -100,20 +100,12 @@ class ResponsesEncoder:
     def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:
         """The events that `event` becomes; those of Finished and Failed are the last."""
         begun = self._begin() if self._number == 0 else b""
-        if isinstance(event, ContentDelta):
-            return begun + self._content(event)
-        if isinstance(event, ThinkingDelta):
-            return begun + self._thought(event)
-        if isinstance(event, ToolCallDelta):
-            return begun + self._call(event)
-        if isinstance(event, (PromptProgress, OfChoice)):
-            return begun
-        return begun + (self._fail(event) if isinstance(event, Failed) else self._finish(event, now_ns))
+        return begun + self._take(event, now_ns)
 
     def whole(self, events: Iterable[AnswerEvent], now_ns: int) -> bytes:
         """The response object."""
-        for event in events:
-            self.chunk(event, now_ns)
+        for event in merged(events):
+            self._take(event, now_ns)
         return self.response()
 
     def ping(self) -> bytes:
@@ -158,6 +150,17 @@ class ResponsesEncoder:
         return to_json(head)[:-1] + self._echo
 
     # The lifecycle
+
+    def _take(self, event: AnswerEvent, now_ns: int) -> bytes:
+        if isinstance(event, ContentDelta):
+            return self._content(event)
+        if isinstance(event, ThinkingDelta):
+            return self._thought(event)
+        if isinstance(event, ToolCallDelta):
+            return self._call(event)
+        if isinstance(event, (PromptProgress, OfChoice)):
+            return b""
+        return self._fail(event) if isinstance(event, Failed) else self._finish(event, now_ns)
 
     def _begin(self) -> bytes:
         response = b'"response":' + self.response()

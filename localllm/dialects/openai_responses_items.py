@@ -59,10 +59,11 @@ class _Item(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class PlacedItem:
-    """An item's JSON text, and where it stands, for messages about it."""
+    """An item's JSON text, where it stands, for messages about it, and what it says."""
 
     text: bytes
     field: str
+    item: _Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +77,23 @@ class StoredItem:
 _decoder = msgspec.json.Decoder(_Item)
 
 
+def place(text: bytes, field: str) -> PlacedItem:
+    """The item that stands there. Raises InvalidFieldError."""
+    return PlacedItem(text, field, read_inside(text, _decoder, field))
+
+
 def place_items(items: str | Sequence[msgspec.Raw], find: Callable[[str], bytes | None]) -> list[PlacedItem]:
     """The items of `input`, references replaced by what `find` has of that id. Raises InvalidFieldError."""
     if isinstance(items, str):
         part = {"type": "input_text", "text": items}
-        return [PlacedItem(to_json({"type": "message", "role": "user", "content": [part]}), "input")]
+        return [place(to_json({"type": "message", "role": "user", "content": [part]}), "input")]
     placed = []
     for index, raw in enumerate(items):
         where = f"input[{index}]"
-        item = read_inside(bytes(raw), _decoder, where)
+        here = place(bytes(raw), where)
+        item = here.item
         if item.type != "item_reference" and not (item.type is None and item.id and not item.role):
-            placed.append(PlacedItem(bytes(raw), where))
+            placed.append(here)
             continue
         text = find(item.id or "")
         if text is None:
@@ -95,7 +102,7 @@ def place_items(items: str | Sequence[msgspec.Raw], find: Callable[[str], bytes 
                 field=f"{where}.id",
                 hint="send the item itself; only those of stored responses can be referred to",
             )
-        placed.append(PlacedItem(text, where))
+        placed.append(place(text, where))
     return placed
 
 
@@ -105,7 +112,7 @@ def stored_items(items: Iterable[PlacedItem], new_id: Callable[[str, int], str])
 
 
 def _stored(placed: PlacedItem, index: int, new_id: Callable[[str, int], str]) -> StoredItem:
-    item = read_inside(placed.text, _decoder, placed.field)
+    item = placed.item
     fields = read_inside(placed.text, _fields_decoder, placed.field)
     kind = item.type or "message"
     if isinstance(item.content, str):
@@ -130,8 +137,7 @@ def read_messages(items: Iterable[PlacedItem], told: list[str]) -> list[Message]
     """The conversation; what is skipped is added to `told`. Raises BadRequestError's kinds."""
     turns = _Turns()
     for placed in items:
-        item = read_inside(placed.text, _decoder, placed.field)
-        _add(item, placed.field, turns, told)
+        _add(placed.item, placed.field, turns, told)
     return turns.all()
 
 

@@ -91,11 +91,13 @@ async def answer(services: Services, request: Request, route: Route) -> AnswerRe
     return await answer_decoded(services, request, route.decode(await request.body()), route)
 
 
-async def answer_decoded(services: Services, request: Request, decoded: Decoded, route: Route) -> AnswerResponse:
-    """The answer to a body that was decoded. Raises LocalllmError's kinds."""
+async def answer_decoded(
+    services: Services, request: Request, decoded: Decoded, route: Route, found: Model | None = None
+) -> AnswerResponse:
+    """The answer to a body that was decoded; `found` is its model if that is known. Raises LocalllmError's kinds."""
     arrived = services.clock.monotonic()
     terms = terms_of(request, decoded.request.client, decoded.request.priority)
-    model = await services.in_store(services.store.find, decoded.request.model)
+    model = found or await services.in_store(services.store.find, decoded.request.model)
     decoded = within_capabilities(decoded, model, route.verb)
     if decoded.unknown_options:
         logger.warning("unknown options are ignored: %s", ", ".join(decoded.unknown_options))

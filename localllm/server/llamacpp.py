@@ -139,8 +139,8 @@ async def find(services: Services, name: str, capability: str) -> tuple[Model, t
 
 
 async def _answer(services: Services, request: Request, decode: Callable[[bytes], Decoded]) -> AnswerResponse:
-    _, decoded = await _with_model(services, decode(await request.body()))
-    return await answer_decoded(services, request, decoded, _ROUTE)
+    model, decoded = await _with_model(services, decode(await request.body()))
+    return await answer_decoded(services, request, decoded, _ROUTE, model)
 
 
 async def _with_model(services: Services, decoded: Decoded) -> tuple[Model, Decoded]:

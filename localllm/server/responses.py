@@ -23,7 +23,7 @@ from localllm.dialects import openai_responses
 from localllm.dialects.framing import JSON_MEDIA_TYPE, to_json
 from localllm.dialects.openai_responses import Body, DecodedResponse
 from localllm.dialects.openai_responses_encode import ResponsesEncoder
-from localllm.dialects.openai_responses_items import PlacedItem, StoredItem, stored_items
+from localllm.dialects.openai_responses_items import StoredItem, place, stored_items
 from localllm.errors import InvalidFieldError, ResponseCancelledError, UnsupportedError
 from localllm.generation import AnswerEvent, Failed, Finished
 from localllm.server.access import HOLDER
@@ -127,7 +127,7 @@ def _decode(services: Services, fields: Body, body: bytes, owner: str) -> tuple[
     if fields.previous_response_id:
         previous = services.responses.previous(fields.previous_response_id, owner, now)
     conversation = previous.conversation() if previous is not None else ()
-    earlier = [PlacedItem(item.text, f"previous_response_id.items[{at}]") for at, item in enumerate(conversation)]
+    earlier = [place(item.text, f"previous_response_id.items[{at}]") for at, item in enumerate(conversation)]
     decoded = openai_responses.decode(fields, body, earlier, lambda item_id: services.responses.item(item_id, owner))
     return decoded, previous
 

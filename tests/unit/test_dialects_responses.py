@@ -8,7 +8,7 @@ import pytest
 
 from localllm.dialects import openai_responses
 from localllm.dialects.openai_responses import DecodedResponse
-from localllm.dialects.openai_responses_items import PlacedItem, sealed, stored_items, unsealed
+from localllm.dialects.openai_responses_items import place, sealed, stored_items, unsealed
 from localllm.dialects.openai_responses_tools import CalledTool
 from localllm.errors import InvalidFieldError, LocalllmError, UnsupportedError
 from localllm.generation import GenerationRequest, Message, Options, ResponseFormat, ToolCall, ToolChoice
@@ -21,7 +21,7 @@ RESULT = {"type": "function_call_output", "call_id": "c1", "output": "2"}
 
 def decoded(body=None, *, earlier=(), found=None, **fields) -> DecodedResponse:
     text = json.dumps({"model": "m", "input": "hi", **fields} if body is None else body).encode()
-    placed = [PlacedItem(json.dumps(item).encode(), "earlier") for item in earlier]
+    placed = [place(json.dumps(item).encode(), "earlier") for item in earlier]
     return openai_responses.decode(openai_responses.read_body(text), text, placed, (found or {}).get)
 
 

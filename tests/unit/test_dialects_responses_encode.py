@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from localllm.dialects import openai_responses
+from localllm.dialects.framing import merged
 from localllm.dialects.openai_responses_encode import ResponsesEncoder
 from localllm.dialects.openai_responses_items import unsealed
 from localllm.generation import (
@@ -75,6 +76,21 @@ def test_a_text_comes_with_every_event_in_openais_order():
 def test_the_last_event_of_a_stream_holds_what_an_answer_without_one_is():
     events = (ThinkingDelta("hm"), ContentDelta("a"), ToolCallDelta(0, "c1", "f", "{}"), DONE)
     assert whole(*events) == stream(*events)[-1]["response"]
+
+
+def test_an_answer_is_the_same_in_however_many_pieces_it_came():
+    token = TokenLogprob(b"a", -0.5, (TokenLogprob(b"a", -0.5),))
+    pieces = (
+        PromptProgress(0, 5), ThinkingDelta("h"), ThinkingDelta("m"), ContentDelta("a", (token,)), ContentDelta("b"),
+        ContentDelta("", (token,)), ToolCallDelta(0, "c1", "f", '{"a"'), ToolCallDelta(0, arguments=": 1"),
+        ToolCallDelta(0, arguments="}"), ToolCallDelta(1, "c2", "f"), ToolCallDelta(1, arguments="{}"), DONE,
+    )  # fmt: skip
+    fewer = (
+        PromptProgress(0, 5), ThinkingDelta("hm"), ContentDelta("ab", (token, token)),
+        ToolCallDelta(0, "c1", "f", '{"a": 1}'), ToolCallDelta(1, "c2", "f", "{}"), DONE,
+    )  # fmt: skip
+    assert fewer == tuple(merged(pieces))
+    assert whole(*fewer) == whole(*pieces) == stream(*pieces)[-1]["response"]
 
 
 def test_the_object_tells_when_how_much_and_what_was_asked():
