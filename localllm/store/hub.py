@@ -160,7 +160,7 @@ class Hub:
             )
         paths = sorted(path for path in snapshot.rglob("*") if path.is_file())
         files = (HubFile(str(path.relative_to(snapshot)), path.stat().st_size, path.resolve().name) for path in paths)
-        return Repository(repository_id, commit, tuple(files))
+        return Repository(repository_id, commit, tuple(files), is_offline=True)
 
     @contextmanager
     def open(self, repository: Repository, file: HubFile, start: int, piece_bytes: int) -> Iterator[Opened]:

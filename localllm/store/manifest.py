@@ -214,7 +214,8 @@ def remove(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise ModelFileError(f"the manifest {path} cannot be deleted: {error.strerror}") from error
+        hint = "check the permissions of its folder; if the disk is read-only, no name on it can go"
+        raise ModelFileError(f"the manifest {path} cannot be deleted: {error.strerror}", hint=hint) from error
     with contextlib.suppress(OSError):  # other tags are there, or one is being written
         path.parent.rmdir()
     return True

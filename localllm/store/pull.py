@@ -86,8 +86,8 @@ def check_room(source: Source, repository: Repository, files: tuple[HubFile, ...
     needed = sum(max(0, file.size_bytes - partial_bytes(source, repository, file)) for file in missing)
     if missing and needed + _SPARE_BYTES > free_bytes:
         raise DiskFullError(
-            f"{repository.id} needs {size_text(needed)} more, and {size_text(free_bytes)} are free where the cache is, "
-            f"in {source.cache_dir}",
+            f"{repository.id} needs {size_text(needed)} more, and {size_text(_SPARE_BYTES)} that stay free; "
+            f"{size_text(free_bytes)} are free where the cache is, in {source.cache_dir}",
             hint=f"make room, choose a smaller quant, or set {source.moved_by} to a larger disk and start the daemon "
             "again",
         )

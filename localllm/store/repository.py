@@ -33,6 +33,7 @@ _NO_MODEL = re.compile(r"mmproj|imatrix|ggml-vocab|(?:^|[-_.])(?:lora|adapter)(?
 # Of a projector's precisions the usual one first; F32 is twice as large and computes the same.
 _PROJECTOR_QUANTS = ("F16", "FP16", "BF16", "F32")
 _SHOWN = 12
+_ONLINE = "unset HF_HUB_OFFLINE and start the daemon again to look for more on the hub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,22 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository at one commit. `id` is OWNER/REPO as the hub spells it."""
+    """A repository at one commit. `id` is OWNER/REPO as the hub spells it.
+
+    `is_offline` when `files` are only what lies of it on this machine, and the hub may not be asked for the others.
+    """
 
     id: str
     commit: str
     files: tuple[HubFile, ...]
     license: str | None = None
     is_gated: bool = False
+    is_offline: bool = False
+
+    @property
+    def lacks(self) -> str:
+        """The beginning of a sentence about what is not among its files."""
+        return f"of {self.id} the cache has no" if self.is_offline else f"{self.id} has no"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +114,12 @@ def choose(repository: Repository, wanted: str) -> Choice:
     variants = variants_in(repository)
     variant = _wanted(variants, wanted) if wanted else variants[0]
     if variant is None:
-        raise NotOnHubError(f"{repository.id} has no {wanted}", hint=f"it has {listed(variants)}")
+        more = f"; {_ONLINE}" if repository.is_offline else ""
+        raise NotOnHubError(f"{repository.lacks} {wanted}", hint=f"it has {listed(variants)}{more}")
     if not variant.is_whole:
         raise NotOnHubError(
             f"{repository.id} has {len(variant.files)} of the {variant.parts} parts of {variant.label}",
-            hint="choose another file, or ask its owner",
+            hint=_ONLINE if repository.is_offline else "choose another file, or ask its owner",
         )
     return choice_of(repository, variant, tuple(_remarks(repository, variant, variants, wanted)))
 
@@ -129,8 +140,8 @@ def variants_in(repository: Repository) -> tuple[Variant, ...]:
     """Its models, at least one, the one to take without a wish first. Raises NotOnHubError."""
     if variants := variants_of(repository.files):
         return variants
-    hint = "look for a repository of the same model whose name ends in GGUF"
-    raise NotOnHubError(f"{repository.id} has no GGUF model", hint=hint)
+    hint = _ONLINE if repository.is_offline else "look for a repository of the same model whose name ends in GGUF"
+    raise NotOnHubError(f"{repository.lacks} GGUF model", hint=hint)
 
 
 def variants_of(files: Iterable[HubFile]) -> tuple[Variant, ...]:
@@ -177,7 +188,7 @@ def _remarks(repository: Repository, variant: Variant, variants: tuple[Variant, 
     if not wanted and variant.quant != QUANTS[0]:
         others = [other for other in variants if other is not variant]
         more = f"; there is also {listed(others)}" if others else ""
-        yield f"{repository.id} has no {QUANTS[0]}: taking {variant}{more}"
+        yield f"{repository.lacks} {QUANTS[0]}: taking {variant}{more}"
 
 
 def _projector(repository: Repository, variant: Variant) -> HubFile | None:

@@ -187,6 +187,9 @@ def test_offline_what_is_in_the_cache_is_used(tmp_path):
     with running_daemon(tmp_path / "other", **offline) as daemon:
         assert SUCCESS == pull(daemon, NAME)[-1]
         assert "HF_HUB_OFFLINE" in pull(daemon, "hf.co/owner/Other")[-1]["error"]
+        missing = pull(daemon, f"{NAME}:Q8_0")[-1]
+        assert "of owner/Tiny-GGUF the cache has no Q8_0" == missing["error"]
+        assert "unset HF_HUB_OFFLINE" in missing["hint"]
     assert asked == len(hub.requests)
 
 
@@ -245,7 +248,7 @@ def test_a_disk_without_room_is_told_with_the_figures_before_anything_is_downloa
     with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
         hub.claimed_sizes["owner/Tiny-GGUF/Tiny-Q8_0.gguf"] = 10**15
         last = pull(daemon, f"{NAME}:Q8_0")[-1]
-        assert "needs 1000 TB more" in last["error"]
+        assert "needs 1000 TB more, and 67 MB that stay free" in last["error"]
         assert "are free where the cache is" in last["error"]
         assert 0 == hub.served_bytes()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from localllm.errors import NotOnHubError
@@ -87,6 +89,19 @@ def test_what_is_not_there_is_refused_with_what_is(names, wanted, error, hint):
         choose(repository(*names), wanted)
     assert error == caught.value.message
     assert hint in caught.value.hint
+
+
+def test_offline_what_is_missing_is_missing_from_the_cache_and_may_be_on_the_hub():
+    files = tuple(HubFile(name, 10**9, "ab" * 32) for name in ("M-Q8_0.gguf", "M-Q5_0-00001-of-00002.gguf"))
+    offline = Repository("owner/repo", "c" * 40, files, is_offline=True)
+    assert "of owner/repo the cache has no Q4_K_M: taking Q8_0 (1 GB)" in choose(offline, "").remarks[0]
+    with pytest.raises(NotOnHubError, match=r"^of owner/repo the cache has no Q6_K$") as caught:
+        choose(offline, "Q6_K")
+    assert (caught.value.hint or "").startswith("it has Q8_0 (1 GB), Q5_0 (1 GB, 2 parts); unset HF_HUB_OFFLINE")
+    for wanted, repo in (("Q5_0", offline), ("", dataclasses.replace(offline, files=()))):
+        with pytest.raises(NotOnHubError) as caught:
+            choose(repo, wanted)
+        assert (caught.value.hint or "").startswith("unset HF_HUB_OFFLINE")
 
 
 def test_every_quant_has_one_place_in_the_order_and_is_read_from_a_file_name():
