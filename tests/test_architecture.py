@@ -71,7 +71,7 @@ IMPORTERS = {
         "engine.measure",
         "engine.survey",
     ),
-    "jinja2": ("chat.sandbox",),
+    "jinja2": ("chat.sandbox", "chat.lengths"),
     "starlette": ("server.",),
     "uvicorn": ("server.daemon",),
     "typer": ("cli.",),

@@ -24,7 +24,7 @@ import functools
 import json
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -39,13 +39,12 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from localllm.chat.lengths import MAX_OUTPUT_CHARACTERS, contains, counted, growth, result_length, text_length
 from localllm.errors import TemplateError
 
 MAX_SOURCE_CHARACTERS = 2**20
-MAX_OUTPUT_CHARACTERS = 16 * 2**20
 # A template may build its output up in a variable, message by message, which produces far more than it keeps.
 MAX_PRODUCED_CHARACTERS = 32 * MAX_OUTPUT_CHARACTERS
-_MAX_INTEGER_BITS = 4096
 _MAX_REASON_CHARACTERS = 500
 _CHARACTERS_PER_ITEM = 32  # what a list with one more short text takes, roughly
 _TOO_LONG = f"it makes more than {MAX_OUTPUT_CHARACTERS} characters"
@@ -139,8 +138,14 @@ class _Pieces(list[str]):
         super().append(piece)
 
     def extend(self, pieces: Any) -> None:
-        for piece in pieces:
-            self.append(piece)
+        if type(pieces) is not tuple:  # a template that runs, and is to be stopped while it does
+            for piece in pieces:
+                self.append(piece)
+            return
+        self.characters += sum(map(len, pieces))
+        if self.characters > MAX_OUTPUT_CHARACTERS:
+            raise SecurityError(_TOO_LONG)
+        super().extend(pieces)
 
 
 class _BoundedCode(CodeGenerator):
@@ -171,6 +176,26 @@ class _BoundedCode(CodeGenerator):
             node.node = nodes.Call(method, [call.node.node, *call.args], call.kwargs, call.dyn_args, call.dyn_kwargs)
             node.node.set_lineno(call.lineno).set_environment(self.environment)
         super().visit_Assign(node, frame)
+
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802, the visitor's naming
+        if node.attr.startswith("_"):
+            super().visit_Getattr(node, frame)
+            return
+        self.write("environment.look_up(")
+        self.visit(node.node, frame)
+        self.write(f", {node.attr!r})")
+
+    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
+            super()._output_child_pre(node, frame, finalize)
+        else:
+            self.write("environment.printed(")
+
+    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
+            super()._output_child_post(node, frame, finalize)
+        else:
+            self.write(")")
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
         if not isinstance(node, (nodes.TemplateData, nodes.Const)):
@@ -204,25 +229,33 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if characters > MAX_OUTPUT_CHARACTERS or self.produced_characters > MAX_PRODUCED_CHARACTERS:
             raise SecurityError(_TOO_LONG)
 
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        """jinja2's own, which asks for every attribute what these kinds of values never are: dangerous, or changed."""
+    def look_up(self, obj: Any, attribute: str) -> Any:
+        """getattr for a name that begins with no underscore.
+
+        jinja2's own asks for every attribute what these kinds of values never are: dangerous, or changed.
+        """
         kind = type(obj)
-        if kind is dict and attribute not in _DICT_ATTRIBUTES:
+        if kind is Namespace:
             try:
-                return obj[attribute]
+                return _attribute(obj, "_Namespace__attrs")[attribute]  # its own lookup is a function in Python
             except KeyError:
                 return self.undefined(obj=obj, name=attribute)
-        if attribute.startswith("_"):
-            return super().getattr(obj, attribute)
-        if kind is Namespace:
-            values = object.__getattribute__(obj, "_Namespace__attrs")  # its own lookup is a function in Python
-            return values[attribute] if attribute in values else self.undefined(obj=obj, name=attribute)
+        if kind is dict and attribute not in _DICT_ATTRIBUTES:
+            return obj[attribute] if attribute in obj else self.undefined(None, obj, attribute)
         if (kind is str and attribute in _STR_METHODS) or kind is LoopContext:
             try:
                 return getattr(obj, attribute)
             except AttributeError:
                 return self.undefined(obj=obj, name=attribute)
+        if kind is dict and attribute in _DICT_READERS:
+            return getattr(obj, attribute)
         return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """jinja2's own, which finds out by two exceptions that a dict has no such key."""
+        if type(obj) is dict and type(argument) is str and argument not in _DICT_ATTRIBUTES:
+            return obj[argument] if argument in obj else self.undefined(None, obj, argument)
+        return super().getitem(obj, argument)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         # jinja2 hands out an undefined value that only complains when it is used, and prints as nothing.
@@ -236,7 +269,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def append_to(self, values: Any, item: Any) -> None:
         """`values.append(item)` for a list, unless that makes a list contain itself: what prints it would not end."""
-        if not isinstance(values, list) or _contains(item, values):
+        if not isinstance(values, list) or contains(item, values):
             raise SecurityError(f"access to attribute 'append' of {type(values).__name__!r} object is not allowed")
         # As much as any other way to make a list of this length, at once and over the whole render.
         if len(values) * _CHARACTERS_PER_ITEM >= MAX_OUTPUT_CHARACTERS:
@@ -251,48 +284,70 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return values.pop(index)
 
     def concatenate(self, parts: Sequence[object]) -> str:
-        self.charge(_text_length(parts))
+        self.charge(text_length(parts))
         return "".join(map(str, parts))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        self.charge(_result_length(operator, left, right))
+        if operator == "+" and type(left) is type(right):
+            if type(left) is int:
+                return left + right
+            if type(left) is str:
+                self.charge(len(left) + len(right))
+                return left + right
+        self.charge(result_length(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, as jinja2 has it
         if type(__obj) is Macro:  # the template's own, and so always safe to call
-            return __context.call(__obj, *args, **kwargs)
+            return __obj(__context.eval_ctx, *args, **_without_scopes(kwargs))
         method = getattr(__obj, "__wrapped__", __obj)
         owner = getattr(method, "__self__", None)
+        if type(owner) is dict and method.__name__ in _DICT_READERS:
+            return method(*args, **_without_scopes(kwargs))
         if not (isinstance(method, types.BuiltinMethodType) and isinstance(owner, (str, int))):
             return super().call(__context, __obj, *args, **kwargs)
         if method.__name__ in _REFUSED_METHODS:
             raise SecurityError(f"{method.__name__}() is not allowed in a chat template")
-        args = tuple(map(_counted, args))
-        __self.charge(_growth(method.__name__, owner, [*args, *kwargs.values()]))
-        return __self.charged(super().call(__context, __obj, *args, **kwargs))
+        args = tuple(map(counted, args))
+        kwargs = _without_scopes(kwargs)
+        __self.charge(growth(method.__name__, owner, [*args, *kwargs.values()]))
+        return __self.charged(__obj(*args, **kwargs))
+
+    def printed(self, value: Any) -> str:
+        """A value as it is written into the output."""
+        return value if type(value) is str else str(self._printable(value))
 
     def _printable(self, value: Any) -> Any:
         if not isinstance(value, str):
-            self.charge(_text_length((value,)))
+            self.charge(text_length((value,)))
         return value
 
     def _bounded_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
         makes_text = _MAKES_NO_TEXT.fullmatch(name) is None
+        keeps_length = name in _KEEP_LENGTH
 
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
             if not makes_text:
                 return self.charged(function(*args, **kwargs))
-            values = [*args[:skipped], *map(_counted, args[skipped:])]
+            if keeps_length and not kwargs and len(args) == 1 and type(args[0]) is str:
+                self.charge(len(args[0]))
+                return function(*args)
+            values = [*args[:skipped], *map(counted, args[skipped:])]
             said = [*values[skipped:], *kwargs.values()]
-            self.charge(_growth(name, said[0], said[1:]) + _text_length(said[:1]))
+            self.charge(growth(name, said[0], said[1:]) + text_length(said[:1]))
             return function(*values, **kwargs)
 
         return bounded
 
 
+_attribute = object.__getattribute__
 _DICT_ATTRIBUTES = frozenset(dir(dict))
+# Methods that make no copy of what is in a dict, and change nothing.
+_DICT_READERS = frozenset(["get", "items", "keys", "values"])
+# Filters that make of a text alone one of about its length.
+_KEEP_LENGTH = frozenset(["lower", "safe", "string", "tojson", "trim", "upper"])
 # Without format and format_map, which jinja2 gives out in a form that keeps to the sandbox.
 _STR_METHODS = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
 # What a template may do to a list, and by which method of the sandbox.
@@ -305,6 +360,13 @@ _MAKES_NO_TEXT = re.compile(
 )
 
 
+def _without_scopes(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Without what jinja2 tells functions that want to know where they are called from."""
+    kwargs.pop("_loop_vars", None)
+    kwargs.pop("_block_vars", None)
+    return kwargs
+
+
 def _to_json(
     value: object,
     ensure_ascii: bool = False,
@@ -314,85 +376,3 @@ def _to_json(
 ) -> str:
     """transformers' filter, not jinja2's: no HTML escapes, and text stays readable."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _counted(value: Any) -> Any:
-    """Something whose length can be asked: what is still to be iterated becomes a list."""
-    return list(value) if isinstance(value, Iterator) else value
-
-
-def _text_length(values: Sequence[object]) -> int:
-    """At most how many characters, roughly, `str` of these values has; counting stops above the limit."""
-    length, waiting = 0, list(values)
-    while waiting and length <= MAX_OUTPUT_CHARACTERS:
-        value = waiting.pop()
-        length += 1
-        if isinstance(value, str):
-            length += len(value)
-        elif isinstance(value, Mapping):
-            waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, (list, tuple)):
-            waiting += value
-        elif isinstance(value, Namespace):
-            # Its repr shows everything in it, and a namespace may contain itself.
-            length = MAX_OUTPUT_CHARACTERS + 1
-    return length
-
-
-def _contains(value: object, wanted: list[Any]) -> bool:
-    """Whether `wanted` itself, not an equal list, is in `value`."""
-    seen: set[int] = set()
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if one is wanted:
-            return True
-        if id(one) not in seen and isinstance(one, (Mapping, list, tuple)):
-            seen.add(id(one))
-            waiting += one.values() if isinstance(one, Mapping) else one
-    return False
-
-
-def _result_length(operator: str, left: Any, right: Any) -> int:
-    """How long the result of `left operator right` can be. Raises SecurityError for integers that explode."""
-    if operator == "%" and isinstance(left, str):
-        return _formatted_length(left, [right], left.count("%"))
-    lengths = [len(side) for side in (left, right) if hasattr(side, "__len__")]
-    if operator == "+":
-        return sum(lengths)
-    if operator == "*" and lengths:
-        times = right if hasattr(left, "__len__") else left
-        return lengths[0] * max(times, 0) if isinstance(times, int) else 0
-    if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length() + right.bit_length() if operator == "*" else left.bit_length() * abs(right)
-        if bits > _MAX_INTEGER_BITS:
-            raise SecurityError(f"it makes an integer of more than {_MAX_INTEGER_BITS} bits")
-    return 0
-
-
-def _growth(name: str, subject: Any, arguments: Sequence[Any]) -> int:
-    """At most how many characters the method or filter `name` makes beyond those of its subject."""
-    if name in ("format", "format_map"):
-        return _formatted_length(str(subject), arguments, str(subject).count("{") + str(subject).count("%"))
-    text = _text_length(arguments)
-    widest = max((value for value in arguments if isinstance(value, int)), default=0)
-    if name == "join" and isinstance(subject, str):
-        return text + len(subject) * max((len(value) for value in arguments if hasattr(value, "__len__")), default=0)
-    if name == "join":
-        return text * len(subject) if hasattr(subject, "__len__") else text
-    if name == "replace":
-        old = str(arguments[0]) if arguments else ""
-        return text * (str(subject).count(old) if old else len(str(subject)) + 1)
-    if name in ("indent", "expandtabs", "wordwrap"):
-        return (text + widest) * (str(subject).count("\n") + str(subject).count("\t") + 1)
-    if name == "tojson":
-        return widest * _text_length([subject])
-    return widest
-
-
-def _formatted_length(layout: str, arguments: Sequence[Any], fields: int) -> int:
-    """At most how long a formatted text is: widths may stand in the layout or come from the arguments."""
-    length = len(layout) + sum(int(digits) for digits in re.findall(r"\d+", layout))
-    if "*" in layout or re.search(r"\{[^{}]*\{", layout):
-        raise SecurityError("it formats with a computed width, which is not allowed in a chat template")
-    return length + fields * _text_length(arguments)

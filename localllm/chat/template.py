@@ -17,7 +17,8 @@ from localllm.chat import conversation
 from localllm.chat.conversation import PLAIN, Form
 from localllm.chat.demands import Demands
 from localllm.chat.effort import Efforts
-from localllm.chat.sandbox import MAX_OUTPUT_CHARACTERS, MAX_SOURCE_CHARACTERS, Program
+from localllm.chat.lengths import MAX_OUTPUT_CHARACTERS
+from localllm.chat.sandbox import MAX_SOURCE_CHARACTERS, Program
 from localllm.errors import TemplateError
 from localllm.generation import Message, Tool
 
