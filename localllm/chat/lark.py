@@ -21,6 +21,7 @@ JSON_BLANKS = r"( |\n[ \t]{0,48})?"
 ANY_CHARACTERS = "(?s:.*)"
 _TAG = r"<[^<>\s]+>|\[[^\[\]\s]+\]"
 # Rust's regular expressions take a backslash before any ASCII punctuation but these two.
+_STRUCTURE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]|[^\\\[()]+", re.DOTALL)
 _NEEDS_ESCAPE = re.compile(r"[!-/:;=?-@\[-^`{-~]")
 
 
@@ -93,12 +94,23 @@ def searched(expression: str) -> str | None:
     """A JSON Schema's pattern as one for the whole text; None for one whose anchors cannot be moved to its ends."""
     anchored_start, anchored_end = expression.startswith("^"), bool(re.search(r"(?<!\\)(?:\\\\)*\$\Z", expression))
     inner = expression[anchored_start : len(expression) - anchored_end]
+    has_choices = "|" in inner and not _is_one_group(inner)
     if re.search(r"(?<!\\)(?:\\\\)*[$^](?!\])", re.sub(r"\[\^", "[", inner)) or (
-        (anchored_start or anchored_end) and "|" in inner
+        (anchored_start or anchored_end) and has_choices
     ):
         return None
     start, end = ("" if anchored else ANY_CHARACTERS for anchored in (anchored_start, anchored_end))
     return f"{start}(?:{regex_to_lark(inner, 'dw')}){end}"
+
+
+def _is_one_group(expression: str) -> bool:
+    """Whether it is `(?:…)`, and that bracket closes at its end only."""
+    depth = 0
+    for found in _STRUCTURE.finditer(expression):
+        depth += {"(": 1, ")": -1}.get(found.group(), 0)
+        if depth == 0:
+            return expression.startswith("(?:") and found.end() == len(expression)
+    return False
 
 
 class Marks(Protocol):

@@ -5,11 +5,13 @@
     namespace  {"type", "name", "tools": [functions and customs]}      each under NAMESPACE__NAME
 
 Agents send kinds that OpenAI's own servers run (web_search, image_generation …) with every request: they are skipped,
-and told. A grammar that a custom tool's input is to follow is shown to the model, and not enforced.
+and told. A regular expression that a custom tool's input is to match is kept, or refused where it cannot be. A Lark
+grammar is shown to the model, and not enforced: the input is a string within JSON, whose escapes no grammar has.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +26,7 @@ from localllm.generation import Tool, ToolChoice
 
 Kind = Literal["function", "custom"]
 INPUT = "input"  # the one argument of a custom tool's function
+_LAST_ANCHOR = re.compile(r"(?<!\\)((?:\\\\)*)\$\Z")
 _NO_PARAMETERS = b'{"type":"object","properties":{}}'
 
 
@@ -103,9 +106,10 @@ def _read_tool(
         raise InvalidFieldError(f"{field}.name is missing", field=f"{field}.name")
     name = template_name(function.name, namespace)
     definition = _custom(name, item) if kind == "custom" else _function(name, function, field)
-    found[name] = Tool(name, definition, strict=bool(function.strict))
+    is_kept = kind == "custom" and _pattern(item.format) is not None
+    found[name] = Tool(name, definition, strict=bool(function.strict) or is_kept)
     called[name] = CalledTool(kind, function.name, namespace)
-    if kind == "custom" and item.format is not None and item.format.type == "grammar":
+    if kind == "custom" and item.format is not None and item.format.type == "grammar" and not is_kept:
         told.append(f"{field}.format")
 
 
@@ -123,8 +127,19 @@ def _custom(name: str, item: _Tool) -> str:
     if item.format is not None and item.format.type == "grammar" and item.format.definition:
         syntax = item.format.syntax or "lark"
         about["description"] += f" It must follow this {syntax} grammar:\n{item.format.definition}"
-    schema = {"type": "object", "properties": {INPUT: about}, "required": [INPUT]}
+    schema: dict[str, Any] = {"type": "object", "properties": {INPUT: about}, "required": [INPUT]}
+    if (pattern := _pattern(item.format)) is not None:
+        about["pattern"] = pattern
+        schema["additionalProperties"] = False
     return _definition(name, item.description, to_json(schema))
+
+
+def _pattern(wanted: _Format | None) -> str | None:
+    """The regular expression that an input is to match from its start to its end."""
+    if wanted is None or wanted.type != "grammar" or wanted.syntax != "regex" or not wanted.definition:
+        return None
+    inner = _LAST_ANCHOR.sub(r"\1", wanted.definition.removeprefix("^"))
+    return f"^(?:{inner})$"
 
 
 def _definition(name: str, description: str | None, schema: bytes) -> str:
