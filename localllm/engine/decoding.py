@@ -24,7 +24,7 @@ class Work:
     @property
     def rows(self) -> int:
         """Rows of the batch."""
-        return self.count + len(self.draft)
+        return self.count if self.draft is _NO_TOKENS else self.count + len(self.draft)
 
     @property
     def is_last_chunk(self) -> bool:
@@ -51,21 +51,24 @@ def _slot(sequence: Sequence) -> int:
 
 def build_batch(works: list[Work]) -> Batch:
     """The arrays of one decode: logits are wanted at the row that completes a sequence, and at its guesses."""
-    size = sum(work.rows for work in works)
-    tokens, positions, slots = (np.empty(size, dtype=np.int32) for _ in range(3))
-    outputs = np.zeros(size, dtype=np.int8)
-    start = 0
+    # Lists: most works are one row, and a slice of an array costs as much as ten appends.
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    outputs: list[int] = []
     for work in works:
-        sequence, end = work.sequence, start + work.rows
+        sequence, rows = work.sequence, work.rows
         first = sequence.computed
-        tokens[start : start + work.count] = sequence.tokens.view(first, first + work.count)
-        tokens[start + work.count : end] = work.draft
-        positions[start:end] = np.arange(first, first + work.rows, dtype=np.int32)
-        slots[start:end] = _slot(sequence)
-        if work.is_last_chunk:
-            outputs[start + work.count - 1 : end] = 1
-        start = end
-    return Batch(tokens, positions, slots, outputs)
+        tokens += sequence.tokens.view(first, first + work.count).tolist()
+        if rows > work.count:
+            tokens += work.draft.tolist()
+        positions += range(first, first + rows)
+        slots += [_slot(sequence)] * rows
+        output = int(work.is_last_chunk)
+        outputs += [0] * (work.count - 1) + [output] * (rows - work.count + 1)
+    return Batch(
+        *(np.array(values, dtype=np.int32) for values in (tokens, positions, slots)), np.array(outputs, np.int8)
+    )
 
 
 def sample(backend: Backend, work: Work, first_row: int) -> list[int]:
