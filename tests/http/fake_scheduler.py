@@ -7,7 +7,7 @@
     "fail"        Failed at once;  "fail later" one word before it
     "cut off"     one word, then the generator just ends;  "bug" raises what nobody foresaw
     "busy"        no lease: the queue is full;  "broken" no lease: it cannot be loaded
-    "tool"        one tool call
+    "tool"        one tool call; "pieces" the same, its arguments piece by piece
     "prefill 20"  so many steps of progress with its prompt, 10 ms apart, then one word
 
 The model "embed" turns a text into its length and a half; with "wait" among its inputs it does nothing until it is
@@ -256,6 +256,8 @@ class FakeRunner:
 def _deltas(word: str, rest: str) -> list[Event]:
     if word == "tool":
         return [ToolCallDelta(0, "call_1", "add", '{"a": 1}')]
+    if word == "pieces":
+        return [ToolCallDelta(0, "call_1", "add"), *(ToolCallDelta(0, arguments=one) for one in ('{"', 'a": ', "1}"))]
     if word == "echo":
         return [ContentDelta(piece if index == 0 else f" {piece}") for index, piece in enumerate(rest.split(" "))]
     return [ContentDelta("once")]

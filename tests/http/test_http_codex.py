@@ -13,7 +13,8 @@ CODEX = shutil.which("codex")
 
 @pytest.mark.clients
 @pytest.mark.skipif(CODEX is None, reason="the Codex CLI is not installed (npm install -g @openai/codex)")
-def test_codex_asks_for_a_tool_and_goes_on_with_what_came_of_it(server, tmp_path):
+@pytest.mark.parametrize("call", ["tool", "pieces"])
+def test_codex_asks_for_a_tool_and_goes_on_with_what_came_of_it(server, tmp_path, call):
     provider = f'{{name="here",base_url="{server.url}/v1",wire_api="responses",stream_max_retries=0}}'
     settings = {"model_provider": '"here"', "model_providers.here": provider}
     command = [str(CODEX), "exec", "--skip-git-repo-check", "-m", "guide"]
@@ -21,7 +22,7 @@ def test_codex_asks_for_a_tool_and_goes_on_with_what_came_of_it(server, tmp_path
     home = tmp_path / "codex"
     home.mkdir()
     done = subprocess.run(
-        [*command, "tool"],
+        [*command, call],
         cwd=tmp_path,
         env={**os.environ, "CODEX_HOME": str(home)},
         stdin=subprocess.DEVNULL,
