@@ -71,7 +71,8 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 class MachineDevice(msgspec.Struct, frozen=True):
-    """A device that was planned for. `reserve` is what of its free memory stays free."""
+    """A device that was planned for. `reserve` is what of its free memory stays free; its speeds are None until
+    somebody measured or said them."""
 
     device: str
     kind: str = ""
@@ -80,6 +81,8 @@ class MachineDevice(msgspec.Struct, frozen=True):
     free: int = 0
     budget: int = 0
     reserve: int = 0
+    bandwidth_bytes_per_second: float | None = None
+    flops: float | None = None
 
 
 class PlanAlternative(msgspec.Struct, frozen=True):

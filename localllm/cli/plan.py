@@ -77,6 +77,9 @@ def _devices(file: Path | None) -> Any:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     try:
-        return msgspec.json.decode(data)
+        devices = msgspec.json.decode(data)
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{file} is not JSON: {error}", hint="`localllm plan --help` says what it is for") from error
+    if devices is None:  # the daemon would take that as unsaid
+        raise ConfigError(f"{file} describes no machine: it is null")
+    return devices

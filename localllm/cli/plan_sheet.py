@@ -29,7 +29,7 @@ def plan_lines(answer: PlanAnswer, columns: int) -> Iterator[str]:
     yield ""
     yield from (f"  {line}" for line in aligned_lines(list(_figures(answer.plan, answer.machine))))
     yield ""
-    yield from (f"  {line}" for line in aligned_lines(list(_choices(answer.plan, columns - 18))))
+    yield from (f"  {line}" for line in aligned_lines(list(_choices(answer.plan, answer.machine, columns - 18))))
 
 
 def _machine_lines(answer: PlanAnswer) -> list[str]:
@@ -79,19 +79,27 @@ def _figures(plan: Placement, machine: tuple[MachineDevice, ...]) -> Iterator[tu
         )
 
 
-def _choices(plan: Placement, columns: int) -> Iterator[tuple[str, str]]:
+def _choices(plan: Placement, machine: tuple[MachineDevice, ...], columns: int) -> Iterator[tuple[str, str]]:
     context = plan.context
     yield "place", plan.reason
     pool = f"{context.pool_tokens:,} tokens for {context.parallel} requests at once"
     yield "pool", f"{pool} ({context.layout}), keys {context.cache_type_k}, values {context.cache_type_v}"
     if plan.speed is not None:
-        assumed = "; the speed of some device is assumed" if plan.speed.is_assumed else ""
+        assumed = _assumed(plan, machine) if plan.speed.is_assumed else ""
         decode, prefill = plan.speed.decode_tokens_per_second, plan.speed.prefill_tokens_per_second
         yield "speed", f"about {rate_text(decode)} tokens/s, prompts {rate_text(prefill)} tokens/s{assumed}"
     for note in plan.notes:
         yield "note", note
     for index, flags in enumerate(_wrapped(plan.flags, max(columns, 40))):
         yield ("as flags" if index == 0 else ""), flags
+
+
+def _assumed(plan: Placement, machine: tuple[MachineDevice, ...]) -> str:
+    used = {share.device for share in plan.devices}
+    unknown = [
+        one.device for one in machine if one.device in used and None in (one.bandwidth_bytes_per_second, one.flops)
+    ]
+    return f"; assumed: nobody measured {' and '.join(unknown) or 'some device'}"
 
 
 def _wrapped(flags: tuple[str, ...], width: int) -> Iterator[str]:

@@ -26,20 +26,24 @@ class Alternative:
 
 
 def alternatives_to(
-    estimate: Estimate, room: Room, wishes: Wishes, others: Sequence[tuple[str, int]] = ()
+    estimate: Estimate, room: Room, wishes: Wishes, others: Sequence[tuple[str, int]] = (), own: str = ""
 ) -> tuple[Alternative, ...]:
-    """The nearest smaller and larger quantisation (of `others`, name and bytes, if there are any), keys and values in
-    fewer bits, half the context that was asked for, and the CPU alone."""
-    return tuple(
-        _planned(label, other, room, changed) for label, other, changed in _tried(estimate, room, wishes, others)
-    )
+    """The nearest smaller and larger quantisation but its `own` (of `others`, name and bytes, if there are any), keys
+    and values in fewer bits, half the context that was asked for, and the CPU alone."""
+    tried = _tried(estimate, room, wishes, [one for one in _ladder(estimate, others) if one[0] != own])
+    return tuple(_planned(label, other, room, changed) for label, other, changed in tried)
+
+
+def _ladder(estimate: Estimate, others: Sequence[tuple[str, int]]) -> list[tuple[str, float]]:
+    """Quantisations, and the bits of a weight in them."""
+    bits = bits_per_weight(estimate)
+    return [(label, bits * size / max(estimate.weight_bytes, 1)) for label, size in others] or list(QUANT_BITS)
 
 
 def _tried(
-    estimate: Estimate, room: Room, wishes: Wishes, others: Sequence[tuple[str, int]]
+    estimate: Estimate, room: Room, wishes: Wishes, ladder: Sequence[tuple[str, float]]
 ) -> Iterator[tuple[str, Estimate, Wishes]]:
     bits = bits_per_weight(estimate)
-    ladder = [(label, bits * size / max(estimate.weight_bytes, 1)) for label, size in others] or list(QUANT_BITS)
     smaller = [(label, other) for label, other in ladder if other < bits * _OTHER]
     larger = [(label, other) for label, other in ladder if other > bits / _OTHER]
     for found in (

@@ -29,10 +29,12 @@ def refuse_impossible(estimate: Estimate, room: Room, wishes: Wishes) -> None:
     """Raises ImpossibleWishError, with what is possible, for a wish that this machine or model cannot fulfil."""
     gpus = room.machine.gpus
     names = ", ".join(device.name for device in gpus)
+    count = "one GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
     if gpus and wishes.main_gpu is not None and wishes.main_gpu >= len(gpus):
-        raise ImpossibleWishError(f"main_gpu {wishes.main_gpu}: there are {len(gpus)} GPUs, counted from 0 ({names})")
+        there = f"there {'is' if len(gpus) == 1 else 'are'} {count}"
+        raise ImpossibleWishError(f"main_gpu {wishes.main_gpu}: {there}, counted from 0 ({names})")
     if gpus and wishes.tensor_split is not None and len(wishes.tensor_split) > len(gpus):
-        raise ImpossibleWishError(f"tensor_split has {len(wishes.tensor_split)} shares for {len(gpus)} GPUs ({names})")
+        raise ImpossibleWishError(f"tensor_split has {len(wishes.tensor_split)} shares for {count} ({names})")
     if wishes.tensor_split is not None and wishes.is_single_gpu:
         raise ImpossibleWishError("tensor_split shares a model among GPUs, and split_mode none forbids that")
     for kind in (wishes.k_type, wishes.v_type):

@@ -33,7 +33,7 @@ SURVEY_SECONDS = 60.0
 SPEEDS_SECONDS = 15.0  # a machine that needs longer is busy
 FRESH_SECONDS = 2.0  # how long what the engine said of free memory holds; one load looks several times
 SETTLE_SECONDS = 60.0  # after the first look, before speeds are measured: a load follows most looks
-_ATTEMPTS = 3  # at speeds; a machine may be busy
+_ATTEMPTS = 9  # at speeds, each after twice the pause: a machine may be busy for hours
 _GPU_LIBRARIES = ("cuda", "hip", "vulkan", "metal", "sycl", "opencl", "musa", "cann", "webgpu")
 
 log = logging.getLogger(__name__)
@@ -186,8 +186,8 @@ class Inventory:
 
     async def _measure(self, threads: int, key: str) -> None:
         """Later, and again where the machine was busy."""
-        for _ in range(_ATTEMPTS):
-            await asyncio.sleep(self._settle_seconds)
+        for attempt in range(_ATTEMPTS):
+            await asyncio.sleep(self._settle_seconds * 2**attempt)
             if self._speeds or await self._measure_once(threads, key):
                 return
 

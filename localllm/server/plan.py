@@ -47,17 +47,19 @@ async def make_plan(services: Services, request: Request) -> Response:
     about, estimated, moved, wishes, others = await _model(services, question, may_fetch=may_fetch)
     room = with_moved(await _room(services, question, estimated, wishes), moved)
     # In a thread: plans of several alternatives take 0.2 s.
-    told = await asyncio.to_thread(_told, estimated, room, wishes, others)
+    told = await asyncio.to_thread(_told, estimated, room, wishes, others, str(about["quantization"]))
     return json_response({**about, "machine": machine_json(room), **told})
 
 
-def _told(estimated: Estimate, room: Room, wishes: Wishes, others: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+def _told(
+    estimated: Estimate, room: Room, wishes: Wishes, others: tuple[tuple[str, int], ...], own: str
+) -> dict[str, Any]:
     told: dict[str, Any]
     try:
         told = {"plan": plan_json(plan(estimated, room, wishes))}
     except DoesNotFitError as error:
         told = {"plan": None, "error": error.message, "hint": error.hint, "missing": error.missing_bytes}
-    return {**told, "alternatives": alternatives_json(alternatives_to(estimated, room, wishes, others))}
+    return {**told, "alternatives": alternatives_json(alternatives_to(estimated, room, wishes, others, own))}
 
 
 Asked = tuple[dict[str, Any], Estimate, Mapping[str, int], Wishes, tuple[tuple[str, int], ...]]

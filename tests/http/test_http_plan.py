@@ -57,7 +57,7 @@ def test_what_is_asked_holds_and_what_does_not_fit_is_told_with_what_is_missing(
         ({"options": {"num_gpu": "many"}}, 'option "num_gpu" must be of type integer'),
         ({"parameters": {"split_mode": "row"}}, 'option "split_mode" row is not supported'),
         ({"parameters": {"warp": 1}}, "unknown parameter 'warp'"),
-        ({"options": {"main_gpu": 4}}, "main_gpu 4: there are 1 GPUs, counted from 0 (CUDA0)"),
+        ({"options": {"main_gpu": 4}}, "main_gpu 4: there is one GPU, counted from 0 (CUDA0)"),
         ({"parameters": {"override_tensor": "output=CUDA3"}}, "the devices are CPU, CUDA0"),
         ({"devices": {"host": {}}}, "missing required field `total`"),
     ],

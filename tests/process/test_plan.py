@@ -145,6 +145,14 @@ def test_the_bundled_model_is_planned_for_this_machine(daemon):
     done = plan(daemon, "guide")
     assert 0 == done.returncode, done.stderr
     assert "all 5 layers on the CPU: no GPU here" in done.stdout
+    assert "; assumed: nobody measured CPU\n" in done.stdout
+
+
+def test_a_device_file_that_holds_nothing_is_not_taken_for_this_machine(daemon, tmp_path):
+    nothing = tmp_path / "nothing.json"
+    nothing.write_text("null")
+    done = plan(daemon, "guide", "--device-file", str(nothing))
+    assert (1, f"Error: {nothing} describes no machine: it is null\n") == (done.returncode, done.stderr)
 
 
 @pytest.mark.parametrize(

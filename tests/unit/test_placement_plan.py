@@ -12,6 +12,7 @@ from published_plans import GIB, GOLDEN, machine, table
 from real_shapes import SHAPES
 
 from localllm.errors import DoesNotFitError, ImpossibleWishError
+from localllm.placement.alternatives import alternatives_to
 from localllm.placement.budgets import room_of, with_moved
 from localllm.placement.devices import Device, Machine
 from localllm.placement.estimate import estimate
@@ -150,8 +151,8 @@ def test_keys_and_values_are_kept_in_fewer_bits_only_where_that_is_allowed_and_k
 @pytest.mark.parametrize(
     ("cards", "wishes", "says"),
     [
-        ((24,), {"main_gpu": 1}, "main_gpu 1: there are 1 GPUs, counted from 0 (CUDA0)"),
-        ((24,), {"tensor_split": (1.0, 1.0)}, "tensor_split has 2 shares for 1 GPUs (CUDA0)"),
+        ((24,), {"main_gpu": 1}, "main_gpu 1: there is one GPU, counted from 0 (CUDA0)"),
+        ((24,), {"tensor_split": (1.0, 1.0)}, "tensor_split has 2 shares for one GPU (CUDA0)"),
         ((24, 24), {"tensor_split": (1.0, 1.0), "is_single_gpu": True}, "split_mode none forbids that"),
         ((), {"flash_attention": "off", "v_type": "q8_0"}, "values as q8_0 need flash attention"),
         ((), {"overrides": (TensorOverride("output", "CUDA7"),)}, "the devices are CPU"),
@@ -207,6 +208,13 @@ def test_weights_may_be_read_from_the_disk_where_use_mmap_was_asked_for():
         "a pool of 6,400 cells: in host memory it takes 2.1 GB at most",
         "weights that do not fit in host memory are read from the disk again and again, as use_mmap asks",
     ) == said.notes
+
+
+def test_what_else_could_be_done_leaves_out_the_quantisation_that_the_model_has():
+    room = room_of(machine(24), SMALL.vocabulary, Wishes())
+    heavier = replace(SMALL, output_bytes=SMALL.output_bytes * 3)  # more bits in the mean than its name tells
+    assert ["Q4_K_M", "Q6_K"] == [one.label for one in alternatives_to(heavier, room, Wishes())[:2]]
+    assert ["Q3_K_M", "Q6_K"] == [one.label for one in alternatives_to(heavier, room, Wishes(), own="Q4_K_M")[:2]]
 
 
 def test_a_file_whose_weights_the_cpu_keeps_in_a_layout_of_its_own_is_read_and_not_mapped_as_well():
