@@ -31,7 +31,7 @@ from localllm.store.create import create as carry_out
 from localllm.store.create import refuse_unsupported
 from localllm.store.files import is_path, model_files
 from localllm.store.model import Model
-from localllm.store.names import parse_name
+from localllm.store.names import same_name
 from localllm.store.store import Store
 
 P = ParamSpec("P")
@@ -65,7 +65,7 @@ def create(
         _pull_if_missing(store, creation.base, name, settings, screen)
     with closing(_lines(carry_out(store, _directly, creation))) as lines:
         show_lines(lines, screen)
-    screen.out(screen.clean(_created(store.find(name))))
+    screen.out(screen.clean(_created(store.find(name), creation.settings.bases[0])))
 
 
 def copy(
@@ -124,29 +124,21 @@ def _refuse_elsewhere(name: str, base: str, settings: Settings) -> None:
 def _pull_if_missing(store: Store, base: str, name: str, settings: Settings, screen: Screen) -> None:
     try:
         store.find(base)
-    except ModelNotFoundError as missing:
-        if parse_name(base).folded == parse_name(name).folded and not _can_be_pulled(store, base):
-            missing.hint = "FROM names the very model that is to be made; name the one it is made of"
-            raise
+    except ModelNotFoundError:
         try:
             store.pull_request(base)
         except ModelNotFoundError as error:
+            if same_name(base, name):
+                return  # the store refuses what is made of itself
             error.hint = f"{error.hint}; a file is named by its path: FROM ./{base}"
             raise error from None
         with connect(settings, screen) as client:
             pull_model(client, base, screen)
 
 
-def _can_be_pulled(store: Store, name: str) -> bool:
-    try:
-        return store.pull_request(name) is not None
-    except ModelNotFoundError:
-        return False
-
-
-def _created(model: Model) -> str:
+def _created(model: Model, base: str) -> str:
     words = " ".join(word for word in (model.family, model.parameter_size, model.quantization_level) if word)
-    return f"created '{model.name}' ({words}, {size_text(model.size_bytes)}) from {model.parent}\n"
+    return f"created '{model.name}' ({words}, {size_text(model.size_bytes)}) from {base}\n"
 
 
 async def _directly(work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:

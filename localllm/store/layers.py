@@ -8,6 +8,7 @@ from localllm.generation import merge_options
 from localllm.load_options import merge_load_options
 from localllm.modelfile import Modelfile
 from localllm.store.manifest import Manifest
+from localllm.store.names import same_name
 
 
 def layered(base: Manifest, said: Modelfile) -> Manifest:
@@ -25,9 +26,14 @@ def layered(base: Manifest, said: Modelfile) -> Manifest:
         template=base.template if said.template is None else said.template or None,
         license="\n\n".join(licenses) or None,
         messages=said.messages or base.messages,
-        parent=said.bases[0],
+        parent=_parent(base, said.bases[0]),
         requires=said.requires or base.requires,
     )
+
+
+def _parent(base: Manifest, said: str) -> str | None:
+    """What a model was made FROM; of one made anew from itself what it was made FROM before."""
+    return base.parent if same_name(said, base.name) else said
 
 
 def with_settings(manifest: Manifest, said: Modelfile) -> Manifest:

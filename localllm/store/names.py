@@ -113,6 +113,14 @@ def _known_host(host: str, namespace: str) -> tuple[str, str]:
     return (REGISTRY_HOST if host.lower() in _REGISTRY_HOSTS else host), namespace
 
 
+def same_name(one: str, other: str) -> bool:
+    """Whether two texts are spellings of one model's name; a path is nobody's name."""
+    try:
+        return parse_name(one).folded == parse_name(other).folded
+    except InvalidNameError:
+        return False
+
+
 def parse_local_name(text: str) -> Name:
     """Read the name of a model that is made here. Raises InvalidNameError, also for one with a host or namespace."""
     name = parse_name(text)

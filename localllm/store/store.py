@@ -38,7 +38,15 @@ from localllm.store.headers import Headers
 from localllm.store.layers import layered, with_file_of, with_settings
 from localllm.store.manifest import SCHEMA, Manifest, Part
 from localllm.store.model import Model, facts_from
-from localllm.store.names import MAX_PART_LENGTH, Name, manifest_path, name_from_file, parse_local_name, parse_name
+from localllm.store.names import (
+    MAX_PART_LENGTH,
+    Name,
+    manifest_path,
+    name_from_file,
+    parse_local_name,
+    parse_name,
+    same_name,
+)
 from localllm.store.pulled import DEFAULT_REGISTRY, described, refuse_unpullable, request_for, spelled
 from localllm.store.registered import ReadBundled, ReadManifests, Registered
 
@@ -130,7 +138,18 @@ class Store:
         if creation.files:
             return self._of_files(name, [Path(file) for file in creation.files])
         assert creation.base is not None
-        return self._renamed(self._found(creation.base), name)
+        try:
+            return self._renamed(self._found(creation.base), name)
+        except ModelNotFoundError as missing:
+            if same_name(creation.base, creation.name) and not self._is_pullable(creation.base):
+                missing.hint = "FROM names the very model that is to be made; name the one it is made of"
+            raise
+
+    def _is_pullable(self, name: str) -> bool:
+        try:
+            return self.pull_request(name) is not None
+        except ModelNotFoundError:
+            return False
 
     def create(self, base: Manifest, settings: Modelfile) -> Model:
         """Let the name of `base` stand for it with `settings` laid over it, instead of whatever it stood for before.

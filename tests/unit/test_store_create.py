@@ -112,6 +112,22 @@ def test_a_model_can_be_made_anew_from_itself(store, file):
     assert ("base:latest", "Hello.") == (again.name, again.system)
 
 
+def test_what_was_made_anew_from_itself_is_still_made_of_what_it_was_made_of_before(store, file):
+    said = Modelfile((str(file),))
+    store.create(store.base(Creation("mine", said, files=said.bases)), said)
+    assert str(file) == make(store, "mine", "FROM Mine:latest\nSYSTEM Hello.\n").parent
+    file.unlink()
+    with pytest.raises(ModelFileError, match="is gone") as caught:
+        store.find("mine")
+    assert f"localllm create mine:latest --from {file}" in (caught.value.hint or "")
+
+
+def test_what_is_not_there_is_not_made_of_itself(store):
+    with pytest.raises(ModelNotFoundError, match="'mine' not found") as caught:
+        store.base(Creation("mine:latest", Modelfile(("mine",)), base="mine"))
+    assert "FROM names the very model that is to be made; name the one it is made of" == caught.value.hint
+
+
 def test_what_is_shown_as_its_modelfile_makes_the_same_model(store, file):
     store.create_from_file("base", file)
     made = make(store, "mine", FULL)
