@@ -1,7 +1,7 @@
 """What the benchmarks run on: a synthetic model with a real vocabulary, made once and kept in .cache/bench.
 
-The vocabulary files, and the source of the peer that scripts/bench/peer builds, lie in the engine's source
-distribution, which is downloaded once (76 MB) when either is wanted.
+The vocabulary files, chat templates, and the source of the peer that scripts/bench/peer builds, lie in the engine's
+source distribution, which is downloaded once (76 MB) when one of them is wanted.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import sys
 import tarfile
 import tempfile
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = ROOT / ".cache" / "bench"
 BUILDER = ROOT / "tests" / "synthetic_models.py"
 ENGINE = "llama-cpp-python"
+TEMPLATES = "vendor/llama.cpp/models/templates/"
 
 
 def say(text: str) -> None:
@@ -52,6 +55,24 @@ def ensure_vocabulary(name: str) -> Path:
         draft.write_bytes(stream.read())
         draft.replace(target)
     return target
+
+
+def ensure_templates() -> Path:
+    """The folder of the chat templates of known models that the engine's source distribution carries."""
+    folder = CACHE / f"templates-{metadata.version(ENGINE)}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # the tests run in several processes
+        if not folder.exists():
+            draft = folder.with_suffix(".partial")
+            draft.mkdir(exist_ok=True)
+            with tarfile.open(ensure_source_archive()) as archive:
+                for member in archive:
+                    if TEMPLATES in member.name and member.name.endswith(".jinja"):
+                        stream = archive.extractfile(member)
+                        assert stream is not None
+                        (draft / PurePosixPath(member.name).name).write_bytes(stream.read())
+            draft.rename(folder)
+    return folder
 
 
 def ensure_model(recipe: str, vocabulary_name: str, vocabulary: Path | None = None) -> Path:
