@@ -47,6 +47,13 @@ COMMANDS: tuple[Command, ...] = (
     Command("serve", "serve", "serve", "Run the daemon in the foreground", ("start",)),
 )
 
+# Verbs of Ollama's that people will try: why they are not there, and what to do.
+_NO_COMMANDS = {
+    "push": ("models are not uploaded", "`hf upload` puts a GGUF file into a repository of Hugging Face"),
+    "signin": ("nothing here needs an account", "for repositories that ask for one: `hf auth login`"),
+    "signout": ("nothing here needs an account", "`hf auth logout` forgets a token of Hugging Face's"),
+}
+
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command line without the program's name; return its exit code. Raises what the command raises."""
@@ -92,6 +99,8 @@ def unknown_word_text(word: str) -> str:
     """The error for a word that is no command, with the nearest one."""
     if word.startswith("-"):
         return f"Error: no such option: {word}\n\nhint: `localllm --help` lists the commands\n"
+    if word in _NO_COMMANDS:
+        return f"Error: there is no `localllm {word}`: {_NO_COMMANDS[word][0]}\n\nhint: {_NO_COMMANDS[word][1]}\n"
     near = difflib.get_close_matches(word, [command.verb for command in COMMANDS], n=1)
     hint = f"did you mean `localllm {near[0]}`?" if near else "`localllm --help` lists the commands"
     return f"Error: '{word}' is not a command\n\nhint: {hint}\n"

@@ -99,9 +99,16 @@ def _start(client: Client, settings: Settings, screen: Screen, serve: Sequence[s
             f"nothing answers at {settings.address.url}",
             hint="start `localllm serve` on that machine, or unset LOCALLLM_HOST to use this one",
         )
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with Spinner(screen, "starting the daemon"), _one_starter_at_a_time(settings.state_dir / "daemon.lock"):
-        return find_daemon(client, settings) or _start_and_wait(client, settings, serve)
+    try:
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with Spinner(screen, "starting the daemon"), _one_starter_at_a_time(settings.state_dir / "daemon.lock"):
+            return find_daemon(client, settings) or _start_and_wait(client, settings, serve)
+    except OSError as error:
+        raise DaemonError(
+            f"the daemon cannot be started: {error.filename or settings.state_dir}: {error.strerror or error}",
+            hint=f"its log and its lock lie in {settings.state_dir}: check its permissions and the disk, or set "
+            "LOCALLLM_HOME to another folder",
+        ) from error
 
 
 def _start_and_wait(client: Client, settings: Settings, serve: Sequence[str]) -> str:

@@ -59,7 +59,7 @@ def decode_pull(body: bytes) -> PullBody:
     fields = read(body, _decoder)
     name = fields.model or fields.name or ""
     if not name:
-        raise InvalidNameError("invalid model name", hint='say which: {"model": "llama3.2"}')
+        raise InvalidNameError("invalid model name", hint="say which model, such as llama3.2")
     return PullBody(name, fields.stream is not False, _limit(fields.limit_rate), _quant(fields.quant))
 
 

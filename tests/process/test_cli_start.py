@@ -127,6 +127,15 @@ def test_a_daemon_that_ends_at_once_is_an_error_with_its_last_words(tmp_path, fr
     assert f"the whole log is {log}; `localllm serve` runs it in the foreground" == caught.value.hint
 
 
+def test_a_folder_that_the_daemon_cannot_write_is_named_with_the_variable_that_moves_it(tmp_path, free_port):
+    settings = settings_for(tmp_path, free_port)
+    settings.state_dir.write_text("a file where the folder should be: not even root can write there")
+    with pytest.raises(DaemonError) as caught:
+        connect(settings, quiet_screen(), (sys.executable, "-c", "not reached"))
+    assert f"the daemon cannot be started: {settings.state_dir}: File exists" == caught.value.message
+    assert "set LOCALLLM_HOME to another folder" in (caught.value.hint or "")
+
+
 def test_a_long_log_is_put_aside(tmp_path, free_port):
     settings = settings_for(tmp_path, free_port)
     log = settings.state_dir / "daemon.log"

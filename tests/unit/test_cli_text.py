@@ -352,3 +352,10 @@ def test_aliases_find_their_command():
 
 def test_a_wrong_word_gets_the_nearest_command():
     assert "Error: 'rnu' is not a command\n\nhint: did you mean `localllm run`?\n" == unknown_word_text("rnu")
+
+
+def test_a_verb_of_ollamas_that_is_not_there_says_why():
+    assert (
+        "Error: there is no `localllm push`: models are not uploaded\n\nhint: `hf upload` puts a GGUF file into a "
+        "repository of Hugging Face\n"
+    ) == unknown_word_text("push")
