@@ -55,6 +55,10 @@ NOT_YET = {
     "yarn_orig_ctx": "a stretched context",
     "pooling": "how an embedding is made of a text's tokens",
     "lora_scale": "the strength of an adapter",
+    "draft": "a draft model",
+    "draft_model": "a draft model",
+    "model_draft": "a draft model",
+    "draft_p_min": "how sure a draft model must be",
     "draft_max": "how many tokens a draft model guesses",
     "draft_min": "how many tokens a draft model guesses",
 }

@@ -143,6 +143,7 @@ def test_values_end_where_their_line_or_their_quote_ends(written, value):
             "FROM x\nPARAMETER lora_scale 0.5",
             "(line 2): parameter 'lora_scale' (the strength of an adapter) is not supported yet",
         ),
+        ("FROM x\nPARAMETER draft_model y", "(line 2): parameter 'draft_model' (a draft model) is not supported yet"),
         ("FROM x\nREQUIRES soon", "(line 2): requires must be a valid semver (e.g. 0.14.0)"),
         ("FROM x\nMESSAGE robot hi", '(line 2): message role must be one of "system", "user", or "assistant"'),
         ("FROM x\nMESSAGE user", "(line 2): MESSAGE user needs a value"),
