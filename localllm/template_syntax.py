@@ -15,6 +15,7 @@ _GO = re.compile(
         | (?:if|else|end|range|with|define|template|block|break|continue)\b(?!\s*[.(|=\[])
         | (?:json|print|printf|println|eq|ne|and|or|not|len|index|slice)\s+[.$("]
         | (?:currentDate|yesterdayDate)\b
+        | \w+\s+[.$][A-Za-z]                                                    # a function of a field, known or not
     )""",
     re.VERBOSE,
 )

@@ -311,7 +311,8 @@ def test_dates_and_levels_of_thinking_are_there():
 
 
 @pytest.mark.parametrize(
-    "source", [CHATML, LLAMA, MISTRAL, QWEN, ALPACA, GEMMA, "{{ .Prompt }}", "{{- if .System }}x{{ end }}"]
+    "source",
+    [CHATML, LLAMA, MISTRAL, QWEN, ALPACA, GEMMA, "{{ .Prompt }}", "{{- if .System }}x{{ end }}", "{{ html .Prompt }}"],
 )
 def test_go_is_told_from_jinja(source):
     assert is_go(source)
