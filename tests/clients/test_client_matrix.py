@@ -12,15 +12,16 @@ from daemon_process import running_daemon
 from synthetic_models import build
 
 GUIDE = Path(__file__).resolve().parents[2] / "modelfiles" / "guide" / "guide.gguf"
-ALL = {"chat", "stream", "tools", "structured", "embeddings", "models", "error"}
+ALL = {"chat", "stream", "tools", "streamed_tools", "structured", "embeddings", "models", "error"}
 # What a library has no call for, or none that asks this daemon.
 LACKS = {
     ("litellm_client.py", "ollama"): {"models"},
     ("litellm_client.py", "openai"): {"models"},
     ("langchain_client.py", "ollama"): {"models"},
     ("langchain_client.py", "openai"): {"models"},
+    ("langchain_client.py", "responses"): {"models"},
     ("pydantic_ai_client.py", ""): {"models", "embeddings"},
-    ("instructor_client.py", ""): {"models", "embeddings", "tools"},
+    ("instructor_client.py", ""): {"models", "embeddings", "tools", "streamed_tools"},
     ("llama_index_client.py", ""): {"models", "embeddings"},
     ("anthropic_client.mjs", ""): {"embeddings"},
     ("ai_sdk_client.mjs", ""): {"models"},
@@ -29,7 +30,7 @@ LACKS = {
 GATHERS = ("pydantic_ai_client.py",)
 WAYS = (
     ("litellm_client.py", "ollama"), ("litellm_client.py", "openai"),
-    ("langchain_client.py", "ollama"), ("langchain_client.py", "openai"),
+    ("langchain_client.py", "ollama"), ("langchain_client.py", "openai"), ("langchain_client.py", "responses"),
     ("llm_client.py", ""), ("pydantic_ai_client.py", ""), ("instructor_client.py", ""), ("llama_index_client.py", ""),
     ("ollama_client.mjs", ""), ("openai_client.mjs", ""), ("anthropic_client.mjs", ""), ("ai_sdk_client.mjs", ""),
 )  # fmt: skip
@@ -70,14 +71,18 @@ def test_a_client_gets_what_it_asks_for(said, program, way):
     assert len(pieces) > (0 if program in GATHERS else 2)
     if program != "instructor_client.py":  # whose pieces are objects that grow
         assert results["chat"].strip() == "".join(pieces).strip()
-    if "tools" in asked:
-        name, arguments, told = results["tools"]
-        assert ("get_weather", {"city": "Paris"}) == (name, arguments)
-        assert "21" in told
+    for trip in {"tools", "streamed_tools"} & asked:
+        assert_round_trip(results[trip])
     if "embeddings" in asked:
         assert {256} == set(results["embeddings"])
     if "models" in asked:
         assert any("guide" in name for name in results["models"])
+
+
+def assert_round_trip(trip):
+    name, arguments, told = trip
+    assert ("get_weather", {"city": "Paris"}) == (name, arguments)
+    assert "21" in told
 
 
 def test_litellm_finds_out_what_a_model_is(said):
@@ -87,3 +92,13 @@ def test_litellm_finds_out_what_a_model_is(said):
 def test_openais_responses_and_anthropics_count_of_tokens_are_there_too(said):
     assert "localllm pull" in said("openai_client.mjs", "")["responses"]
     assert said("anthropic_client.mjs", "")["tokens"] > 5
+
+
+def test_a_call_streamed_as_a_response_goes_round(said):
+    assert_round_trip(said("openai_client.mjs", "")["responded_tools"])
+
+
+def test_instructor_gets_an_object_by_a_call_whole_and_as_it_grows(said):
+    results = said("instructor_client.py", "")
+    assert results["structured_by_tool"]["command"] in ("pull", "run")
+    assert results["streamed_by_tool"][-1]["command"] in ("pull", "run")

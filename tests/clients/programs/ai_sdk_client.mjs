@@ -27,6 +27,22 @@ async function streamed() {
   return pieces;
 }
 
+async function streamedRoundTrip() {
+  const inputs = [];
+  let text = "";
+  const answer = streamText({ ...wanted, prompt: weatherQuestion, tools, stopWhen: stepCountIs(3) });
+  for await (const part of answer.fullStream) {
+    if (part.type === "error") throw part.error;
+    if (part.type === "tool-input-delta") inputs.push(part.delta);
+    if (part.type === "text-delta") text += part.text;
+  }
+  const [name, input] = calls.at(-1);
+  if (JSON.stringify(JSON.parse(inputs.join(""))) !== JSON.stringify(input)) {
+    throw new Error(`deltas are ${JSON.stringify(inputs)}`);
+  }
+  return [name, input, text];
+}
+
 const told = await generateText({ ...wanted, prompt: weatherQuestion, tools, stopWhen: stepCountIs(3) });
 const object = await generateObject({ ...wanted, prompt: question, schema: jsonSchema(commandSchema) });
 const vectors = await embedMany({ model: provider.textEmbeddingModel(embedder), values: ["a", "b"], maxRetries: 0 });
@@ -34,6 +50,7 @@ tell({
   chat: (await generateText({ ...wanted, prompt: question })).text,
   stream: await streamed(),
   tools: [...calls[0], told.text],
+  streamed_tools: await streamedRoundTrip(),
   structured: object.object,
   embeddings: vectors.embeddings.map((one) => one.length),
   error: await errorOf(() => generateText({ ...wanted, model: provider(nobody), prompt: question })),

@@ -29,6 +29,22 @@ async function roundTrip() {
   return [call.name, call.input, told.content.map((block) => block.text ?? "").join("")];
 }
 
+async function streamedRoundTrip() {
+  const messages = [user(weatherQuestion)];
+  const stream = client.messages.stream({ ...wanted, messages, tools });
+  const deltas = [];
+  stream.on("inputJson", (delta) => deltas.push(delta));
+  const first = await stream.finalMessage();
+  const call = first.content.find((block) => block.type === "tool_use");
+  if (JSON.stringify(JSON.parse(deltas.join(""))) !== JSON.stringify(call.input)) {
+    throw new Error(`deltas are ${JSON.stringify(deltas)}`);
+  }
+  messages.push({ role: "assistant", content: first.content });
+  messages.push(user([{ type: "tool_result", tool_use_id: call.id, content: weather }]));
+  const told = client.messages.stream({ ...wanted, messages, tools });
+  return [call.name, call.input, await told.finalText()];
+}
+
 async function structured() {
   const output_config = { format: { type: "json_schema", schema: commandSchema } };
   const answer = await client.messages.create({ ...wanted, messages: [user(question)], output_config });
@@ -41,6 +57,7 @@ tell({
   chat: (await client.messages.create({ ...wanted, messages: [user(question)] })).content[0].text,
   stream: await streamed(),
   tools: await roundTrip(),
+  streamed_tools: await streamedRoundTrip(),
   structured: await structured(),
   models,
   tokens: (await client.messages.countTokens({ model, messages: [user(question)] })).input_tokens,

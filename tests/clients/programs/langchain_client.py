@@ -1,5 +1,7 @@
 """LangChain, by langchain-ollama and by langchain-openai."""
 
+import functools
+import operator
 from typing import Literal
 
 from langchain_core.messages import HumanMessage, ToolMessage
@@ -28,14 +30,25 @@ def round_trip(model):
     first = able.invoke([question])
     (call,) = first.tool_calls
     told = able.invoke([question, first, ToolMessage(get_weather.invoke(call["args"]), tool_call_id=call["id"])])
-    return [call["name"], call["args"], told.content]
+    return [call["name"], call["args"], str(told.text)]
+
+
+def streamed_round_trip(model):
+    able = model.bind_tools([get_weather])
+    question = HumanMessage(WEATHER_QUESTION)
+    first = functools.reduce(operator.add, able.stream([question]))
+    (call,) = first.tool_calls
+    result = ToolMessage(get_weather.invoke(call["args"]), tool_call_id=call["id"])
+    told = "".join(chunk.text for chunk in able.stream([question, first, result]))
+    return [call["name"], call["args"], told]
 
 
 def results(model, nobody, embeddings):
     return {
-        "chat": model.invoke(QUESTION).content,
-        "stream": [chunk.content for chunk in model.stream(QUESTION)],
+        "chat": str(model.invoke(QUESTION).text),
+        "stream": [str(chunk.text) for chunk in model.stream(QUESTION)],
         "tools": round_trip(model),
+        "streamed_tools": streamed_round_trip(model),
         "structured": model.with_structured_output(Command, method="json_schema").invoke(QUESTION).model_dump(),
         "embeddings": [len(vector) for vector in embeddings.embed_documents(["a", "b"])],
         "error": error_of(lambda: nobody.invoke(QUESTION)),
@@ -48,6 +61,11 @@ tell(
         ChatOllama(model=MODEL, base_url=BASE_URL, temperature=0),
         ChatOllama(model=NOBODY, base_url=BASE_URL),
         OllamaEmbeddings(model=EMBEDDER, base_url=BASE_URL),
+    ),
+    responses=results(
+        ChatOpenAI(model=MODEL, temperature=0, use_responses_api=True, output_version="v0", **openai),
+        ChatOpenAI(model=NOBODY, use_responses_api=True, **openai),
+        OpenAIEmbeddings(model=EMBEDDER, check_embedding_ctx_length=False, **openai),
     ),
     openai=results(
         ChatOpenAI(model=MODEL, temperature=0, **openai),

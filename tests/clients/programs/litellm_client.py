@@ -40,6 +40,19 @@ def tools(way):
     return [call.function.name, json.loads(call.function.arguments), text_of(told)]
 
 
+def streamed_tools(way):
+    question = user(WEATHER_QUESTION)
+    chunks = list(litellm.completion(messages=question, tools=[WEATHER_TOOL], stream=True, **way))
+    message = litellm.stream_chunk_builder(chunks, messages=question).choices[0].message
+    (call,) = message.tool_calls
+    result = {"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": WEATHER}
+    told = litellm.completion(
+        messages=[*question, message.model_dump(), result], tools=[WEATHER_TOOL], stream=True, **way
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in told)
+    return [call.function.name, json.loads(call.function.arguments), text]
+
+
 def structured(way):
     schema = {"type": "json_schema", "json_schema": {"name": "command", "schema": COMMAND_SCHEMA, "strict": True}}
     return json.loads(text_of(litellm.completion(messages=user(QUESTION), response_format=schema, **way)))
@@ -52,6 +65,7 @@ def results(way, embedder):
         "chat": text_of(litellm.completion(messages=user(QUESTION), **way)),
         "stream": pieces,
         "tools": tools(way),
+        "streamed_tools": streamed_tools(way),
         "structured": structured(way),
         "embeddings": [len(item["embedding"]) for item in litellm.embedding(input=["a", "b"], **embedder).data],
         "error": error_of(

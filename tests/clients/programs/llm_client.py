@@ -25,10 +25,13 @@ def get_weather(city: str) -> str:
 calls = []
 model = llm.get_model(f"ollama/{MODEL}")
 told = model.chain(WEATHER_QUESTION, tools=[get_weather], options={"temperature": 0}).text()
+pieces = model.chain(WEATHER_QUESTION, tools=[get_weather], options={"temperature": 0})
+streamed = "".join(piece for response in pieces.responses() for piece in response)
 tell(
     chat=model.prompt(QUESTION, stream=False, temperature=0).text(),
     stream=list(model.prompt(QUESTION, stream=True, temperature=0)),
     tools=[*calls[0], told],
+    streamed_tools=[*calls[-1], streamed],
     structured=json.loads(model.prompt(QUESTION, schema=COMMAND_SCHEMA, stream=False).text()),
     embeddings=[len(llm.get_embedding_model(f"ollama/{EMBEDDER}").embed("a"))],
     models=[one.model_id for one in llm.get_models() if one.model_id.startswith("ollama/")],

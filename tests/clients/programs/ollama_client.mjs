@@ -24,10 +24,27 @@ async function roundTrip() {
   return [call.name, call.arguments, told.message.content];
 }
 
+async function streamedRoundTrip() {
+  const messages = [user(weatherQuestion)];
+  const calls = [];
+  for await (const part of await client.chat({ model, messages, tools: [weatherTool], stream: true, options })) {
+    calls.push(...(part.message.tool_calls ?? []));
+  }
+  const [call] = calls;
+  messages.push({ role: "assistant", content: "", tool_calls: calls });
+  messages.push({ role: "tool", content: weather, tool_name: call.function.name });
+  let told = "";
+  for await (const part of await client.chat({ model, messages, tools: [weatherTool], stream: true, options })) {
+    told += part.message.content;
+  }
+  return [call.function.name, call.function.arguments, told];
+}
+
 tell({
   chat: (await client.chat({ model, messages: [user(question)], options })).message.content,
   stream: await streamed(),
   tools: await roundTrip(),
+  streamed_tools: await streamedRoundTrip(),
   structured: JSON.parse(
     (await client.chat({ model, messages: [user(question)], format: commandSchema })).message.content),
   embeddings: (await client.embed({ model: embedder, input: ["a", "b"] })).embeddings.map((one) => one.length),

@@ -39,11 +39,18 @@ async def streamed():
         return [piece async for piece in answer.stream_text(delta=True)]
 
 
+async def streamed_round_trip():
+    async with weather.run_stream(WEATHER_QUESTION) as answer:
+        said = await answer.get_output()
+    return [*calls[-1], said]
+
+
 told = weather.run_sync(WEATHER_QUESTION).output
 tell(
     chat=Agent(model, model_settings=settings).run_sync(QUESTION).output,
     stream=asyncio.run(streamed()),
     tools=[*calls[0], told],
+    streamed_tools=asyncio.run(streamed_round_trip()),
     structured=Agent(model, output_type=NativeOutput(Command)).run_sync(QUESTION).output.model_dump(),
     error=error_of(lambda: Agent(OpenAIChatModel(NOBODY, provider=provider)).run_sync(QUESTION)),
 )
