@@ -23,6 +23,7 @@ GIB = 2**30
 GOLDEN = Path(__file__).parent / "golden" / "placement_plans.txt"
 # A card of so many GiB: what is sold with that memory, with its bandwidth and half-precision rate.
 CARDS = {
+    1: ("GT 710", 14e9, 0.4e12),
     8: ("RTX 4060", 272e9, 60e12), 12: ("RTX 4070", 504e9, 117e12), 16: ("RTX 4080", 717e9, 195e12),
     24: ("RTX 4090", 1008e9, 330e12), 48: ("RTX 6000 Ada", 960e9, 364e12), 80: ("H100", 3350e9, 990e12),
 }  # fmt: skip

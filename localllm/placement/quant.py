@@ -1,7 +1,7 @@
 """Which quantisation of a model to take for a machine: the largest that runs well there. Pure.
 
     with GPUs   1. of those with four bits or more: the largest that lies whole on GPUs
-                2. the usual one, if it fits with a part of it in host memory
+                2. the usual one, if it fits with a part of it in host memory and the rest on GPUs
     always      3. the largest that fits
 
 A larger one is better than a smaller one, but not so much better that it is worth the tenfold time of a token.
@@ -74,7 +74,7 @@ def _choose(tried: Sequence[_Tried], usual: Quant, *, uses_gpus: bool) -> _Tried
     fits = [one for one in tried if one.tier is not None]
     if uses_gpus:
         whole = (one for one in fits if one.tier == "gpu" and one.bits >= FEWEST_BITS)
-        usual_one = (one for one in fits if one.quant == usual)
+        usual_one = (one for one in fits if one.quant == usual and one.tier != "cpu")
         return next((one for ones in (whole, usual_one, fits) for one in ones), None)
     return next(iter(fits), None)
 
@@ -97,9 +97,10 @@ def _why(taken: _Tried, tried: Sequence[_Tried], room: Room) -> Iterator[str]:
     yield f"taking {taken.quant}, {how}: it needs {needs}"
     place = tried.index(taken)
     if place:
-        yield "too large: " + _listed([_lack(one, taken) for one in tried[:place]])
-    if smaller := [str(one.quant) for one in tried[place + 1 :]]:
-        yield f"smaller: {_listed(smaller)}"
+        nearest = tried[max(0, place - _MOST_SHOWN) : place]
+        yield "too large: " + ", ".join(_lack(one, taken) for one in nearest) + _more(place)
+    if smaller := tried[place + 1 :]:
+        yield "smaller: " + ", ".join(str(one.quant) for one in smaller[:_MOST_SHOWN]) + _more(len(smaller))
 
 
 def _lack(other: _Tried, taken: _Tried) -> str:
@@ -109,9 +110,9 @@ def _lack(other: _Tried, taken: _Tried) -> str:
     return f"{other.quant} would have {'more ' * (taken.tier == other.tier)}{part} in host memory"
 
 
-def _listed(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _MOST_SHOWN} more" if len(texts) > _MOST_SHOWN else ""
-    return ", ".join(texts[-_MOST_SHOWN:] if more else texts) + more
+def _more(count: int) -> str:
+    """How many are there beside the nearest ones."""
+    return f" and {count - _MOST_SHOWN} more" if count > _MOST_SHOWN else ""
 
 
 def _memory(device: str) -> str:

@@ -59,7 +59,22 @@ def test_why_it_was_taken_is_said_with_the_figures_and_what_else_there_is():
     assert why.startswith("taking Q6_K (6.7 GB), the largest that lies whole on CUDA0: it needs about ")
     assert " of CUDA0, of which " in why
     assert "; too large: F16 (16 GB) would have layers in host memory, Q8_0" in why
-    assert why.endswith("; smaller: Q4_K_M (4.9 GB), IQ4_XS (4.4 GB), Q3_K_M (4 GB), Q2_K (3 GB) and 1 more")
+    assert why.endswith("; smaller: Q5_K_M (5.8 GB), Q4_K_M (4.9 GB), IQ4_XS (4.4 GB), Q3_K_M (4 GB) and 1 more")
+
+
+def test_of_many_that_are_too_large_the_nearest_are_named():
+    _, why = chosen("llama3-8b", host_gib=9)
+    assert "; too large: Q5_K_M (5.8 GB) lacks " in why
+    assert "Q3_K_M (4 GB) lacks " in why
+    assert why.endswith(" and 3 more")
+
+
+def test_a_gpu_that_does_not_hold_one_layer_is_as_good_as_none():
+    taken, why = chosen("llama3-8b", 1)
+    assert ("F16", True) == (taken, ", the largest that fits: it needs about " in why), why
+    taken, why = chosen("llama3-8b", 1, host_gib=12)
+    assert "Q6_K" == taken
+    assert "host memory" not in why
 
 
 def test_a_context_that_is_wanted_counts():
