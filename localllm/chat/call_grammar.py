@@ -46,7 +46,9 @@ def call_grammar(lark: Lark, syntax: Syntax, tools: Sequence[CallableTool], begu
     """
     match syntax:
         case CallSyntax():
-            return _JsonCalls(lark, syntax, tools).grammar(begun, several=several)
+            objects = _JsonCalls(lark, syntax, tools).grammar(begun, several=several)
+            other = _method_calls(lark, syntax.other, tools) if syntax.other and begun is not None else []
+            return lark.rule(objects, *other).name if other else objects
         case TaggedSyntax():
             return _TaggedCalls(lark, syntax, tools).grammar(begun, several=several)
         case ElementSyntax():
@@ -224,7 +226,18 @@ def _python_calls(
     return f"{head} {call.name}{more} {lark.sequence(literal(']'), *end)}"
 
 
-def _python_call(lark: Lark, tool: CallableTool) -> tuple[Part, ...]:
+def _method_calls(lark: Lark, syntax: PythonSyntax, tools: Sequence[CallableTool]) -> list[str]:
+    """Each tool's call behind a mark, of those that can be written so."""
+    found: list[str] = []
+    for tool in tools:
+        try:
+            found.append(lark.sequence(BLANKS, *_python_call(lark, tool, syntax.method)))
+        except BadRequestError:
+            continue
+    return found
+
+
+def _python_call(lark: Lark, tool: CallableTool, method: str = "") -> tuple[Part, ...]:
     if not all(part.isidentifier() and part not in _PYTHON_WORDS for part in tool.name.split(".")):
         raise BadRequestError(f'the name "{tool.name}" cannot be written in this model\'s notation')
 
@@ -238,7 +251,7 @@ def _python_call(lark: Lark, tool: CallableTool) -> tuple[Part, ...]:
         # Any name would have to be one that Python has no use for: those that are named must do.
         schema = {**schema, "additionalProperties": False}
     members = Values(lark, PYTHON, tool.parameters).members(schema, key_of, lambda key: (key, literal("=")))
-    return (literal(f"{tool.name}("), Rule(members), literal(")"))
+    return (literal(f"{tool.name}{method}("), Rule(members), literal(")"))
 
 
 def _gemma_calls(lark: Lark, syntax: GemmaSyntax, tools: Sequence[CallableTool], begun: str | None) -> str:

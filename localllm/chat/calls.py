@@ -24,6 +24,7 @@ LFM_CALLS = PythonSyntax(("<|tool_call_start|>",), "<|tool_call_end|>")
 _MAX_MARKER_CHARACTERS = 64
 _TAG_BEFORE = re.compile(rf"{TAG}\Z")
 _TAG_AFTER = re.compile(rf"\A{TAG}")
+_BUILTIN = re.compile(rf'(?P<start>{TAG}){CALLED_TOOL}(?P<method>\.\w+)\(zargument="zvalue"\)')
 _FENCE = "```"  # Command R+ writes "Action:" and its calls as Markdown
 _MARKER = re.compile(rf"(?:{TAG})+|\w+|(?:\w+:\s*)?{_FENCE}\w+|\w[\w ]*{TAG}")
 
@@ -36,7 +37,17 @@ def call_syntax(probe: Probe, answer: AnswerMarkers | None) -> Syntax | None:
     begin, end = _difference(answered, called)
     begin += _length_of_end(called[begin:end], answer)
     found = _syntax_of_example(called[:end], begin)
+    if found is not None and "builtin_tools" in probe.template.source:
+        return _with_builtin(probe.called_builtin, found)
     return found or find_syntax(lambda calls: _written(probe, answered, calls, answer))
+
+
+def _with_builtin(text: str, syntax: CallSyntax) -> CallSyntax:
+    """The syntax, with the other one that calls of built-in tools are written in behind the same mark."""
+    shown = _BUILTIN.search(text)
+    if shown is None or shown["start"] not in syntax.starts:
+        return syntax
+    return replace(syntax, other=PythonSyntax((shown["start"],), method=shown["method"]))
 
 
 def _difference(answered: str, called: str) -> tuple[int, int]:

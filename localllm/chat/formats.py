@@ -7,6 +7,7 @@ searched for in its source. What is recognised (…: any text, blanks allowed be
 
     Hermes, Qwen     <tool_call>{"name": …, "arguments": …}</tool_call>
     Llama 3          {"name": …, "parameters": …}   as the whole answer, or behind <|python_tag|>; more after ";"
+                     <|python_tag|>name.call(key="value")
     Mistral          [TOOL_CALLS][{"name": …, "arguments": …}, …]
     others           the name between markers, arguments as JSON or between markers too, Python's calls (syntax.py)
     thinking         <think>…</think> and other pairs of markers

@@ -252,8 +252,18 @@ class MarkedParser:
             self._candidate.append(self._take(1))
             return True
         if self._text[self._at] != "{":
-            return self._reject()
+            return self._begin_other()
         self._begin_object()
+        return True
+
+    def _begin_other(self) -> bool:
+        """What stands behind a start is no object: it may be a call in another notation."""
+        if self._calls.other is None or not self._is_marked or self._in_list:
+            return self._reject()
+        self._reader = open_reader(self._calls.other, self._candidate.pop(0), self._schemas)
+        self._reader.feed("".join(self._candidate))
+        self._candidate.clear()
+        self._state = _State.READER
         return True
 
     def _in_call(self) -> bool:

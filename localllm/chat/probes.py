@@ -79,6 +79,15 @@ class Probe:
         return called if called is not None and CALLED_TOOL in called else None
 
     @cached_property
+    def called_builtin(self) -> str:
+        """A call of a tool that the model was trained on, which Llama's templates write in a way of its own."""
+        known = {"builtin_tools": [CALLED_TOOL]}
+        try:
+            return self.template.render([QUESTION, CALL], TOOLS, add_generation_prompt=False, variables=known)
+        except TemplateError:
+            return ""
+
+    @cached_property
     def shows_tools(self) -> bool:
         """Whether the model is told of its tools; some templates do so in the last turn only, if that is the user's."""
         return any(DECLARED_TOOL in (text or "") for text in (self.called, self.answered, self.show(tools=TOOLS)))

@@ -176,10 +176,14 @@ class PythonReader(Reader):
     def __init__(self, began: str, syntax: PythonSyntax, schemas: Schemas) -> None:
         self._end = Marker((syntax.end,) if syntax.end else ())
         self._is_bare = began not in syntax.starts
+        self._method = syntax.method
         self._schemas = schemas
         super().__init__(began)
 
     def _read(self) -> Wait:
+        if self._method:
+            yield from self._one_call()
+            return
         if not self._is_bare:
             yield from self._skip_blanks()
             if not self._buffer.startswith("["):
@@ -193,6 +197,17 @@ class PythonReader(Reader):
             self._accept(call)
         yield from self._choose([self._end])
         self._held.clear()
+
+    def _one_call(self) -> Wait:
+        """A call of a method of a known tool; anything else may be a program."""
+        written = yield from self._name()
+        name = written.removesuffix(self._method)
+        if name == written or name not in self._schemas.parameters or not self._buffer.startswith("("):
+            return
+        text = yield from self._until_balanced(Balance(("'", '"'), has_escapes=True))
+        calls = python_calls.read_list(f"[zcall{text}]") if text is not None else None
+        if calls:
+            self._accept(Call(name, calls[0].arguments))
 
 
 class GemmaReader(Reader):

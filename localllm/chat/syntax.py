@@ -5,7 +5,7 @@
                     a JSON object of arguments:              [TOOL_CALLS]name[ARGS]{…}
                     or each argument between markers:        <function=name><parameter=key>value</parameter></function>
     ElementSyntax   each argument an XML element, nested:    <invoke name="name"><key>value</key></invoke>
-    PythonSyntax    calls as Python writes them:             [name(key='value'), other()]
+    PythonSyntax    calls as Python writes them:             [name(key='value'), other()]   or   name.call(key="value")
     GemmaSyntax     Gemma 4's own notation:                  call:name{key:<|"|>value<|"|>}
     Channels        not a syntax of calls but of answers:    a header says whether thinking, text or a call follows
 
@@ -127,7 +127,8 @@ class CallSyntax:
     Any of `starts` begins calls; opening, separator, closing and end may be empty, and what follows the last object may
     be missing. With `bare` an object that is the first thing of the answer is a call too, if it names a known tool.
     Without a `name_key` an object's only key is the name, and its value the arguments. With an `inner_key` name and
-    arguments may stand in an object of their own under it, as OpenAI has it.
+    arguments may stand in an object of their own under it, as OpenAI has it. Behind a start may also stand what `other`
+    has, which is known by its not being an object.
     """
 
     starts: tuple[str, ...]
@@ -140,6 +141,7 @@ class CallSyntax:
     argument_keys: tuple[str, ...] = ("arguments", "parameters")
     other_keys: tuple[str, ...] = ("type", "id")
     inner_key: str | None = None
+    other: PythonSyntax | None = None
 
     @property
     def first_keys(self) -> frozenset[str] | None:
@@ -237,11 +239,15 @@ class ElementSyntax:
 
 @dataclass(frozen=True, slots=True)
 class PythonSyntax:
-    """`start [name(key=value, …), …] end`; with `bare` the list alone, if it is the answer's first and names a tool."""
+    """`start [name(key=value, …), …] end`; with `bare` the list alone, if it is the answer's first and names a tool.
+
+    With a `method` it is one call of a known tool, `start name.method(key=value, …)`, and no list.
+    """
 
     starts: tuple[str, ...]
     end: str = ""
     bare: bool = False
+    method: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:

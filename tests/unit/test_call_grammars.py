@@ -100,6 +100,19 @@ def test_demanded_calls_follow_their_schemas_in_every_familys_syntax(name):
     check(name, range(6))
 
 
+BUILTIN_BEGINNINGS = ["search.call(", "\nget_time.call(", 'note.call(text="\\"', '{"name": "search', "search("]
+
+
+@pytest.mark.parametrize("written", BUILTIN_BEGINNINGS)
+def test_behind_a_mark_a_call_may_be_written_in_either_way_and_follows_its_schema(written):
+    mark = "<|python_tag|>"
+    talk = Talk(upstream_templates()["meta-llama-Llama-3.1-8B-Instruct"], [mark])
+    token = next(token for token in range(256, 400) if talk.backend.token_bytes(token, special=True) == mark.encode())
+    for said in talk.answers(asked(tool_choice=ToolChoice(parallel=False)), begin=[token, *written.encode()]):
+        assert_calls(said)
+        assert ".call(" not in written or written.strip().partition(".")[0] == said.calls[0][0]
+
+
 @pytest.mark.parametrize("name", sorted(WITHOUT_CALLS - {"CohereForAI-c4ai-command-r-plus-tool_use"}))
 def test_a_call_cannot_be_demanded_of_a_model_without_a_notation_for_it(name):
     with pytest.raises(BadRequestError, match="a call cannot be forced"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from localllm.chat.formats import HERMES_CALLS, LLAMA_CALLS, MISTRAL_CALLS, THINK_TAGS, CallSyntax, OutputFormat
 from localllm.chat.parser import OutputParser
+from localllm.chat.syntax import PythonSyntax
 from localllm.chat.tools import call_ids
 from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool, ToolCallDelta
 
@@ -21,7 +23,17 @@ MISTRAL = OutputFormat(calls=MISTRAL_CALLS)
 DEEPSEEK = OutputFormat(thinking=THINK_TAGS)
 LISTED = OutputFormat(calls=CallSyntax(starts=("<calls>",), opening="[", separator=",", closing="]", end="</calls>"))
 BARE = OutputFormat(calls=CallSyntax((), opening="[", separator=",", closing="]", bare=True))
-FORMATS = {"bare": BARE, "qwen": QWEN, "llama": LLAMA, "mistral": MISTRAL, "deepseek": DEEPSEEK, "listed": LISTED}
+# Llama 3.1: built-in tools are called in another way behind the same mark.
+BUILTIN = OutputFormat(calls=replace(LLAMA_CALLS, other=PythonSyntax(("<|python_tag|>",), method=".call")))
+FORMATS = {
+    "builtin": BUILTIN,
+    "bare": BARE,
+    "qwen": QWEN,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "deepseek": DEEPSEEK,
+    "listed": LISTED,
+}
 TOOLS = (Tool("add", "{}"), Tool("now", "{}"))
 
 
@@ -122,6 +134,13 @@ CASES = [
         '{"name": "add", "parameters": {"a": 1}}; {"name": "now", "parameters": {}}',
         [call(0, "add", '{"a": 1}'), call(1, "now", "{}")],
     ),
+    ("builtin", '<|python_tag|>add.call(b="x, (\\"y\\")", a=1)', [call(0, "add", '{"b": "x, (\\"y\\")", "a": 1}')]),
+    ("builtin", "Wait.<|python_tag|> now.call()\n", [("content", "Wait."), call(0, "now", "{}")]),
+    (
+        "builtin",
+        '<|python_tag|>{"name": "other", "parameters": {}}<|python_tag|>now.call()',
+        [call(0, "other", "{}"), call(1, "now", "{}")],
+    ),
     ("llama", '{"name": "now", "parameters": {}}; or so', [call(0, "now", "{}"), ("content", "; or so")]),
     ("llama", '{"name": "now", "parameters": {}} Done.', [call(0, "now", "{}"), ("content", "Done.")]),
     ("mistral", f"[TOOL_CALLS] [{ADD}]", [call(0, "add", '{"b": 2, "a": 1}')]),
@@ -164,6 +183,12 @@ NOT_CALLS = [
     ("llama", '{"name": "nobody", "parameters": {}}'),
     ("llama", 'Sure: {"name": "add", "parameters": {}}'),
     ("llama", '<|python_tag|>brave_search.call(query="x")'),
+    ("builtin", '<|python_tag|>nobody.call(query="x")'),
+    ("builtin", "<|python_tag|> \n add(a=1)"),
+    ("builtin", 'add.call(query="x")'),
+    ("builtin", '<|python_tag|>\nadd.call(query="x'),
+    ("builtin", "<|python_tag|>add.call(1)"),
+    ("builtin", "<|python_tag|>add.call"),
     ("llama", "{ not JSON }"),
     ("mistral", f"[TOOL_CALLS]{ADD}"),
     ("mistral", "[TOOL_CALLS][]"),
