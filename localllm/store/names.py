@@ -11,6 +11,7 @@ Other hosts and namespaces are understood, but nothing is ever fetched from an a
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,16 +146,29 @@ def _check(text: str, what: str, part: str, grammar: re.Pattern[str], limit: int
 
 def _invalid(text: str, why: str) -> InvalidNameError:
     shown = text if len(text) <= 100 else text[:97] + "..."
-    if text.endswith(".gguf") or text.startswith((".", "/", "~")):
+    if (text.partition("://")[2] or text).partition("/")[0].lower() in _HUB_HOSTS:
+        hint = _hub_hint(text)
+    elif text.endswith(".gguf") or text.startswith((".", "/", "~")):
         hint = f"to use a file: localllm create NAME --from {shown}"
-    elif text.partition("/")[0].lower() in _HUB_HOSTS:
-        hint = "models of Hugging Face are called hf.co/OWNER/REPO, then perhaps ':' and a quant"
     else:
         hint = (
             "a name is letters, digits, '_', '-' and '.', where '-' and '.' do not come first; then perhaps ':' and a"
             " tag, as in llama3.2:3b"
         )
     return InvalidNameError(f"invalid model name {shown!r}: {why}", hint=hint)
+
+
+def _hub_hint(text: str) -> str:
+    """What to write instead of `text`, which people may have copied from a page of the hub's."""
+    place = (text.partition("://")[2] or text).partition("?")[0]
+    owner, repository, *path = [*[part for part in place.split("/") if part][1:], "", ""]
+    file = next((f":{part}" for part in path if part.lower().endswith(".gguf")), "")
+    meant = f"{HUB_HOST}/{owner}/{repository}{file}"
+    if meant != text:  # it would not be better the second time
+        with contextlib.suppress(InvalidNameError):
+            parse_name(meant)
+            return f"the name of that is {meant}"
+    return "models of Hugging Face are called hf.co/OWNER/REPO, then perhaps ':' and a quant"
 
 
 def manifest_path(folder: Path, name: Name) -> Path:

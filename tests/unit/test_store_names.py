@@ -80,7 +80,11 @@ def test_what_is_no_name_is_refused_with_the_reason(text, why):
         ("-x", "'-' and '.' do not come first"),
         ("./x y.gguf", "to use a file: localllm create NAME --from ./x y.gguf"),
         ("hf.co/repo", "models of Hugging Face are called hf.co/OWNER/REPO"),
-        ("huggingface.co/a/b/c", "models of Hugging Face are called hf.co/OWNER/REPO"),
+        ("hf.co/../../etc/passwd", "models of Hugging Face are called hf.co/OWNER/REPO"),
+        ("https://huggingface.co/a/b/tree/main", "the name of that is hf.co/a/b"),
+        ("http://huggingface.co/a/b/", "the name of that is hf.co/a/b"),
+        ("hf.co/a/b/c-Q8_0.gguf", "the name of that is hf.co/a/b:c-Q8_0.gguf"),
+        ("https://hf.co/a/b/resolve/main/q/c.gguf?download=true", "the name of that is hf.co/a/b:c.gguf"),
     ],
 )
 def test_what_is_no_name_is_refused_with_what_is_one(text, hint):
