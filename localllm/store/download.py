@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -87,7 +87,15 @@ def _alone(source: Source, repository: Repository, file: HubFile, limit: int, ef
         except TimeoutError:
             effects.tell(PullStatus(f"waiting for another download of {file.name}"))
             stack.enter_context(source.lock(repository, file, None))
+        stack.callback(_drop_empty, _partial(source, repository, file))
         return source.find(repository, file) or _whole(source, repository, file, limit, effects)
+
+
+def _drop_empty(partial: Path) -> None:
+    """Leave nothing of a download of which not one byte came, as from a repository that refuses."""
+    with suppress(OSError):
+        if partial.stat().st_size == 0:
+            partial.unlink()
 
 
 def _whole(source: Source, repository: Repository, file: HubFile, limit: int, effects: Effects) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.errors import DiskFullError, HubError, WrongHashError
+from localllm.errors import DiskFullError, HubAccessError, HubError, WrongHashError
 from localllm.pulling import PullProgress
 from localllm.store.download import Effects, download
 from localllm.store.repository import HubFile, Repository
@@ -87,6 +87,12 @@ def test_what_the_hub_asks_to_wait_is_waited_and_progress_ends_whole(tmp_path):
     assert DATA == download(hub, REPOSITORY, FILE, 0, watched.effects).read_bytes()
     assert [7, 60, 0.5] == watched.slept
     assert PullProgress("a.gguf", f"sha256:{FILE.oid}", len(DATA), len(DATA)) == watched.told[-1]
+
+
+def test_a_hub_that_refuses_leaves_no_file_behind(tmp_path):
+    with pytest.raises(HubAccessError):
+        download(FewLinesHub(tmp_path, (0, HubAccessError("not for you"))), REPOSITORY, FILE, 0, Watched().effects)
+    assert [] == list((tmp_path / "blobs").iterdir())
 
 
 def test_a_full_disk_is_said_as_such_and_the_partial_file_stays(tmp_path):
