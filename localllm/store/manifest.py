@@ -130,6 +130,11 @@ def _entries(folder: Path) -> list[Path]:
         raise ModelFileError(f"{folder} cannot be listed: {error.strerror}") from error
 
 
+def tags_beside(path: Path) -> tuple[str, ...]:
+    """The tags in order that have a manifest in the folder of the one at `path`, which need not be there."""
+    return tuple(entry.stem for entry in _entries(path.parent) if entry.suffix == ".json")
+
+
 def files_of(path: Path) -> tuple[str, ...]:
     """The files that the manifest at `path` names; none for one that is not there or cannot be read."""
     try:

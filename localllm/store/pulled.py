@@ -41,11 +41,14 @@ def _refused(message: str, hint: str) -> InvalidFieldError:
     return InvalidFieldError(message, field="quant", hint=hint)
 
 
-def refuse_unpullable(name: str, parsed: Name, quant: str, *, is_bundled: bool) -> None:
-    """Raises ModelNotFoundError for a name that stands for nothing, InvalidFieldError for a bundled model's quant."""
+def refuse_unpullable(name: str, parsed: Name, quant: str, others: str, *, is_bundled: bool) -> None:
+    """Raises ModelNotFoundError for a name that stands for nothing, InvalidFieldError for a bundled model's quant.
+
+    `others` are the names there are of the same model with other tags, "" when there are none.
+    """
     if not is_bundled:
         error = ModelNotFoundError(name)
-        error.hint = _where_from(name, parsed)
+        error.hint = (f"there is {others}; " if others else "") + _where_from(name, parsed)
         raise error
     if quant:
         raise _refused(f"'{name}' comes with localllm, in one quant", "leave out the quant")

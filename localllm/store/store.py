@@ -104,7 +104,14 @@ class Store:
             error.hint = f"`localllm pull {name}` downloads it"
         elif not parsed.is_local:
             error.hint = _OTHER_HOST
+        elif others := self._other_tags(parsed):
+            error.hint = f"there is {others}"
         return error
+
+    def _other_tags(self, name: Name) -> str:
+        """The names there are of the same model, when `name` is one of this machine."""
+        tags = manifests.tags_beside(manifest_path(self._manifests_dir, name)) if name.is_local else ()
+        return ", ".join(f"{name.model}:{tag}" for tag in tags)
 
     def list(self) -> tuple[Model, ...]:
         """Every model that can be used, newest first. What cannot be is told by problems()."""
@@ -212,7 +219,8 @@ class Store:
         entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
         request = request_for(parsed, entry, quant, self._registry)
         if request is None:
-            refuse_unpullable(name, parsed, quant, is_bundled=self._bundled.find(parsed) is not None)
+            is_bundled = self._bundled.find(parsed) is not None
+            refuse_unpullable(name, parsed, quant, self._other_tags(parsed), is_bundled=is_bundled)
         return request
 
     def register_pulled(self, name: str, pulled: Pulled) -> Model:

@@ -105,6 +105,17 @@ def test_an_unknown_name_is_not_found(store):
     assert "model 'nobody' not found" == caught.value.message
 
 
+def test_a_name_without_its_tag_is_told_with_the_tags_there_are(store, file):
+    for tag in ("q8_0", "q4_k_m"):
+        store.create_from_file(f"mine:{tag}", file)
+    with pytest.raises(ModelNotFoundError) as found:
+        store.find("Mine")
+    assert "there is Mine:q4_k_m, Mine:q8_0" == found.value.hint
+    with pytest.raises(ModelNotFoundError) as pulled:
+        store.pull_request("mine")
+    assert (pulled.value.hint or "").startswith("there is mine:q4_k_m, mine:q8_0; `localllm search`")
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
