@@ -15,6 +15,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `truncates` cuts an input that does not fit instead of refusing it. `dimensions` None keeps the model's own, a
     smaller number the first ones; then `normalises` makes each vector 1 long. `num_ctx` None is the model's context.
+    With a `query` the inputs are documents, and each one's vector is its score for it, which a reranker tells.
     """
 
     model: str
@@ -22,6 +23,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     truncates: bool = False
     dimensions: int | None = None
     normalises: bool = True
+    query: str | None = None
     num_ctx: int | None = None
     keep_alive_seconds: float | None = None
 

@@ -258,6 +258,31 @@ class LlamaCppEmbedding(Shape):
     embedding: list[list[float]]
 
 
+class LlamaCppScore(Shape):
+    """A document's place in the request and its score, in TEI's words."""
+
+    index: int
+    score: float
+    text: str | UnsetType = UNSET
+
+
+class LlamaCppRanked(Shape):
+    """A document's place in the request and its score, in Jina's words."""
+
+    index: int
+    relevance_score: float
+    document: dict[str, str] | UnsetType = UNSET
+
+
+class LlamaCppRanking(Shape):
+    """The best documents, best first."""
+
+    model: str
+    object: str
+    usage: dict[str, int]
+    results: list[LlamaCppRanked]
+
+
 class LlamaCppProperties(Shape):
     """What llama-server tells of its model."""
 

@@ -6,6 +6,7 @@ of its own; the backend pools the rows of each to one vector.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,8 @@ _DECIMALS = 9  # as many as tell the float32 values of a vector of length 1 apar
 
 Vector = npt.NDArray[np.float32]
 Input = npt.NDArray[np.int32]
+
+_PLACES = re.compile(r"\{(query|document)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,9 @@ class Embedder(Protocol):
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; thread-safe. `add_special` adds what the model wants around an input."""
+
+    def tokenize_pair(self, query: str, document: str) -> list[int]:
+        """Token ids of both, as a reranker reads them; thread-safe."""
 
     def embed_batch(self, inputs: Sequence[Input]) -> Vector:
         """The pooled vectors of inputs that `next_batch` put together, shape (len(inputs), dimensions).
@@ -91,6 +97,12 @@ def tokenize_input(embedder: Embedder, text: str, limit_tokens: int | None, *, t
     if limit <= len(around):
         raise BadRequestError("input after truncation exceeds maximum context length")
     return Tokenized(np.array([*tokens[: limit - closing], *tokens[len(tokens) - closing :]], dtype=np.int32), True)
+
+
+def filled(template: str, query: str, document: str) -> str:
+    """A reranker's template with both in their places; what they say is no place."""
+    texts = {"query": query, "document": document}
+    return _PLACES.sub(lambda place: texts[place[1]], template)
 
 
 def check_input(embedder: Embedder, tokens: Sequence[int], limit_tokens: int | None, *, truncates: bool) -> Tokenized:

@@ -20,7 +20,7 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 
 from localllm.engine.backend import Batch, EngineError, ModelLoadError
-from localllm.engine.embedding import EmbedderFacts, Input, Vector
+from localllm.engine.embedding import EmbedderFacts, Input, Vector, filled
 from localllm.engine.llama_model import USUAL_LAYOUT, LlamaModel
 from localllm.engine.llama_rows import Rows
 from localllm.placement.layout import Layout
@@ -97,6 +97,19 @@ class LlamaEmbedder:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; thread-safe."""
         return self._model.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def tokenize_pair(self, query: str, document: str) -> list[int]:
+        """By the model's template for pairs, or with the marks that its vocabulary has for them; thread-safe."""
+        template = native.llama_model_chat_template(self._model.handle, b"rerank")
+        if template:
+            text = filled(template.decode("utf-8", "replace"), query, document)
+            return self.tokenize(text, add_special=False, parse_special=True)
+        vocabulary = self._model.vocabulary
+        first, second = (self.tokenize(text, add_special=True, parse_special=False) for text in (query, document))
+        if native.llama_vocab_get_add_bos(vocabulary) and second[:1] == [native.llama_vocab_bos(vocabulary)]:
+            del second[0]
+        has_both = native.llama_vocab_get_add_eos(vocabulary) and native.llama_vocab_get_add_sep(vocabulary)
+        return [*first, *([native.llama_vocab_sep(vocabulary)] if has_both else ()), *second]
 
     def embed_batch(self, inputs: Sequence[Input]) -> Vector:
         """The pooled vectors, shape (len(inputs), dimensions). Raises EngineError."""

@@ -167,8 +167,10 @@ class EmbeddingWorker:
 
     def _job(self, job_id: int, request: EmbedRequest) -> _Job:
         facts = self._embedder.facts
-        if facts.is_reranker:
+        if facts.is_reranker and request.query is None:
             raise UnsupportedError(f'"{request.model}" ranks documents and does not support embedding')
+        if request.query is not None and not facts.is_reranker:
+            raise UnsupportedError(f'"{request.model}" does not rank documents', hint="use a reranker")
         if request.dimensions is not None and request.dimensions > facts.dimensions:
             raise BadRequestError(f"dimensions is {request.dimensions}, but the model has {facts.dimensions}")
         inputs = [self._input(one, request) for one in request.inputs]
@@ -182,6 +184,8 @@ class EmbeddingWorker:
         )
 
     def _input(self, one: str | tuple[int, ...], request: EmbedRequest) -> Tokenized:
+        if isinstance(one, str) and request.query is not None:
+            one = tuple(self._embedder.tokenize_pair(request.query, one))
         if isinstance(one, str):
             return tokenize_input(self._embedder, one, request.num_ctx, truncates=request.truncates)
         return check_input(self._embedder, one, request.num_ctx, truncates=request.truncates)

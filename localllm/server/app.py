@@ -102,6 +102,8 @@ ROUTES: tuple[Entry, ...] = (
     Entry("POST", "/apply-template", llamacpp.apply_template, "The prompt that a conversation becomes"),
     Entry("POST", "/embedding", llamacpp.embedding, "Turn texts or token ids into vectors, as llama-server does"),
     Entry("POST", "/embeddings", llamacpp.embedding, "The same"),
+    Entry("POST", "/rerank", llamacpp.rerank, "Rank documents for a query, as llama-server, Jina and TEI do"),
+    Entry("POST", "/v1/rerank", llamacpp.rerank, "The same"),
     Entry("GET", "/props", llamacpp.properties, "What llama-server tells of its model"),
     Entry("GET", "/slots", llamacpp.slots, "How many requests a model serves at once, and how many it does"),
     Entry("GET", "/health", llamacpp.health, "Whether the daemon is well"),

@@ -15,7 +15,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localllm.dialects import llamacpp, llamacpp_tokens
+from localllm.dialects import llamacpp, llamacpp_rerank, llamacpp_tokens
 from localllm.dialects.body import Decoded
 from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.dialects.llamacpp_encode import LlamaCppEncoder
@@ -80,6 +80,15 @@ async def embedding(services: Services, request: Request) -> Response:
     model, ignored = await find(services, wanted.model, "embedding")
     done = await embed(services, request, msgspec.structs.replace(wanted, model=model.name))
     return _json(llamacpp_tokens.encode_embedding(done.parts), ignored)
+
+
+async def rerank(services: Services, request: Request) -> Response:
+    """POST /rerank and /v1/rerank."""
+    ranking = llamacpp_rerank.decode_rerank(await request.body())
+    model, ignored = await find(services, ranking.request.model, "embedding")
+    done = await embed(services, request, msgspec.structs.replace(ranking.request, model=model.name))
+    name = model.name if ignored else ranking.request.model or model.name
+    return _json(llamacpp_rerank.encode_ranking(ranking, name, done.parts), (*ranking.ignored, *ignored))
 
 
 async def properties(services: Services, request: Request) -> Response:

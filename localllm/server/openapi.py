@@ -15,6 +15,7 @@ import msgspec
 from localllm.dialects import (
     anthropic,
     llamacpp,
+    llamacpp_rerank,
     llamacpp_tokens,
     ollama,
     ollama_create,
@@ -34,8 +35,8 @@ from localllm.version import __version__
 
 BODIES: Mapping[str, type[msgspec.Struct]] = {
     path: body
-    for module in (anthropic, llamacpp, llamacpp_tokens, ollama, ollama_create, ollama_embed, ollama_pull, openai,
-                   openai_completion, openai_embed, plans)
+    for module in (anthropic, llamacpp, llamacpp_rerank, llamacpp_tokens, ollama, ollama_create, ollama_embed,
+                   ollama_pull, openai, openai_completion, openai_embed, plans)
     for path, body in module.BODIES.items()
 } | dict.fromkeys(("/v1/responses", "/v1/responses/input_tokens"), openai_responses.Body)  # fmt: skip
 

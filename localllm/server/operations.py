@@ -51,6 +51,8 @@ def _asking(answer: Any, stream: tuple[str, Any] | None, example: Mapping[str, A
 _MODEL_QUERY = {"model": {"type": "string"}}
 _LLAMACPP = (a.LlamaCppCompletion | list[a.LlamaCppCompletion], (_SSE, a.LlamaCppCompletion))
 _EMBEDDED = list[a.LlamaCppEmbedding]
+_RANKED = a.LlamaCppRanking | list[a.LlamaCppScore]
+_RANK = {"model": "bge-reranker", "query": "pull a model", "documents": ["localllm pull", "localllm stop"]}
 _RESPONSE = {"model": "guide", "input": "How do I pull a model?"}
 OPERATIONS: Mapping[str, Operation] = {
     "/": Operation(str, _LOOKING, media_type="text/plain", other_media_types=("text/html",)),
@@ -116,6 +118,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "/apply-template": _asking(a.LlamaCppPrompt, None, {"messages": _MESSAGES}, "messages"),
     "/embedding": _asking(_EMBEDDED, None, {"content": "a"}),
     "/embeddings": _asking(_EMBEDDED, None, {"content": "a"}),
+    "/rerank": _asking(_RANKED, None, _RANK, "query"),
+    "/v1/rerank": _asking(_RANKED, None, _RANK, "query"),
     "/props": Operation(a.LlamaCppProperties, _FINDING, query=_MODEL_QUERY),
     "/slots": Operation(list[a.LlamaCppSlot], _FINDING, query=_MODEL_QUERY),
     "/health": Operation(a.LlamaCppHealth, _LOOKING),

@@ -10,9 +10,9 @@
     "tool"        one tool call; "pieces" the same, its arguments piece by piece
     "prefill 20"  so many steps of progress with its prompt, 10 ms apart, then one word
 
-The model "embed" turns a text into its length and a half; with "wait" among its inputs it does nothing until it is
-cancelled, and it cuts "long". The model "slow" is never loaded; who asks for it is third. Everything belongs to the
-server's event loop; tests read it from another thread.
+The model "embed" turns a text into its length and a half, also as its score for a query; with "wait" among its inputs
+it does nothing until it is cancelled, and it cuts "long". The model "slow" is never loaded; who asks for it is third.
+Everything belongs to the server's event loop; tests read it from another thread.
 """
 
 from __future__ import annotations

@@ -105,6 +105,19 @@ def test_texts_become_vectors_in_rows_of_their_own(server, path):
     ] == post(server, path, content=["hi", "x"]).json()
 
 
+def test_documents_are_ranked_for_a_query_in_two_forms(server):
+    asked = {"query": "why", "documents": ["b", "ccc", "dd"], "top_n": 2}
+    ranked = post(server, "/v1/rerank", model="embed", **asked).json()
+    assert ("embed", [(1, 3.0), (2, 2.0)]) == (
+        ranked["model"],
+        [(one["index"], one["relevance_score"]) for one in ranked["results"]],
+    )
+    teis = post(server, "/rerank", query="why", texts=["b", "ccc"]).json()
+    assert [{"index": 1, "score": 3.0}, {"index": 0, "score": 1.0}] == teis
+    first, second = server.scheduler.embed_requests
+    assert ("why", "why", False) == (first.query, second.query, first.normalises)
+
+
 def test_props_tell_of_the_model_and_nothing_of_the_machine(one_model):
     answer = httpx.get(one_model.url + "/props")
     props = answer.json()

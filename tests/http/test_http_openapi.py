@@ -39,6 +39,8 @@ ASKED = {
     "/apply-template": {"model": "guide", "messages": [{"role": "user", "content": ASK}]},
     "/embedding": {"model": "embed", "content": ["a", "b"]},
     "/embeddings": {"model": "embed", "content": "a"},
+    "/rerank": {"model": "embed", "query": "a", "documents": ["b", "c"], "return_documents": True},
+    "/v1/rerank": {"model": "embed", "query": "a", "texts": ["b", "c"], "return_text": True},
 }
 LOOKED_AT = ("/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/guide", "/props?model=guide",
              "/slots?model=guide", "/health", "/openapi.json")  # fmt: skip

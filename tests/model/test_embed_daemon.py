@@ -107,6 +107,21 @@ def test_openai_takes_token_ids_and_refuses_those_that_are_none(daemon: Daemon) 
     assert 200 == post(daemon, "/v1/embeddings", DECODER, input="and it serves on").status_code
 
 
+def test_a_reranker_scores_each_document_for_the_query_whatever_is_ranked_beside_it(daemon: Daemon) -> None:
+    documents = ["Run `localllm pull` first.", "the sky is blue", "a longer text " * 20, "why is the sky blue?"]
+    asked = {"query": "why is the sky blue?", "documents": documents}
+    ranked = post(daemon, "/v1/rerank", RERANKER, **asked).json()
+    scores = {one["index"]: one["relevance_score"] for one in ranked["results"]}
+    assert [0, 1, 2, 3] == sorted(scores)
+    assert sorted(scores.values(), reverse=True) == list(scores.values())
+    assert len(set(scores.values())) > 1
+    for index, document in enumerate(documents):
+        (alone,) = post(daemon, "/rerank", RERANKER, query=asked["query"], texts=[document]).json()
+        assert abs(scores[index] - alone["score"]) < TOLERANCE
+    other = post(daemon, "/rerank", RERANKER, query="another question", texts=documents[:1]).json()
+    assert other[0]["score"] != scores[0]
+
+
 @pytest.mark.parametrize(
     ("kind", "path", "body", "message"),
     [

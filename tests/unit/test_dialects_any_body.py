@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from localllm.dialects import (
     anthropic,
     llamacpp,
+    llamacpp_rerank,
     llamacpp_tokens,
     ollama,
     ollama_create,
@@ -37,6 +38,7 @@ DECODERS = (
     ollama_create.decode_copy, openai_completion.decode_completion,
     anthropic.decode_messages, anthropic.decode_count, llamacpp.decode_completion,
     llamacpp.decode_infill, llamacpp_tokens.decode_detokenize, llamacpp_tokens.decode_embedding,
+    llamacpp_rerank.decode_rerank,
 )  # fmt: skip
 WORDS = (
     "model", "messages", "role", "content", "tool_calls", "function", "name", "arguments", "tools", "type", "text",
@@ -69,7 +71,7 @@ def check(body: bytes) -> None:
     statuses = set()
     for decode in DECODERS:
         try:
-            assert isinstance(decode(body), Decoded | EmbedRequest | DecodedCreate | tuple)
+            assert isinstance(decode(body), Decoded | EmbedRequest | DecodedCreate | llamacpp_rerank.Ranking | tuple)
         except LocalllmError as error:
             statuses.add(error.status)
     assert statuses <= {400, 404}

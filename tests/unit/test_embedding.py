@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from localllm.engine.embedding import EmbedderFacts, check_input, finished, next_batch, tokenize_input
+from localllm.engine.embedding import EmbedderFacts, check_input, filled, finished, next_batch, tokenize_input
 from localllm.errors import BadRequestError, InputTooLongError, RunnerError
 
 FIRST, LAST = 1000, 1001
@@ -21,6 +21,10 @@ class Letters:
     def tokenize(self, text, *, add_special, parse_special):
         tokens = [ord(letter) for letter in text]
         return [*self.opening, *tokens, *self.closing] if add_special else tokens
+
+
+def test_a_rerankers_template_has_each_text_in_its_place_whatever_it_says():
+    assert "q {document} d {query} {x}" == filled("q {query} d {document} {x}", "{document}", "{query}")
 
 
 def test_the_oldest_input_goes_first_and_those_that_fit_beside_it():

@@ -31,6 +31,9 @@ class Letters:
     def tokenize(self, text, *, add_special, parse_special):
         return [ord(letter) for letter in text]
 
+    def tokenize_pair(self, query, document):
+        return [ord(letter) for letter in query + document]
+
     def embed_batch(self, inputs):
         self.batches.append(["".join(map(chr, tokens)) for tokens in inputs])
         if any(UNKNOWN in tokens for tokens in inputs):
@@ -64,6 +67,25 @@ class Child:
 
     def vectors(self, job_id, steps=1):
         return [array("d", vector).tolist() for vector in self.answer(steps)[job_id].embeddings.vectors]
+
+
+def test_a_reranker_reads_each_document_with_the_query_and_leaves_its_scores_as_they_are():
+    child = Child(is_reranker=True)
+    child.ask(1, "b", "aa", query="a", normalises=False)
+    assert [[1.0, 1.0, 0.0], [3.0, 0.0, 0.0]] == child.vectors(1)
+    assert (["ab", "aaa"], 5) == (child.embedder.batches[0], child.said[0].embeddings.prompt_tokens)
+
+
+def test_a_model_that_embeds_ranks_no_documents():
+    child = Child()
+    child.ask(1, "b", query="a")
+    assert '"m" does not rank documents' == child.answer()[1].error.message
+
+
+def test_a_pair_that_is_too_long_is_refused():
+    child = Child(is_reranker=True)
+    child.ask(1, "b" * 9, query="a" * 8)
+    assert "it has 17 tokens, the context holds 16" in child.answer()[1].error.message
 
 
 def test_a_request_gets_vectors_of_length_one_in_the_order_of_its_inputs():

@@ -6,7 +6,8 @@ A body that nobody steered would name a model that does not exist, and test noth
 import schemathesis
 
 MODEL, EMBEDDER = "guide", "bert-tiny"
-EMBEDDING_PATHS = ("/api/embed", "/api/embeddings", "/v1/embeddings", "/embedding", "/embeddings")
+EMBEDDING_PATHS = ("/api/embed", "/api/embeddings", "/v1/embeddings", "/embedding", "/embeddings", "/rerank",
+                   "/v1/rerank")  # fmt: skip
 LIMITS = {
     "/api/generate": ("options", "num_predict"), "/api/chat": ("options", "num_predict"),
     "/v1/chat/completions": ("max_completion_tokens",), "/v1/completions": ("max_tokens",),
