@@ -11,11 +11,14 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import localllm
 from localllm.cli.commands import COMMANDS
 from localllm.config import HOME, MODELS, SETTINGS, Setting
+from localllm.scheduler.state import Counts
 from localllm.server.app import ROUTES
+from localllm.server.metrics import Metrics, page
 from localllm.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +63,14 @@ def test_readme_lists_the_variables_that_exist() -> None:
 def test_readme_lists_the_routes_that_exist() -> None:
     rows = [row(", ".join(map(code, entry.method.split("|"))), code(entry.path), entry.purpose) for entry in ROUTES]
     assert "\n".join(rows) == table_under("### Routes", README)
+
+
+def test_readme_lists_the_metrics_that_exist() -> None:
+    text = page(Metrics(), (), (), Counts(), {}, {}).decode()
+    families = [one for one in text_string_to_metric_families(text) if not one.name.endswith("_created")]
+    names = [f"{one.name}_total" if one.type == "counter" else one.name for one in families]
+    rows = [row(code(name), one.type, one.documentation) for name, one in zip(names, families, strict=True)]
+    assert "\n".join(rows) == table_under("### Metrics", README)
 
 
 def test_a_table_is_read_to_its_end_and_no_further() -> None:

@@ -6,7 +6,7 @@ A name alone decodes bodies, NAME_encode turns events into answers, and other en
     openai, openai_encode; openai_completion, openai_completion_encode, openai_embed
     openai_responses, openai_responses_items, openai_responses_tools, openai_responses_encode
     anthropic, anthropic_encode
-    llamacpp, llamacpp_encode, llamacpp_tokens
+    llamacpp, llamacpp_encode, llamacpp_tokens, llamacpp_rerank
     plans                               /api/plan, ours alone
 
 They share body and framing, the two halves' ground; openai_fields, constraint_fields and prompt_progress, fields that
