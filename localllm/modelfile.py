@@ -23,7 +23,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,11 @@ class ModelfileError(BadRequestError):
 
 @dataclass(frozen=True, slots=True)
 class Modelfile:
-    """What a Modelfile says. `warnings` is for people: what was understood but has no effect, with its line."""
+    """What a Modelfile says.
+
+    `warnings` is for people: what was understood but has no effect, with its line. `lines` has the lines, from 1, of
+    every keyword but PARAMETER and MESSAGE, for those who refuse one of them.
+    """
 
     bases: tuple[str, ...]
     options: Options = _NOTHING_SAID
@@ -79,6 +83,12 @@ class Modelfile:
     messages: tuple[Message, ...] = ()
     requires: str | None = None
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    lines: Mapping[str, Sequence[int]] = field(default_factory=dict, compare=False, repr=False)
+
+    def place(self, keyword: str, number: int) -> str:
+        """The beginning of an error about the `number`th statement of a keyword; "" when it stands in no file."""
+        lines = self.lines.get(keyword, ())
+        return f"(line {lines[number]}): " if number < len(lines) else ""
 
 
 def _scalar_type(hint: object) -> type[object]:
@@ -178,6 +188,7 @@ class _Builder:
 
     def __init__(self) -> None:
         self.values: dict[str, list[str]] = {name: [] for name in _KEYWORDS}
+        self.lines: dict[str, list[int]] = {}
         self.parameters: dict[str, object] = {}
         self.load: dict[str, Any] = {}
         self.stops: list[str] = []
@@ -196,6 +207,7 @@ class _Builder:
             if keyword == "requires" and VERSION.fullmatch(value) is None:
                 raise _error(line, "requires must be a valid semver (e.g. 0.14.0)", hint=_shown(value))
             self.values[keyword].append(value)
+            self.lines.setdefault(keyword, []).append(line + 1)
 
     def _parameter(self, line: int, name: str, value: str) -> None:
         if name in _WITHOUT_EFFECT:
@@ -241,6 +253,7 @@ class _Builder:
             messages=tuple(self.messages),
             requires=_last(self.values["requires"]),
             warnings=tuple(self.warnings),
+            lines=self.lines,
         )
 
 

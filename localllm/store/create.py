@@ -96,10 +96,11 @@ def refuse_unsupported(settings: Modelfile) -> None:
     """Raises UnsupportedError for what would make another model than the one that is asked for."""
     if settings.adapters:
         raise UnsupportedError(
-            f"ADAPTER {settings.adapters[0]}: adapters are not supported yet",
+            f"{settings.place('adapter', 0)}ADAPTER {settings.adapters[0]}: adapters are not supported yet",
             hint="merge it into the model with llama.cpp's llama-export-lora, and name the result in FROM",
         )
     if len(settings.bases) > 1:
         raise UnsupportedError(
-            f"a second FROM ({settings.bases[1]}) is not supported yet", hint="leave one FROM: the model itself"
+            f"{settings.place('from', 1)}a second FROM ({settings.bases[1]}) is not supported yet",
+            hint="leave one FROM: the model itself",
         )
