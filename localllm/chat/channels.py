@@ -3,8 +3,10 @@
     gpt-oss             <|start|>assistant<|channel|>final<|message|>text<|return|>
     Muse Glimmer        <|start|>assistant to=user<|message|>text<|eot|>
     Functionary 3.2     >>>all\\ntext
+    GLM-4               \\ntext   or   name\\n{arguments}
 
-It does when words, not only tags, stand between the prompt and the answer, and the name of a call stands there too.
+It does when words, not only tags, stand between the prompt and the answer, and the name of a call stands there too; or
+nothing but a new line, before which a call has its name.
 """
 
 from __future__ import annotations
@@ -86,10 +88,10 @@ def written_calls(channels: Channels, probe: Probe) -> TaggedSyntax:
 
 def _heads(probe: Probe) -> _Heads | None:
     text = _head(probe, ANSWER, ANSWER.content)
-    if text is None or not _WORD.search(re.sub(TAG, "", text)):
+    if text is None or not (text == "\n" or _WORD.search(re.sub(TAG, "", text))):
         return None
     call = _head(probe, CALL, _VALUE)
-    if call is None or CALLED_TOOL not in call:
+    if call is None or CALLED_TOOL not in call or (text == "\n" and not call.startswith(f"{CALLED_TOOL}\n{{")):
         return None
     return _Heads(text, _head(probe, THOUGHTFUL_ANSWER, THOUGHT), call)
 

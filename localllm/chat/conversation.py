@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -19,13 +19,15 @@ class Form:
     """How a turn is written down for one template.
 
     `short_call_ids` makes ids Mistral's nine characters; `text_arguments` leaves arguments the JSON text they are;
-    `parts` makes content a list of typed parts; `no_text` makes a call's empty text none at all.
+    `parts` makes content a list of typed parts; `no_text` makes a call's empty text none at all;
+    `metadata` makes a call a text with the tool's name beside it, and a result an observation, as GLM-4 has them.
     """
 
     short_call_ids: bool = False
     text_arguments: bool = False
     parts: bool = False
     no_text: bool = False
+    metadata: bool = False
 
 
 PLAIN = Form()
@@ -33,7 +35,11 @@ PLAIN = Form()
 
 def turn(message: Message, form: Form = PLAIN) -> dict[str, object]:
     """A message as templates expect it: keys that say nothing are left out, for templates ask `is defined`."""
-    said: dict[str, object] = {"role": message.role, "content": message.content}
+    if form.metadata and message.tool_calls:
+        call = message.tool_calls[0]
+        return {"role": "assistant", "metadata": call.name, "content": call.arguments}
+    role = "observation" if form.metadata and message.role == "tool" else message.role
+    said: dict[str, object] = {"role": role, "content": message.content}
     if form.parts:
         said["content"] = [{"type": "text", "text": message.content}] if message.content else []
     if form.no_text and message.tool_calls and not message.content:
@@ -58,6 +64,14 @@ def turn(message: Message, form: Form = PLAIN) -> dict[str, object]:
     if message.tool_call_id is not None:
         said["tool_call_id"] = _call_id(message.tool_call_id, form)
     return said
+
+
+def with_tools(turns: Sequence[Mapping[str, object]], tools: object) -> list[Mapping[str, object]]:
+    """The turns with the tools in the system's, or in one of their own before them."""
+    first, *rest = turns or [{}]
+    if first.get("role") == "system":
+        return [{**first, "tools": tools}, *rest]
+    return [{"role": "system", "content": "", "tools": tools}, *turns]
 
 
 def _call_id(call_id: str, form: Form) -> str:

@@ -7,6 +7,7 @@ Each demand is tried once, and only when a conversation has what it is about:
     several calls in one turn         refused, or all but one left out: the calls follow one another
     thinking and text before a call   refused: they become one thought
     calls of a turn with a content    left out, even if it is empty: that is none, and a text becomes a turn before it
+    calls as such                     left out where a turn's "metadata" is shown: they become a text with a tool's name
     arguments as an object            refused, or written as Python writes a dict: they stay JSON text
     call ids of any form              refused: they become nine letters and digits, as Mistral has them
     content as a string               left out: it becomes a list of typed parts
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -54,11 +56,12 @@ class Demands:
             messages = conversation.with_system_in_user_turn(messages)
         if any(one.role == other.role for one, other in itertools.pairwise(messages)) and self._refuses_neighbours:
             messages = conversation.with_neighbours_merged(messages)
-        if any(len(message.tool_calls) > 1 for message in messages) and self._shows_one_call_per_turn:
+        has_calls = any(message.tool_calls for message in messages)
+        if has_calls and (self._wants_metadata or self._shows_one_call_per_turn):
             messages = conversation.with_one_call_per_turn(messages)
         if any(map(conversation.says_all_before_call, messages)) and self._refuses_text_beside_thinking:
             messages = conversation.with_text_in_thinking(messages)
-        if any(message.tool_calls for message in messages) and self._wants_no_text_with_calls:
+        if has_calls and (self._wants_metadata or self._wants_no_text_with_calls):
             messages = conversation.with_text_before_calls(messages)
         return messages, self._form(messages)
 
@@ -70,6 +73,7 @@ class Demands:
             text_arguments=has_calls and self._wants_text_arguments,
             parts=self._wants_parts,
             no_text=has_calls and self._wants_no_text_with_calls,
+            metadata=(has_calls or any(message.role == "tool" for message in messages)) and self._wants_metadata,
         )
 
     def _takes(self, *messages: Message) -> bool:
@@ -119,6 +123,14 @@ class Demands:
         if any(_KEY in (self._show(messages, form) or "") for form in forms):
             return False
         return any(_KEY in (self._show(messages, replace(form, no_text=True)) or "") for form in forms)
+
+    @functools.cached_property
+    def _wants_metadata(self) -> bool:
+        """GLM-4 writes the name of a tool where other turns have nothing, and its arguments as the turn's text."""
+        messages = [_QUESTION, Message("assistant", tool_calls=(_call(),))]
+        return _FIRST not in (self._show(messages, PLAIN) or "") and bool(
+            re.search(rf"{_FIRST}\s*{re.escape(_ARGUMENTS)}", self._show(messages, Form(metadata=True)) or "")
+        )
 
     @functools.cached_property
     def _wants_short_call_ids(self) -> bool:

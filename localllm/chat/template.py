@@ -34,6 +34,8 @@ DEFAULT_TEMPLATE = """\
 {% endif -%}
 """
 
+_TOOL_NAME = "zdeclared_tool"
+_TOOL = {"type": "function", "function": {"name": _TOOL_NAME, "description": "Z", "parameters": {"type": "object"}}}
 # Stands behind the text that is to be continued, to find the place where to cut; as transformers has it.
 _CONTINUE_HERE = "CONTINUE_FINAL_MESSAGE_TAG "
 
@@ -76,14 +78,15 @@ class ChatTemplate:
         if continue_final_message:
             adapted = _marked(adapted)
         known = self._variables(adapted, form) | self._tool_variables(tools)
+        if tools and self._has_tools_in_turns:
+            known["messages"] = conversation.with_tools(_turns(adapted, form), known["tools"])
         known |= conversation.thinking_variables(think) | self._efforts.variables(think)
         known["add_generation_prompt"] = add_generation_prompt and not continue_final_message
         text = self._program.run(known | dict(variables or {}) | extra)
         return _cut(text) if continue_final_message else text
 
     def _variables(self, messages: Sequence[Message], form: Form = PLAIN) -> dict[str, object]:
-        turns = [conversation.turn(message, form) for message in messages]
-        return {**self._tokens, "messages": turns, "tools": None, "documents": None}
+        return {**self._tokens, "messages": _turns(messages, form), "tools": None, "documents": None}
 
     def _tool_variables(self, tools: Sequence[Tool]) -> dict[str, object]:
         definitions = [conversation.definition(tool) for tool in tools]
@@ -101,6 +104,20 @@ class ChatTemplate:
         """Whether "no tools" has to be an empty list, and not None as transformers has it."""
         variables = self._variables([Message("user", "probe")])
         return not self._can_run(variables) and self._can_run(variables | {"tools": []})
+
+    @functools.cached_property
+    def _has_tools_in_turns(self) -> bool:
+        """Whether tools are looked for in a system turn of the conversation, as GLM-4's first template does."""
+        variables = self._variables([Message("user", "Zquestion")]) | {"tools": [_TOOL], "add_generation_prompt": True}
+        turns = conversation.with_tools(_turns([Message("user", "Zquestion")], PLAIN), [_TOOL])
+        plain, told = (self._shows_tool(variables | {"messages": one}) for one in (variables["messages"], turns))
+        return plain is False and told is True
+
+    def _shows_tool(self, variables: dict[str, object]) -> bool | None:
+        try:
+            return _TOOL_NAME in self._program.run(variables)
+        except TemplateError:
+            return None
 
     def _show(self, messages: Sequence[Message], form: Form) -> str | None:
         try:
@@ -121,6 +138,10 @@ class ChatTemplate:
         except TemplateError:
             return False
         return True
+
+
+def _turns(messages: Sequence[Message], form: Form) -> list[dict[str, object]]:
+    return [conversation.turn(message, form) for message in messages]
 
 
 def _marked(messages: Sequence[Message]) -> list[Message]:
