@@ -7,7 +7,7 @@ What comes of a request, in order:
     constraint → call_grammar, channel_calls, gbnf, lark, json_schema        what an answer is held to; in call_grammar:
                  tag_values, element_values, notation, branches, raw_text    arguments as each family writes them
     parser → marked or messages → reader, readers, elements, tools, said     an answer to events; in readers: gemma,
-                                  early, logprobs                            python_calls, values
+                                  early, cursor, logprobs                    python_calls, values
 
 What a template wants of a conversation is demands', effort's and conversation's business; known_templates has those of
 files without one; lint judges one, in check's process. What a template may make is counted by lengths.

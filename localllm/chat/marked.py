@@ -15,15 +15,15 @@ Blanks around markers are eaten. Text that only looks like a marker, or like a c
 so a call is held back until its object is complete, then given out as its name and its arguments, and any way of
 cutting the text into pieces gives the same events once neighbours are joined. Thinking is never searched for calls.
 Marks around the answer's text (AnswerMarkers) are eaten too: its start before anything is said, and its ends when
-nothing but blanks, another of them or a call follows. Every character is looked at a bounded number of times.
+nothing but blanks, another of them or a call follows. Each character is looked at a bounded number of times.
 """
 
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Callable, Sequence
 
+from localllm.chat.cursor import BLANKS, Cursor
 from localllm.chat.early import ObjectCall
 from localllm.chat.formats import OutputFormat
 from localllm.chat.reader import Reader
@@ -34,7 +34,6 @@ from localllm.chat.tools import Call
 from localllm.chat.values import schemas_of
 from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool
 
-_BLANKS = re.compile(r"\s*")
 _NO_CALLS = CallSyntax(starts=())
 _NO_MARKERS = AnswerMarkers("", ())
 
@@ -48,7 +47,7 @@ class _State(enum.Enum):
     READER = enum.auto()
 
 
-class MarkedParser:
+class MarkedParser(Cursor):
     """Parses one answer; `opens_thinking` and `opens_text` say what of it stands at the prompt's end already."""
 
     def __init__(
@@ -60,7 +59,9 @@ class MarkedParser:
         opens_thinking: bool = False,
         opens_text: bool = False,
         early: bool = False,
+        cut_short: bool = False,
     ) -> None:
+        super().__init__()
         thinking = output_format.thinking
         answer = output_format.answer or _NO_MARKERS
         self.has_unfinished_call = False
@@ -79,7 +80,9 @@ class MarkedParser:
             self._skippable.append(thinking.end)
         self._answer = answer
         self._ends = answer.ends if opens_text or not answer.start else ()
-        self._find = finder((*self._starts, *self._ends))
+        self._is_cut_short = cut_short
+        self._second_end = ""  # of thinking, while one may follow
+        self._find = finder(self._marks())
         self._tool_names = frozenset(tool.name for tool in tools)
         self._state = _State.THINKING if thinking and opens_thinking else _State.ANSWER
         self._steps = {
@@ -90,8 +93,6 @@ class MarkedParser:
             _State.CALL_END: self._in_call_end,
             _State.READER: self._in_reader,
         }
-        self._text = ""
-        self._at = 0
         self._eat_blanks = self._state is _State.THINKING
         self._blanks: list[str] = []  # blanks and ends that were read, but are given out only if text follows
         self._first_end: int | None = None  # where in them the first end stands
@@ -151,6 +152,7 @@ class MarkedParser:
             self._take_blanks()
             self._at += len(self._thinking_end)
             self._state, self._eat_blanks = _State.ANSWER, True
+            self._expect_second_end(self._thinking_end if self._is_cut_short else "")
             return True
         self._speak(ThinkingDelta, len(self._text) - begun(self._text, self._at, (self._thinking_end,)))
         return False
@@ -163,10 +165,12 @@ class MarkedParser:
         found = self._find.search(self._text, self._at) if self._find else None
         if found:
             self._speak(ContentDelta, found.start())
-            if any(self._starts_partially(mark) for mark in (*self._starts, *self._ends)):
+            if any(self._starts_partially(mark) for mark in self._marks()):
                 return False  # it may be the beginning of a longer one yet
             self._at = found.end()
-            if found.group() in self._starts:
+            if found.group() == self._second_end:
+                self._expect_second_end("")
+            elif found.group() in self._starts:
                 self._begin_calls(found.group())
             else:
                 self._first_end = len(self._blanks) if self._first_end is None else self._first_end
@@ -174,13 +178,13 @@ class MarkedParser:
             return True
         firsts = (self._thinking_start, *self._skippable) if self._said.nothing_said else ()
         early = [mark for mark in firsts if mark and self._starts_partially(mark)]
-        held = begun(self._text, self._at, (*self._starts, *self._ends, *early))
+        held = begun(self._text, self._at, (*self._marks(), *early))
         self._speak(ContentDelta, len(self._text) - held)
         return False
 
     def _begins_specially(self) -> bool:
         """Only before anything is said: blanks wait, thinking or the text may start, and a brace may be a call."""
-        blanks = _BLANKS.match(self._text, self._at)
+        blanks = BLANKS.match(self._text, self._at)
         if blanks and blanks.end() > self._at:
             self._blanks.append(blanks.group())
             self._at = blanks.end()
@@ -209,7 +213,17 @@ class MarkedParser:
         self._eat_blanks = True
         if mark == self._answer.start:
             self._ends = self._answer.ends
-            self._find = finder((*self._starts, *self._ends))
+            self._find = finder(self._marks())
+
+    def _marks(self) -> tuple[str, ...]:
+        second_end = (self._second_end,) if self._second_end else ()
+        return (*self._starts, *self._ends, *second_end)
+
+    def _expect_second_end(self, end: str) -> None:
+        """A model whose thinking was ended for it goes on to think, and ends that: its mark is none of the answer."""
+        if end != self._second_end:
+            self._second_end = end
+            self._find = finder(self._marks())
 
     def _begin_calls(self, start: str) -> None:
         if self._syntax is self._calls:
@@ -351,11 +365,6 @@ class MarkedParser:
         self._speak_text(ContentDelta, text)
         return True
 
-    def _take(self, length: int) -> str:
-        piece = self._text[self._at : self._at + length]
-        self._at += length
-        return piece
-
     def _skip_blanks(self) -> bool:
         """Eat blanks behind a marker; True when that used up the text."""
         if self._eat_blanks:
@@ -364,17 +373,8 @@ class MarkedParser:
         return self._eat_blanks
 
     def _collect_blanks(self) -> None:
-        blanks = self._take_leading_blanks()
-        if blanks:
+        if blanks := self._take_leading_blanks():
             self._candidate.append(blanks)
-
-    def _take_leading_blanks(self) -> str:
-        blanks = _BLANKS.match(self._text, self._at)
-        return self._take(blanks.end() - self._at) if blanks else ""
-
-    def _starts_partially(self, marker: str) -> bool:
-        """Whether all the text there is begins this marker."""
-        return len(self._text) - self._at < len(marker) and marker.startswith(self._text[self._at :])
 
     def _speak(self, kind: TextKind, end: int) -> None:
         """Give out the text up to `end`."""

@@ -23,6 +23,7 @@ class OutputParser:
 
     `prompt` is the text that the answer follows; it may open thinking, the answer's text, or a message. Who has only a
     part of that to say says `prompt_opens_thinking`. `new_call_id` makes the id of each call (tools.call_ids).
+    Thinking may be `cut_short`, by a budget: then its end said a second time is no text.
     `early_arguments` are given out while they are written, which is for calls that cannot turn out to be none.
     """
 
@@ -34,6 +35,7 @@ class OutputParser:
         prompt: str | None = None,
         prompt_opens_thinking: bool = False,
         early_arguments: bool = False,
+        cut_short: bool = False,
         new_call_id: Callable[[], str],
     ) -> None:
         opens = prompt_opens_thinking or (prompt is not None and output_format.opens_thinking(prompt))
@@ -51,6 +53,7 @@ class OutputParser:
                 opens_thinking=opens,
                 opens_text=opens_text,
                 early=early_arguments,
+                cut_short=cut_short,
             )
 
     @property

@@ -120,6 +120,7 @@ class Conversations:
             asked.tools,
             prompt=prompt,
             early_arguments=request.early_arguments and rules is not None,
+            cut_short=asked.thinking_budget is not None,
             new_call_id=self._sources.new_call_id,
         )
         sequence = self._sequence(request_id, request, tokens, rules, self._preserved(voice))

@@ -202,6 +202,14 @@ def test_an_answer_becomes_these_events_whole_and_character_by_character(name, t
     assert expected == joined(events_of(FORMATS[name], list(text)))
 
 
+def test_thinking_that_was_cut_short_may_end_twice_and_no_more_often():
+    text = "<think>Hm</think>I think.\n</think>\n\nYes </think> it is."
+    for pieces in ([text], list(text), *([text[:at], text[at:]] for at in range(len(text)))):
+        parser = OutputParser(QWEN, TOOLS, cut_short=True, new_call_id=str)
+        events = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
+        assert [("thinking", "Hm"), ("content", "I think.\n\n\nYes </think> it is.")] == joined(events)
+
+
 @pytest.mark.parametrize(("name", "text"), NOT_CALLS)
 def test_what_is_not_a_call_comes_back_exactly_as_content(name, text):
     assert [("content", text)] == joined(events_of(FORMATS[name], [text]))
