@@ -76,10 +76,8 @@ def _devices(file: Path | None) -> Any:
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-    try:
-        devices = msgspec.json.decode(data)
-    except msgspec.MsgspecError as error:
-        raise ConfigError(f"{file} is not JSON: {error}", hint="`localllm plan --help` says what it is for") from error
-    if devices is None:  # the daemon would take that as unsaid
-        raise ConfigError(f"{file} describes no machine: it is null")
-    return devices
+    # Imported here: without a device file nobody needs it. The daemon reads it too, but knows no name of the file.
+    from localllm.placement.device_file import parse_devices
+
+    parse_devices(data, str(file))
+    return msgspec.json.decode(data)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.errors import BadRequestError, InputTooLongError, RunnerError
+from localllm.placement.layout import BufferBytes
 
 _DECIMALS = 9  # as many as tell the float32 values of a vector of length 1 apart
 
@@ -44,6 +45,7 @@ class EmbedderFacts:
     gpu_bytes: int = 0
     layers: int = 0
     gpu_layers: int = 0
+    buffers: tuple[BufferBytes, ...] = ()
 
 
 class Embedder(Protocol):

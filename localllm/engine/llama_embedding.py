@@ -21,6 +21,7 @@ import numpy as np
 
 from localllm.engine.backend import Batch, EngineError, ModelLoadError
 from localllm.engine.embedding import EmbedderFacts, Input, Vector, filled
+from localllm.engine.llama_breakdown import breakdown
 from localllm.engine.llama_model import USUAL_LAYOUT, LlamaModel
 from localllm.engine.llama_rows import Rows
 from localllm.placement.layout import Layout
@@ -92,6 +93,7 @@ class LlamaEmbedder:
             gpu_bytes=sizes.gpu_bytes,
             layers=native.llama_model_n_layer(handle),
             gpu_layers=sizes.gpu_layers if sizes.gpu_bytes else 0,
+            buffers=breakdown(self._context) or (),
         )
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:

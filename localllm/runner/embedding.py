@@ -54,7 +54,7 @@ def open_embedder(load: protocol.Load, on_progress: Callable[[float], None]) -> 
     return LlamaEmbedder(config, on_progress)
 
 
-def describe_embedder(embedder: Embedder, parallel: int, load_seconds: float) -> protocol.Loaded:
+def describe_embedder(embedder: Embedder, parallel: int, load_seconds: float, resident_bytes: int) -> protocol.Loaded:
     """What the daemon is told about an embedding model that is ready; `parallel` requests are taken at once."""
     facts = embedder.facts
     return protocol.Loaded(
@@ -67,6 +67,8 @@ def describe_embedder(embedder: Embedder, parallel: int, load_seconds: float) ->
         layers=facts.layers,
         gpu_layers=facts.gpu_layers,
         load_seconds=load_seconds,
+        buffers=facts.buffers,
+        resident_bytes=resident_bytes,
     )
 
 

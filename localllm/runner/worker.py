@@ -352,7 +352,7 @@ def serve_embeddings(pipe: Pipe, load: protocol.Load, inbox: Inbox, work: queue.
     started = time.monotonic()
     embedder = open_embedder(load, lambda fraction: pipe.send(protocol.LoadProgress(fraction)))
     Preparer(pipe, EmbeddingTexts(embedder), inbox, work).start()
-    pipe.send(describe_embedder(embedder, load.parallel, time.monotonic() - started))
+    pipe.send(describe_embedder(embedder, load.parallel, time.monotonic() - started, _resident_bytes()))
     EmbeddingWorker(embedder, inbox, pipe.send, _resident_bytes).run()
 
 

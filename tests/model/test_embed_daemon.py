@@ -140,3 +140,15 @@ def test_a_loaded_embedding_model_is_listed(daemon: Daemon) -> None:
     embed(daemon, ENCODER, input="", keep_alive="5m")
     (entry,) = [one for one in daemon.http.get("/api/ps").json()["models"] if ENCODER in one["name"]]
     assert 512 == entry["context_length"]
+
+
+@KINDS
+def test_what_an_embedding_model_was_to_take_is_listed_beside_what_it_took(kind: str, daemon: Daemon) -> None:
+    embed(daemon, kind, input="", keep_alive="5m")
+    (entry,) = [one for one in daemon.http.get("/api/ps").json()["models"] if kind in one["name"]]
+    (share,) = entry["placement"]["devices"]
+    measured = share["measured"]
+    assert entry["size"] == measured["weights"] + measured["cache"] + measured["compute"]
+    assert share["cache"] == measured["cache"]
+    assert measured["compute"] <= share["compute"] <= 1.2 * measured["compute"]
+    assert 0 < measured["total"] <= 1.1 * share["total"]

@@ -148,11 +148,20 @@ def test_the_bundled_model_is_planned_for_this_machine(daemon):
     assert "; assumed: nobody measured CPU\n" in done.stdout
 
 
-def test_a_device_file_that_holds_nothing_is_not_taken_for_this_machine(daemon, tmp_path):
-    nothing = tmp_path / "nothing.json"
-    nothing.write_text("null")
-    done = plan(daemon, "guide", "--device-file", str(nothing))
-    assert (1, f"Error: {nothing} describes no machine: it is null\n") == (done.returncode, done.stderr)
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("null", "is no description of devices: Expected `object`, got `null`\n\nhint: such as {"),
+        ("", "is no description of devices: Input data was truncated\n\nhint: such as {"),
+        ('{"host": {"total": "lots"}}', ': host: total: "lots" is not an amount of bytes such as 500K, 5M or 1G\n'),
+    ],
+)
+def test_a_device_file_that_describes_no_machine_is_named_with_what_is_wrong(daemon, tmp_path, content, says):
+    file = tmp_path / "machine.json"
+    file.write_text(content)
+    done = plan(daemon, "guide", "--device-file", str(file))
+    assert 1 == done.returncode
+    assert done.stderr.startswith(f"Error: {file}{says}" if says[0] == ":" else f"Error: {file} {says}")
 
 
 @pytest.mark.parametrize(
