@@ -46,6 +46,9 @@ LATENT_KEYS = frozenset(["deepseek2", "deepseek2-ocr", "deepseek32", "glm-dsa", 
 # embedding_length is not that of token_embd.weight.
 OTHER_WIDTHS = frozenset(["dflash", "eagle3", "gemma4-assistant", "wavtokenizer-dec"])
 
+# Mixtures of experts that cannot be without: others without a count are read as plain models, or refused by llama.cpp.
+ALWAYS_EXPERTS = frozenset(["bailingmoe2", "glm4moe", "grovemoe", "lfm2moe", "llada-moe", "smallthinker"])
+
 # A mixture of experts that must say how it weighs them; others have a default.
 STATED_GATING = frozenset(["smallthinker"])
 

@@ -20,6 +20,7 @@ from localllm.errors import ModelFileError
 from localllm.gguf import Header, TensorInfo
 from localllm.gguf_architectures import (
     ADDED_TOKENS,
+    ALWAYS_EXPERTS,
     COMPANIONS,
     EQUAL_HEADS,
     GATED_DELTA_NETS,
@@ -82,10 +83,13 @@ def _layers(header: Header) -> Complaints:
 def _experts(header: Header) -> Complaints:
     yield from _out_of_range(header, "expert_count", 0, MAX_EXPERTS)
     count = _number(header, "expert_count") or 0
-    used = max(_per_layer(header, "expert_used_count") or (0,))
+    used_by_layer = _per_layer(header, "expert_used_count") or (0,)
+    used = max(used_by_layer)
     least = 1 if count else 0
     if not least <= used <= count:
         yield f"it uses {used} of {count} experts"
+    if header.architecture in ALWAYS_EXPERTS and not (count and used_by_layer[0]):  # llama.cpp looks at the first alone
+        yield f"its layers are mixtures, and the first uses {used_by_layer[0]} of {count} experts"
     groups, used_groups = (_number(header, f"expert_group_{name}") or 0 for name in ("count", "used_count"))
     if groups and groups >= max(count, 1):
         yield f"its {count} experts are in {groups} groups"
