@@ -54,11 +54,13 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Cores that may be used at once, and bytes of memory."""
+    """Cores that may be used at once, and bytes of memory. `has_amx`: the CPU multiplies matrices of many types in a
+    layout of its own."""
 
     physical_cores: int
     total_bytes: int
     available_bytes: int
+    has_amx: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def host(root: Path = Path("/")) -> Host:
         physical_cores=max(1, min(cores, math.ceil(quota))) if quota else max(1, cores),
         total_bytes=min(memory.total, limit or memory.total),
         available_bytes=max(0, min(memory.available, limit - used)) if limit else memory.available,
+        has_amx=_has_amx(root),
     )
 
 
@@ -99,6 +102,15 @@ def process_name(pid: int) -> str:
         return str(psutil.Process(pid).name())
     except psutil.Error:
         return ""
+
+
+def _has_amx(root: Path) -> bool:
+    try:
+        with (root / "proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:  # not Linux
+        return False
+    return "amx_int8" in flags.split()
 
 
 def _usable_cpus() -> Iterable[int]:

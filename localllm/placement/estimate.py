@@ -37,6 +37,7 @@ class Estimate:
     widths: Widths
     output_packing: int = 0
     output_packed: int = 0
+    output_packed_with_amx: int = 0
 
     @property
     def layer_count(self) -> int:
@@ -56,10 +57,12 @@ class Estimate:
         layers = sum(layer.packing for layer in self.layers if not layer.is_mtp)
         return layers + self.output_packing + self.tied_output_bytes
 
-    @property
-    def packed_bytes(self) -> int:
-        """Of matrices that nearly every CPU keeps in a layout of its own, where it may."""
-        return sum(layer.packed for layer in self.layers if not layer.is_mtp) + self.output_packed
+    def packed_bytes(self, *, has_amx: bool) -> int:
+        """Of matrices that a CPU keeps in a layout of its own, where it may."""
+        layers = [layer for layer in self.layers if not layer.is_mtp]
+        if has_amx:
+            return sum(layer.packed_with_amx for layer in layers) + self.output_packed_with_amx
+        return sum(layer.packed for layer in layers) + self.output_packed
 
     @property
     def mtp_bytes(self) -> int:
@@ -103,4 +106,5 @@ def estimate(header: Header, projector: Header | None = None) -> Estimate:
         widths=widths,
         output_packing=weights.output_packing,
         output_packed=weights.output_packed,
+        output_packed_with_amx=weights.output_packed_with_amx,
     )

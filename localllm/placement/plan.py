@@ -224,7 +224,7 @@ def _plan_of(arrangement: Arrangement, costs: Costs, shares: Sequence[DeviceShar
     estimate = costs.estimate
     tier = tier_of(arrangement, costs)
     return Plan(
-        layout=_layout(arrangement, tier, estimate, wishes),
+        layout=_layout(arrangement, tier, wishes, is_mapped=_maps(tier, estimate, room.machine.host, wishes)),
         shape=costs.shape,
         parallel=wishes.parallel,
         threads=_threads(room.machine.host, wishes, estimate.weight_bytes if tier == "cpu" else ONE_THREAD_BYTES),
@@ -248,7 +248,7 @@ def _cells(arrangement: Arrangement, costs: Costs, wishes: Wishes) -> LayoutChoi
     )
 
 
-def _layout(arrangement: Arrangement, tier: Tier, estimate: Estimate, wishes: Wishes) -> Layout:
+def _layout(arrangement: Arrangement, tier: Tier, wishes: Wishes, *, is_mapped: bool) -> Layout:
     experts = arrangement.cpu_experts if tier in ("experts", "layers") else 0
     # A GPU that only holds tensors which were told to lie there must be among the model's devices, without a layer.
     named = _named(arrangement, wishes)
@@ -258,16 +258,17 @@ def _layout(arrangement: Arrangement, tier: Tier, estimate: Estimate, wishes: Wi
         devices=(*(device.name for device in arrangement.gpus), *named),
         tensor_split=tuple(float(block) for block in blocks) if len(blocks) > 1 else (),
         overrides=(*wishes.overrides, *_expert_overrides(experts)),
-        use_mmap=_maps(tier, estimate, wishes) if wishes.use_mmap is None else wishes.use_mmap,
+        use_mmap=is_mapped,
         # Matrices in layouts of the CPU's own cannot be copied to a GPU, which reads prompts faster.
         use_extra_buffers=wishes.use_extra_buffers and tier in ("cpu", "gpu"),
     )
 
 
-def _maps(tier: Tier, estimate: Estimate, wishes: Wishes) -> bool:
+def _maps(tier: Tier, estimate: Estimate, host: Host, wishes: Wishes) -> bool:
     """Whether the file is mapped. Of a matrix in a layout of the CPU's own, mapped pages would be a second copy."""
-    packed = estimate.packed_bytes if tier == "cpu" and wishes.use_extra_buffers else 0
-    return packed <= MAPPED_PART * estimate.weight_bytes
+    if wishes.use_mmap is not None or tier != "cpu" or not wishes.use_extra_buffers:
+        return wishes.use_mmap is not False
+    return estimate.packed_bytes(has_amx=host.has_amx) <= MAPPED_PART * estimate.weight_bytes
 
 
 def _named(arrangement: Arrangement, wishes: Wishes) -> tuple[str, ...]:

@@ -165,6 +165,7 @@ def in_bits(estimate: Estimate, bits: float) -> Estimate:
             largest_expert_tensor=scaled(layer.largest_expert_tensor),
             packing=scaled(layer.packing),
             packed=scaled(layer.packed),
+            packed_with_amx=scaled(layer.packed_with_amx),
         )
         for layer in estimate.layers
     )
@@ -175,5 +176,6 @@ def in_bits(estimate: Estimate, bits: float) -> Estimate:
         output_bytes=scaled(estimate.output_bytes),
         output_packing=scaled(estimate.output_packing),
         output_packed=scaled(estimate.output_packed),
+        output_packed_with_amx=scaled(estimate.output_packed_with_amx),
         tied_output_bytes=scaled(estimate.tied_output_bytes),
     )

@@ -31,6 +31,8 @@ _PACKED_MORE = {"Q8_0": (32, 4), "Q4_K": (256, 4), "Q5_K": (256, 4), "IQ4_XS": (
 # Of these every CPU that we know keeps a copy with rows interleaved, in whatever it packs; of others only some do.
 _PACKED_EVERYWHERE = frozenset(["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
 _PACKED_ROWS = 8
+_PACKED_BY_AMX = frozenset(["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "F16"])
+_AMX_ROWS = 32
 _INPUT = re.compile(r"(token_embd|position_embd|token_types|per_layer_token_embd)\.\w+")
 # Where the first layer is, though they bear no number.
 _WITH_THE_FIRST = re.compile(
@@ -55,6 +57,7 @@ class LayerBytes:
     is_mtp: bool = False
     packing: int = 0  # bytes that a CPU's packed layout of the matrices takes more, where it has one
     packed: int = 0  # bytes of matrices that nearly every CPU packs
+    packed_with_amx: int = 0  # and of those that one with AMX packs
 
     @property
     def total(self) -> int:
@@ -78,6 +81,7 @@ class Weights:
     output_parameters: int
     output_packing: int
     output_packed: int
+    output_packed_with_amx: int
 
 
 def class_of(name: str) -> TensorClass:
@@ -125,6 +129,7 @@ def weights_of(header: Header) -> Weights:
         output_parameters=sum(tensor.elements for tensor in (*outputs, *tied)),
         output_packing=sum(_packing(tensor) for tensor in (*outputs, *tied)),
         output_packed=sum(_packed(tensor) for tensor in (*outputs, *tied)),
+        output_packed_with_amx=sum(_packed(tensor, has_amx=True) for tensor in (*outputs, *tied)),
     )
 
 
@@ -147,6 +152,7 @@ def _layer(tensors: list[TensorInfo], *, is_mtp: bool) -> LayerBytes:
         is_mtp=is_mtp,
         packing=sum(_packing(tensor) for tensor in tensors),
         packed=sum(_packed(tensor) for tensor in tensors),
+        packed_with_amx=sum(_packed(tensor, has_amx=True) for tensor in tensors),
     )
 
 
@@ -161,6 +167,12 @@ def _packing(tensor: TensorInfo) -> int:
     return tensor.elements // elements * more if len(tensor.shape) == 2 else 0
 
 
-def _packed(tensor: TensorInfo) -> int:
-    is_packed = tensor.type_name in _PACKED_EVERYWHERE and len(tensor.shape) > 1 and tensor.shape[1] % _PACKED_ROWS == 0
-    return tensor.size_bytes if is_packed else 0
+def _packed(tensor: TensorInfo, *, has_amx: bool = False) -> int:
+    """Its bytes, if a CPU packs it. AMX leaves experts, of three dimensions, to what every CPU does."""
+    if len(tensor.shape) < 2:
+        return 0
+    rows = tensor.shape[1]
+    if tensor.type_name in _PACKED_EVERYWHERE and rows % _PACKED_ROWS == 0:
+        return tensor.size_bytes
+    by_amx = has_amx and tensor.type_name in _PACKED_BY_AMX and rows % _AMX_ROWS == 0 and len(tensor.shape) == 2
+    return tensor.size_bytes if by_amx else 0

@@ -222,7 +222,9 @@ def test_a_file_whose_weights_the_cpu_keeps_in_a_layout_of_its_own_is_read_and_n
     assert planned(SMALL, machine(), use_mmap=True).layout.use_mmap
     assert planned(SMALL, machine(), use_extra_buffers=False).layout.use_mmap
     assert planned(SMALL, machine(24)).layout.use_mmap
-    assert planned(estimate(SHAPES["llama3-8b"].header("Q8_0")), machine()).layout.use_mmap
+    eight_bits, with_amx = estimate(SHAPES["llama3-8b"].header("Q8_0")), replace(machine().host, has_amx=True)
+    assert planned(eight_bits, machine()).layout.use_mmap
+    assert not planned(eight_bits, replace(machine(), host=with_amx)).layout.use_mmap
 
 
 def test_a_machine_without_a_gpu_keeps_its_pool_small_and_uses_its_cores():

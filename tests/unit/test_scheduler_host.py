@@ -74,3 +74,17 @@ def test_a_memory_limit_counts_less_what_is_used_and_cannot_be_given_back(tmp_pa
     }
     found = host(machine(tmp_path, {cpu: cpu for cpu in usable()}, files))
     assert (1_000_000, 700_000) == (found.total_bytes, found.available_bytes)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "has_amx"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512f amx_tile amx_int8\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2\n", False),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", False),
+        (None, False),
+    ],
+)
+def test_whether_the_cpu_has_amx_is_told_by_its_flags(tmp_path, cpuinfo, has_amx):
+    files = {} if cpuinfo is None else {"proc/cpuinfo": cpuinfo}
+    assert has_amx == host(machine(tmp_path, {0: 0}, files)).has_amx
