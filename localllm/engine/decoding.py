@@ -67,7 +67,10 @@ def build_batch(works: list[Work]) -> Batch:
         output = int(work.is_last_chunk)
         outputs += [0] * (work.count - 1) + [output] * (rows - work.count + 1)
     return Batch(
-        *(np.array(values, dtype=np.int32) for values in (tokens, positions, slots)), np.array(outputs, np.int8)
+        np.array(tokens, dtype=np.int32),
+        np.array(positions, dtype=np.int32),
+        np.array(slots, dtype=np.int32),
+        np.array(outputs, dtype=np.int8),
     )
 
 
