@@ -345,6 +345,7 @@ AnswerEvent = Event | OfChoice
 
 
 _NOTHING_SAID = Options()
+_LEAST_REPEAT_PENALTY = 0.01
 _OPTION_NAMES = frozenset(Options.__struct_fields__)
 
 
@@ -365,6 +366,10 @@ def sampling_from(options: Options) -> Sampling:
     said = {name: value for name in Sampling.__struct_fields__ if (value := getattr(options, name)) is not None}
     if said.get("seed") == -1:
         del said["seed"]
+    if said.get("repeat_penalty") == 0.0:  # logits are divided by it; clients mean that there is none
+        del said["repeat_penalty"]
+    elif "repeat_penalty" in said:
+        said["repeat_penalty"] = max(_LEAST_REPEAT_PENALTY, said["repeat_penalty"])
     return Sampling(**said)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from localllm.engine.sampling import Step, chain, history_window, is_greedy, uses_dry, uses_penalties
-from localllm.generation import Sampling
+from localllm.generation import Options, Sampling, sampling_from
 
 
 def test_the_defaults_are_ollamas():
@@ -60,6 +60,11 @@ def test_the_likeliest_needs_no_chain():
 
 def test_penalties_over_no_tokens_are_none():
     assert not uses_penalties(Sampling(repeat_penalty=1.3, repeat_last_n=0))
+
+
+def test_a_repeat_penalty_of_zero_is_none_and_none_is_so_small_that_logits_become_infinite():
+    penalties = [sampling_from(Options(repeat_penalty=said)).repeat_penalty for said in (0.0, 1e-30, 1.2, None)]
+    assert [1.0, 0.01, 1.2, 1.0] == penalties
 
 
 def test_dry_over_no_tokens_is_off():
