@@ -25,12 +25,12 @@ EQUAL_HEADS = frozenset(
     afmoe apertus arcee arctic baichuan bailingmoe2 bert bitnet bloom chameleon chatglm codeshell cogvlm cohere2
     cohere2moe command-r dbrx deci deepseek deepseek4 dflash dots1 dream eagle3 ernie4_5 ernie4_5-moe eurobert
     exaone falcon glm4 glm4moe gpt2 gptneox granite granite_swa granitehybrid granitemoe graniteswitch grok grovemoe
-    hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 internlm2 jais jais2 jina-bert-v2 jina-bert-v3 laguna llada llada-moe
-    llama llama-embed llama4 maincoder mellum minicpm minimax-01 minimax-m2 minimax-m3 mistral3 modern-bert mpt
-    muse-glimmer nanbeige nemotron nemotron_h nemotron_h_moe neo-bert nomic-bert nomic-bert-moe olmo olmo2 olmoe
-    openelm orion paddleocr pangu-embedded phi2 phi3 phimoe plamo pockettts qwen qwen2 qwen2moe qwen2vl qwen3 qwen35
-    qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe qwen4exp refact rnd1 seed_oss smallthinker smollm3 spark2_5
-    stablelm starcoder starcoder2 t5 t5encoder xverse
+    hunyuan-dense hunyuan-moe hunyuan_vl hy_v3 internlm2 jais jais2 jina-bert-v2 jina-bert-v3 laguna lfm2 lfm2moe
+    llada llada-moe llama llama-embed llama4 maincoder mellum minicpm minimax-01 minimax-m2 minimax-m3 mistral3
+    modern-bert mpt muse-glimmer nanbeige nemotron nemotron_h nemotron_h_moe neo-bert nomic-bert nomic-bert-moe
+    olmo olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phi3 phimoe plamo pockettts qwen qwen2 qwen2moe
+    qwen2vl qwen3 qwen35 qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe qwen4exp refact rnd1 seed_oss smallthinker
+    smollm3 spark2_5 stablelm starcoder starcoder2 t5 t5encoder xverse
     """.split()
 )
 
@@ -51,6 +51,13 @@ ALWAYS_EXPERTS = frozenset(["bailingmoe2", "glm4moe", "grovemoe", "lfm2moe", "ll
 
 # A mixture of experts that must say how it weighs them; others have a default.
 STATED_GATING = frozenset(["smallthinker"])
+
+# Numbers that must not be zero: something is divided by them, or done so many times.
+AT_LEAST_ONE = {
+    "grovemoe": ("experts_per_group",),
+    "hrm_text": ("hrm.layers_per_stack", "hrm.h_cycles", "hrm.l_cycles"),
+    "minimax-m3": ("attention.indexer.block_size",),
+}
 
 # Two tokens are shifted into one another in each layer, and two must be stated.
 TWO_SHIFTS = frozenset(["rwkv6", "rwkv7"])

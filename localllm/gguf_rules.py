@@ -21,6 +21,7 @@ from localllm.gguf import Header, TensorInfo
 from localllm.gguf_architectures import (
     ADDED_TOKENS,
     ALWAYS_EXPERTS,
+    AT_LEAST_ONE,
     COMPANIONS,
     EQUAL_HEADS,
     GATED_DELTA_NETS,
@@ -76,6 +77,8 @@ def _layers(header: Header) -> Complaints:
     yield from _out_of_range(header, "block_count", 1, MAX_LAYERS)
     yield from _out_of_range(header, "nextn_predict_layers", 0, header.block_count)
     yield from _out_of_range(header, "attention.sliding_window", 0, MAX_WINDOW)
+    for suffix in AT_LEAST_ONE.get(header.architecture, ()):
+        yield from _out_of_range(header, suffix, 1, 2**31 - 1)
     if header.architecture in TWO_SHIFTS:
         yield from _out_of_range(header, "token_shift_count", 2, 2)
 

@@ -79,6 +79,7 @@ def test_layers_that_attend_must_say_with_how_many_heads(tmp_path):
             "it uses 4 of 4 groups of its 8 experts",
         ),
         (of("llama", expert_gating_func=9), "llama.expert_gating_func is 9, but must be 0 to 4"),
+        (of("minimax-m3", attention__indexer__block_size=0), "minimax-m3.attention.indexer.block_size is 0"),
         (of("glm4moe"), "its layers are mixtures, and the first uses 0 of 0 experts"),
         (of("grovemoe", expert_count=4, expert_used_count=[0, 2]), "the first uses 0 of 4 experts"),
         (of("smallthinker", expert_count=4, expert_used_count=2), "4 experts and no smallthinker.expert_gating_func"),
