@@ -36,7 +36,8 @@ class _Body(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Body)
 # What is read where, for the document of the API.
-BODIES: dict[str, type[msgspec.Struct]] = {"/rerank": _Body, "/v1/rerank": _Body}
+PATHS = ("/rerank", "/v1/rerank", "/reranking", "/v1/reranking")  # llama-server has all four
+BODIES: dict[str, type[msgspec.Struct]] = dict.fromkeys(PATHS, _Body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,8 @@ ROUTES: tuple[Entry, ...] = (
     Entry("POST", "/embeddings", llamacpp.embedding, "The same"),
     Entry("POST", "/rerank", llamacpp.rerank, "Rank documents for a query, as llama-server, Jina and TEI do"),
     Entry("POST", "/v1/rerank", llamacpp.rerank, "The same"),
+    Entry("POST", "/reranking", llamacpp.rerank, "The same"),
+    Entry("POST", "/v1/reranking", llamacpp.rerank, "The same"),
     Entry("GET", "/props", llamacpp.properties, "What llama-server tells of its model"),
     Entry("GET", "/slots", llamacpp.slots, "How many requests a model serves at once, and how many it does"),
     Entry("GET", "/health", llamacpp.health, "Whether the daemon is well"),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from localllm.dialects import answers as a
 from localllm.dialects import answers_v1 as v1
 from localllm.dialects.framing import NDJSON_MEDIA_TYPE
+from localllm.dialects.llamacpp_rerank import PATHS as RERANK_PATHS
 from localllm.server.replies import LLAMACPP_PATHS
 
 _SSE = "text/event-stream"
@@ -118,8 +119,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "/apply-template": _asking(a.LlamaCppPrompt, None, {"messages": _MESSAGES}, "messages"),
     "/embedding": _asking(_EMBEDDED, None, {"content": "a"}),
     "/embeddings": _asking(_EMBEDDED, None, {"content": "a"}),
-    "/rerank": _asking(_RANKED, None, _RANK, "query"),
-    "/v1/rerank": _asking(_RANKED, None, _RANK, "query"),
+    **dict.fromkeys(RERANK_PATHS, _asking(_RANKED, None, _RANK, "query")),
     "/props": Operation(a.LlamaCppProperties, _FINDING, query=_MODEL_QUERY),
     "/slots": Operation(list[a.LlamaCppSlot], _FINDING, query=_MODEL_QUERY),
     "/health": Operation(a.LlamaCppHealth, _LOOKING),

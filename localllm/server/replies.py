@@ -29,7 +29,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _MOST_TOLD = 32
 LLAMACPP_PATHS = frozenset(
     ("/completion", "/completions", "/infill", "/tokenize", "/detokenize", "/apply-template", "/embedding",
-     "/embeddings", "/rerank", "/props", "/slots", "/health")
+     "/embeddings", "/rerank", "/reranking", "/props", "/slots", "/health")
 )  # fmt: skip
 TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
 INTERNAL = Failed(

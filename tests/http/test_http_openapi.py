@@ -41,6 +41,8 @@ ASKED = {
     "/embeddings": {"model": "embed", "content": "a"},
     "/rerank": {"model": "embed", "query": "a", "documents": ["b", "c"], "return_documents": True},
     "/v1/rerank": {"model": "embed", "query": "a", "texts": ["b", "c"], "return_text": True},
+    "/reranking": {"model": "embed", "query": "a", "documents": ["b", "c"]},
+    "/v1/reranking": {"model": "embed", "query": "a", "documents": ["b", "c"]},
 }
 LOOKED_AT = ("/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/guide", "/props?model=guide",
              "/slots?model=guide", "/health", "/openapi.json")  # fmt: skip
