@@ -238,11 +238,12 @@ def test_nothing_at_a_distant_address_is_an_error_without_a_start(tmp_path):
 
 
 def test_an_unexpected_failure_is_a_sentence_and_with_debug_a_traceback(tmp_path):
-    environment = cli_environment(tmp_path, "127.0.0.1:1")
-    (tmp_path / "state").write_text("a file where a folder should be")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "httpx.py").write_text("raise RuntimeError('half of a library')")
+    environment = cli_environment(tmp_path, "127.0.0.1:1", PYTHONPATH=str(tmp_path / "broken"))
     short = run_cli("list", environment=environment)
     long = run_cli("list", environment={**environment, "LOCALLLM_LOG_LEVEL": "DEBUG"})
-    assert (1, "Error: unexpected FileExistsError: ") == (short.returncode, short.stderr[:35])
+    assert (1, "Error: unexpected RuntimeError: half of a library") == (short.returncode, short.stderr[:49])
     assert "hint: the same command with LOCALLLM_LOG_LEVEL=DEBUG shows where" in short.stderr
     assert "Traceback" not in short.stderr
     assert long.stderr.startswith("Traceback (most recent call last):")
