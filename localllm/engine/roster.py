@@ -173,13 +173,14 @@ class Roster:
         loads = []
         for sequence in active:
             assert sequence.resident is not None
+            to_compute = sequence.to_compute
             is_late = flowing_since is not None and sequence.first_token_at is None
             loads.append(
                 Load(
-                    to_compute=sequence.to_compute,
+                    to_compute=to_compute,
                     cells=self.pool.cells.own(sequence.resident.slot) if is_tight else 0,
                     claim=sequence.claim(now, self.waiting.served(sequence)),
-                    most=sequence.most_in_one_step,
+                    most=sequence.most_in_one_step if to_compute > 1 else 0,
                     is_late=is_late and flowing_since is not None and flowing_since < sequence.arrived_at,
                 )
             )
