@@ -45,7 +45,10 @@ def python_environment() -> Path:
 
 
 def node_folder() -> Path:
-    """A folder with every JavaScript client, and the programs beside them. Skips where there is no node."""
+    """A folder with every JavaScript client, and the programs beside them.
+
+    Skips where there is no node, which localllm needs for nothing else; these tests run only when they are asked for.
+    """
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         pytest.skip("node and npm are not installed")
