@@ -7,8 +7,10 @@ there are is asked by runner/inventory, of a child; a plan needs only the data h
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,14 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Cpu:
+    """The model's name and its feature flags as the kernel names them."""
+
+    model: str
+    flags: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """Cores that may be used at once, and bytes of memory. `has_amx`: the CPU multiplies matrices of many types in a
     layout of its own."""
@@ -92,7 +102,7 @@ def host(root: Path = Path("/")) -> Host:
         physical_cores=max(1, min(cores, math.ceil(quota))) if quota else max(1, cores),
         total_bytes=min(memory.total, limit or memory.total),
         available_bytes=max(0, min(memory.available, limit - used)) if limit else memory.available,
-        has_amx=_has_amx(root),
+        has_amx="amx_int8" in cpu(root).flags,
     )
 
 
@@ -104,13 +114,17 @@ def process_name(pid: int) -> str:
         return ""
 
 
-def _has_amx(root: Path) -> bool:
+@functools.cache
+def cpu(root: Path = Path("/")) -> Cpu:
+    """The processor, which stays the same: its file is long where there are many cores. `root` is where /proc is."""
     try:
-        with (root / "proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
-            flags = next((line for line in lines if line.startswith("flags")), "")
-    except OSError:  # not Linux
-        return False
-    return "amx_int8" in flags.split()
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # macOS and Windows
+        return Cpu(platform.processor() or platform.machine(), frozenset())
+    rows = [line.partition(":") for line in text.splitlines()]
+    values = {name.strip().lower(): value.strip() for name, _, value in reversed(rows)}
+    flags = values.get("flags", values.get("features", ""))
+    return Cpu(values.get("model name", platform.machine()), frozenset(flags.split()))
 
 
 def _usable_cpus() -> Iterable[int]:

@@ -19,7 +19,6 @@ import hashlib
 import importlib.util
 import logging
 import os
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ import msgspec
 
 from localllm.errors import EngineMismatchError
 from localllm.paths import without_folders
+from localllm.placement.devices import Cpu, cpu
 from localllm.runner.child import answer_in, run_child
 from localllm.runner.death import death_from
 
@@ -40,14 +40,6 @@ MEND = "`scripts/setup --rebuild` compiles the engine for this machine"
 _LIBRARY_SUFFIXES = (".so", ".dylib", ".dll")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Cpu:
-    """The model's name and its feature flags as the kernel names them."""
-
-    model: str
-    flags: frozenset[str]
 
 
 class EngineBuild(msgspec.Struct, frozen=True):
@@ -92,7 +84,7 @@ def probe_command() -> tuple[str, ...]:
 
 def look_at_machine(root: Path = Path("/"), prefix: Path = Path(sys.prefix)) -> Machine:
     """Read the CPU, the engine's files and the note of scripts/setup. `root` is where /proc is."""
-    return Machine(_read_cpu(root / "proc/cpuinfo"), _engine_id(), _read_build(prefix / BUILD_FILE))
+    return Machine(cpu(root), _engine_id(), _read_build(prefix / BUILD_FILE))
 
 
 class Preflight:
@@ -221,16 +213,6 @@ def _write_verdict(file: Path, verdict: _Verdict) -> None:
         temporary.replace(file)
     except OSError as error:  # a verdict that cannot be kept is only asked for again at the next start
         log.warning("the engine's verdict cannot be written to %s: %s", file, error)
-
-
-def _read_cpu(file: Path) -> Cpu:
-    try:
-        rows = [line.partition(":") for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
-    except OSError:  # macOS and Windows
-        return Cpu(platform.processor() or platform.machine(), frozenset())
-    values = {name.strip().lower(): value.strip() for name, _, value in reversed(rows)}
-    flags = values.get("flags", values.get("features", ""))
-    return Cpu(values.get("model name", platform.machine()), frozenset(flags.split()))
 
 
 def _read_build(file: Path) -> EngineBuild:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import EngineMismatchError
-from localllm.runner.preflight import Cpu, EngineBuild, Machine, Preflight, look_at_machine
+from localllm.placement.devices import Cpu
+from localllm.runner.preflight import EngineBuild, Machine, Preflight, look_at_machine
 
 PROBE = Path(__file__).parent / "dying_probe.py"
 BUILD = EngineBuild(("avx2", "avx512f", "amx_int8"), "Intel Xeon 6", "", "0.3.36")
