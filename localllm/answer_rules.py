@@ -68,7 +68,11 @@ Stage = Free | Held
 
 @dataclass(frozen=True, slots=True)
 class AnswerRules:
-    """The stages of one answer; it begins with the first, of which the text `begun` is there already."""
+    """The stages of one answer; it begins with the first, of which the text `begun` is there already.
+
+    `held_tools` are those whose calls are held from where they begin.
+    """
 
     stages: tuple[Stage, ...]
     begun: str = ""
+    held_tools: frozenset[str] = frozenset()

@@ -92,8 +92,11 @@ def grounds_of(
 
 def rules_for(asked: Asked, grounds: Grounds) -> AnswerRules | None:
     """The rules of the answer, None if it is free. Raises BadRequestError for what cannot be kept."""
-    stages = _Plan(asked, grounds).stages()
-    return AnswerRules(tuple(stages), grounds.begun) if any(_holds(stage) for stage in stages) else None
+    plan = _Plan(asked, grounds)
+    stages = plan.stages()
+    if not any(_holds(stage) for stage in stages):
+        return None
+    return AnswerRules(tuple(stages), grounds.begun, plan.held_tools)
 
 
 def _holds(stage: Stage) -> bool:
@@ -120,6 +123,11 @@ class _Plan:
             raise BadRequestError("a call cannot be forced: this model has no notation for calls that is known")
         self._place("start", lambda: self._thinking() if self._grounds.opens_thinking else self._answer(is_first=True))
         return self._stages
+
+    @property
+    def held_tools(self) -> frozenset[str]:
+        """The tools that can be called, each held to its schema."""
+        return frozenset(tool.name for tool in self._callable)
 
     def _place(self, name: str, make: Callable[[], Stage]) -> int:
         """The number of the stage of that name, made if it is not there yet."""

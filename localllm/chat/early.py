@@ -7,50 +7,13 @@ cut off leaves its client a beginning of JSON, and the end of the answer says so
 from __future__ import annotations
 
 import json
-import re
 
 from localllm.chat.said import Said
 from localllm.chat.syntax import CallSyntax
-from localllm.chat.tools import Call, ObjectScanner, read_call
+from localllm.chat.tools import Call, JsonPieces, ObjectScanner, read_call
 from localllm.chat.values import RAW_START, off_lines
 
 _BLANKS = " \t\r\n"
-_TURN = re.compile(r'["\\\x00-\x1f]')
-
-
-class JsonPieces:
-    """JSON text in pieces, with the line breaks that models write into strings as they are escaped."""
-
-    def __init__(self) -> None:
-        self._in_string = False
-        self._is_escaped = False
-
-    def feed(self, text: str) -> str:
-        """The next piece."""
-        parts: list[str] = []
-        at = 0
-        while at < len(text):
-            if self._is_escaped:
-                self._is_escaped = False
-                parts.append(text[at])
-                at += 1
-                continue
-            turn = _TURN.search(text, at)
-            end = turn.start() if turn else len(text)
-            parts.append(text[at:end])
-            if turn:
-                parts.append(self._turned(turn.group()))
-            at = end + 1
-        return "".join(parts)
-
-    def _turned(self, character: str) -> str:
-        if character == '"':
-            self._in_string = not self._in_string
-        elif character == "\\":
-            self._is_escaped = self._in_string
-        elif self._in_string:
-            return json.dumps(character)[1:-1]
-        return character
 
 
 class TextPieces:
@@ -85,16 +48,16 @@ class TextPieces:
 
 
 class ObjectCall:
-    """A call that is a JSON object of name and arguments (CallSyntax), while it is read; with `early` also given out.
+    """A call that is a JSON object of name and arguments (CallSyntax), as it is read; told too for a tool in `early`.
 
     One after another: `begin` forgets the last. `has_begun` says that a part of this one was given out.
     """
 
-    def __init__(self, said: Said, syntax: CallSyntax, tool_names: frozenset[str], *, early: bool) -> None:
+    def __init__(self, said: Said, syntax: CallSyntax, tool_names: frozenset[str], early: frozenset[str]) -> None:
         self._said = said
         self._syntax = syntax
         self._tool_names = tool_names
-        self._is_early = early
+        self._early = early
         self.begin()
 
     def begin(self) -> None:
@@ -117,7 +80,7 @@ class ObjectCall:
         end = self.scanner.feed(text, at)
         piece = text[at:end]
         self._pieces.append(piece)
-        if self._is_early and not self.scanner.broken:
+        if self._early and not self.scanner.broken:
             self._tell(piece)
         return end
 
@@ -172,7 +135,7 @@ class ObjectCall:
         for member in reversed(self.scanner.members):
             if _string(text[member.key_start : member.key_end]) == self._syntax.name_key:
                 name = _string(text[member.value_start : member.value_end])
-                return name if name in self._tool_names else None
+                return name if name in self._early else None
         return None
 
 

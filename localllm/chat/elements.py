@@ -25,7 +25,9 @@ _MOST_DEPTH = MAX_NESTING // 4  # each level is a generator in a generator
 class ElementReader(Reader):
     """Reads ElementSyntax."""
 
-    def __init__(self, began: str, syntax: ElementSyntax, schemas: Schemas, *, early: bool = False) -> None:
+    def __init__(
+        self, began: str, syntax: ElementSyntax, schemas: Schemas, *, early: frozenset[str] = frozenset()
+    ) -> None:
         self._syntax = syntax
         self._schemas = schemas
         opening = (*syntax.section.words, *syntax.lead.words)

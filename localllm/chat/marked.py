@@ -58,7 +58,7 @@ class MarkedParser(Cursor):
         *,
         opens_thinking: bool = False,
         opens_text: bool = False,
-        early: bool = False,
+        early: frozenset[str] = frozenset(),
         cut_short: bool = False,
     ) -> None:
         super().__init__()
@@ -97,8 +97,8 @@ class MarkedParser(Cursor):
         self._blanks: list[str] = []  # blanks and ends that were read, but are given out only if text follows
         self._first_end: int | None = None  # where in them the first end stands
         self._candidate: list[str] = []  # what may be a call, from its marker on
-        self._is_early = early
-        self._object = ObjectCall(self._said, self._calls, self._tool_names, early=early)
+        self._early = early
+        self._object = ObjectCall(self._said, self._calls, self._tool_names, early)
         self._is_marked = False
         self._in_list = False
 
@@ -229,7 +229,7 @@ class MarkedParser(Cursor):
         if self._syntax is self._calls:
             self._begin_candidate([start], _State.CALL_START)
         else:
-            self._reader = open_reader(self._syntax, start, self._schemas, early=self._is_early)
+            self._reader = open_reader(self._syntax, start, self._schemas, early=self._early)
             self._is_marked = start in self._starts
             self._state = _State.READER
 

@@ -12,12 +12,11 @@ import enum
 import re
 from collections.abc import Callable, Sequence
 
-from localllm.chat.early import JsonPieces
 from localllm.chat.formats import OutputFormat
 from localllm.chat.marked import MarkedParser
 from localllm.chat.said import Said, begun, finder
 from localllm.chat.syntax import Channels
-from localllm.chat.tools import Call, ObjectScanner, read_arguments
+from localllm.chat.tools import Call, JsonPieces, ObjectScanner, read_arguments
 from localllm.generation import ContentDelta, Event, ThinkingDelta, Tool
 
 _MOST_HEADER_CHARACTERS = 512
@@ -45,7 +44,7 @@ class MessagesParser:
         *,
         prompt: str | None = None,
         opens_thinking: bool = False,
-        early: bool = False,
+        early: frozenset[str] = frozenset(),
     ) -> None:
         assert output_format.channels is not None
         channels = output_format.channels
@@ -60,7 +59,7 @@ class MessagesParser:
         self._gap: list[str] = []  # blanks between messages, which count only if text follows
         self._object: list[str] = []
         self._scanner = ObjectScanner()
-        self._is_early = early
+        self._early = early
         self._told: JsonPieces | None = None  # a beginning of the call that is being read
         self._inner: MarkedParser | None = None
         self._marks = [*channels.ends, channels.start]
@@ -149,7 +148,7 @@ class MessagesParser:
             self._object, self._scanner = [], ObjectScanner()
             if channels.calls:
                 inner = OutputFormat(calls=channels.calls)
-                self._inner = MarkedParser(inner, self._tools, self._new_call_id, early=self._is_early)
+                self._inner = MarkedParser(inner, self._tools, self._new_call_id, early=self._early)
                 self._held = ""
             return True
         if channels.recipient == "" and header.strip() != channels.text:
@@ -247,7 +246,7 @@ class MessagesParser:
 
     def _tell(self, piece: str) -> None:
         """Give out more of the arguments."""
-        if not self._is_early:
+        if self._name not in self._early:
             return
         if self._told is None:
             self._told = JsonPieces()

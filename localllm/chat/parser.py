@@ -24,7 +24,8 @@ class OutputParser:
     `prompt` is the text that the answer follows; it may open thinking, the answer's text, or a message. Who has only a
     part of that to say says `prompt_opens_thinking`. `new_call_id` makes the id of each call (tools.call_ids).
     Thinking may be `cut_short`, by a budget: then its end said a second time is no text.
-    `early_arguments` are given out while they are written, which is for calls that cannot turn out to be none.
+    The arguments of the tools in `early` are given out while they are written, which is for calls that cannot turn out
+    to be none.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class OutputParser:
         *,
         prompt: str | None = None,
         prompt_opens_thinking: bool = False,
-        early_arguments: bool = False,
+        early: frozenset[str] = frozenset(),
         cut_short: bool = False,
         new_call_id: Callable[[], str],
     ) -> None:
@@ -42,7 +43,7 @@ class OutputParser:
         self._parser: MarkedParser | MessagesParser
         if output_format.channels is not None:
             self._parser = MessagesParser(
-                output_format, tools, new_call_id, prompt=prompt, opens_thinking=opens, early=early_arguments
+                output_format, tools, new_call_id, prompt=prompt, opens_thinking=opens, early=early
             )
         else:
             opens_text = prompt is not None and output_format.opens_text(prompt)
@@ -52,7 +53,7 @@ class OutputParser:
                 new_call_id,
                 opens_thinking=opens,
                 opens_text=opens_text,
-                early=early_arguments,
+                early=early,
                 cut_short=cut_short,
             )
 

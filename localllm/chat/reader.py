@@ -3,8 +3,8 @@
 A Reader is fed from behind the tag that begins a call. It says when it is done: `calls` are what it read, `refused` is
 text that turned out to be no call, and `rest` what it did not need, both to go on with as ordinary text. A call counts
 when it is complete; what stands behind it (the tags that end it) may be missing. Nothing raises, whatever the text.
-A reader that is to tell `early` tells a call in pieces: a Call with its name, then texts that go on with its arguments;
-one that is not completed then `is_cut`.
+A call of a tool in `early` is told in pieces: a Call with its name, then texts that go on with its arguments; one that
+is not completed then `is_cut`.
 
 The readers are generators that stop wherever the text there is does not decide, so any cutting of it gives the same.
 """
@@ -15,9 +15,8 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 
-from localllm.chat.early import JsonPieces
 from localllm.chat.syntax import MISMATCH, MORE, Marker
-from localllm.chat.tools import MAX_NESTING, Call, ObjectScanner, read_arguments
+from localllm.chat.tools import MAX_NESTING, Call, JsonPieces, ObjectScanner, read_arguments
 
 MOST_NAME_CHARACTERS = 256
 Wait = Generator[None, None, None]
@@ -31,12 +30,12 @@ class Reader(ABC):
     So `rest` is always shorter than the text from that tag on, and who goes on with it comes to an end.
     """
 
-    def __init__(self, began: str, *, early: bool = False) -> None:
+    def __init__(self, began: str, *, early: frozenset[str] = frozenset()) -> None:
         assert began
         self.calls: list[Call | str] = []
         self.is_cut = False
         self.is_done = False
-        self._is_early = early
+        self._early = early
         self._is_told = False  # a beginning of the call that is being read
         self.refused = ""
         self.rest = ""
@@ -81,7 +80,7 @@ class Reader(ABC):
 
     def _tell(self, name: str, text: str) -> None:
         """More of the arguments of a call that is being read: there is no way back."""
-        if not self._is_early:
+        if name not in self._early:
             return
         self.calls.append(text if self._is_told else Call(name, text))
         self._is_told = True
@@ -129,11 +128,11 @@ class Reader(ABC):
     def _json_object(self, name: str) -> Generator[None, None, str | None]:
         """The text of the JSON object that begins here, the arguments of a call of that name."""
         yield from self._skip_blanks()
-        scanner, told = ObjectScanner(), JsonPieces()
+        scanner, told = ObjectScanner(), JsonPieces() if name in self._early else None
         pieces: list[str] = []
         while True:
             pieces.append(self._take(scanner.feed(self._buffer)))
-            if pieces[-1]:
+            if told and pieces[-1]:
                 self._tell(name, told.feed(pieces[-1]))
             if scanner.closed or scanner.broken or self._ended:
                 return read_arguments("".join(pieces)) if scanner.closed else None

@@ -32,7 +32,9 @@ _NOT_IN_KEY = re.compile(r"[<>\[\]\n\"=]")
 class TaggedReader(Reader):
     """Reads TaggedSyntax."""
 
-    def __init__(self, began: str, syntax: TaggedSyntax, schemas: Schemas, *, early: bool = False) -> None:
+    def __init__(
+        self, began: str, syntax: TaggedSyntax, schemas: Schemas, *, early: frozenset[str] = frozenset()
+    ) -> None:
         self._syntax = syntax
         self._schemas = schemas
         # What follows the first word of a call's end may be missing.
@@ -87,7 +89,7 @@ class TaggedReader(Reader):
                 return None
             quoted, is_text = json.dumps(key[0], ensure_ascii=False), self._is_text(name, key)
             lead = f"{', ' if members else '{'}{quoted}: "
-            told = TextPieces(lead, on_lines=markers.on_lines) if is_text else None
+            told = TextPieces(lead, on_lines=markers.on_lines) if is_text and name in self._early else None
             text = yield from self._value(name, markers, told)
             if text is None:
                 return None
@@ -236,7 +238,7 @@ class GemmaReader(Reader):
                 return
 
 
-def open_reader(syntax: Syntax, began: str, schemas: Schemas, *, early: bool = False) -> Reader:
+def open_reader(syntax: Syntax, began: str, schemas: Schemas, *, early: frozenset[str] = frozenset()) -> Reader:
     """The reader for calls in this syntax; calls of JSON objects are parser.py's own.
 
     Told `early` are arguments that stand one after the other; Python's and Gemma's notation is read whole.

@@ -24,7 +24,7 @@ _NOT_FILLER = re.compile(r"[^ \t\r\n0-9+\-.eEtrufalsn]")
 _STRING_TURN = re.compile(r'["\\]')
 _BLANK = re.compile(r"[ \t\r\n]*")
 _CONTROL = re.compile(r"[\x00-\x1f]")
-_STRING_LITERAL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_TURN = re.compile(r'["\\\x00-\x1f]')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -181,6 +181,41 @@ class ObjectScanner:
             self._key = None
 
 
+class JsonPieces:
+    """JSON text in pieces, with the line breaks that models write into strings as they are escaped."""
+
+    def __init__(self) -> None:
+        self._in_string = False
+        self._is_escaped = False
+
+    def feed(self, text: str) -> str:
+        """The next piece."""
+        parts: list[str] = []
+        at = 0
+        while at < len(text):
+            if self._is_escaped:
+                self._is_escaped = False
+                parts.append(text[at])
+                at += 1
+                continue
+            turn = _TURN.search(text, at)
+            end = turn.start() if turn else len(text)
+            parts.append(text[at:end])
+            if turn:
+                parts.append(self._turned(turn.group()))
+            at = end + 1
+        return "".join(parts)
+
+    def _turned(self, character: str) -> str:
+        if character == '"':
+            self._in_string = not self._in_string
+        elif character == "\\":
+            self._is_escaped = self._in_string
+        elif self._in_string:
+            return json.dumps(character)[1:-1]
+        return character
+
+
 def read_call(
     text: str,
     members: list[Member],
@@ -277,12 +312,4 @@ def _is_unicode(text: str) -> bool:
 
 def _escape_control_characters(text: str) -> str:
     """Models write line breaks into strings as they are; strict parsers want them escaped."""
-    if _CONTROL.search(text) is None:
-        return text
-    parts: list[str] = []
-    position = 0
-    for literal in _STRING_LITERAL.finditer(text):
-        parts.append(text[position : literal.start()])
-        parts.append(_CONTROL.sub(lambda control: json.dumps(control.group())[1:-1], literal.group()))
-        position = literal.end()
-    return "".join([*parts, text[position:]])
+    return text if _CONTROL.search(text) is None else JsonPieces().feed(text)

@@ -51,7 +51,7 @@ def _slot(sequence: Sequence) -> int:
 
 def build_batch(works: list[Work]) -> Batch:
     """The arrays of one decode: logits are wanted at the row that completes a sequence, and at its guesses."""
-    # Lists: most works are one row, and a slice of an array costs as much as ten appends.
+    # Lists: most works are one row, and writing one into each of four arrays costs more than the arrays.
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []

@@ -119,7 +119,7 @@ class Conversations:
             voice.format,
             asked.tools,
             prompt=prompt,
-            early_arguments=request.early_arguments and rules is not None,
+            early=rules.held_tools if request.early_arguments and rules is not None else frozenset(),
             cut_short=asked.thinking_budget is not None,
             new_call_id=self._sources.new_call_id,
         )

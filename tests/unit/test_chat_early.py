@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_chat_readers import NAMED, TOOLS
 
-from localllm.chat.early import JsonPieces, TextPieces
+from localllm.chat.early import TextPieces
 from localllm.chat.formats import HERMES_CALLS, LLAMA_CALLS, MISTRAL_CALLS, OutputFormat
 from localllm.chat.parser import OutputParser
-from localllm.chat.tools import ObjectScanner
+from localllm.chat.tools import JsonPieces, ObjectScanner
 from localllm.chat.values import off_lines
 from localllm.generation import ContentDelta, Event, ToolCallDelta
 
 ARGUMENTS = {"q": 'a "quoted" path\\n, not/short', "n": 12, "any": [1, {"x": None}]}
 LONG = json.dumps(ARGUMENTS)
+NAMES = frozenset(tool.name for tool in TOOLS)
 WRITTEN = {
     "hermes": (HERMES_CALLS, f'<tool_call>\n{{"name": "f", "arguments": {LONG}}}\n</tool_call>'),
     "llama": (LLAMA_CALLS, f'{{"name": "f", "parameters": {LONG}}}'),
@@ -34,7 +35,10 @@ WRITTEN = {
 def played(syntax, pieces, *, early: bool = True, ends: bool = True) -> tuple[list[Event], OutputParser]:
     numbers = itertools.count()
     parser = OutputParser(
-        OutputFormat(calls=syntax), TOOLS, early_arguments=early, new_call_id=lambda: f"call_{next(numbers)}"
+        OutputFormat(calls=syntax),
+        TOOLS,
+        early=NAMES if early else frozenset(),
+        new_call_id=lambda: f"call_{next(numbers)}",
     )
     events = [event for piece in pieces for event in parser.feed(piece)]
     return events + (parser.finish(stopped=True) if ends else []), parser
@@ -93,6 +97,14 @@ def test_a_call_that_is_cut_is_not_text_besides(name):
 def test_what_looks_like_a_call_of_no_known_tool_is_held_back_as_before():
     text = '{"name": "nosuch", "parameters": {"q": "x"}} is JSON'
     assert (text, []) == told(played(LLAMA_CALLS, text)[0])
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_call_that_is_held_to_nothing_is_given_out_whole(name):
+    syntax, text = WRITTEN[name]
+    parser = OutputParser(OutputFormat(calls=syntax), TOOLS, early=frozenset({"g"}), new_call_id=lambda: "call_0")
+    events = [event for piece in text for event in parser.feed(piece)] + parser.finish()
+    assert ["", LONG] == [event.arguments for event in events if isinstance(event, ToolCallDelta)]
 
 
 def test_several_calls_follow_one_another():

@@ -252,3 +252,14 @@ def test_a_request_can_have_its_last_message_continued_and_tell_the_template_mor
     assert "<user>hi</><assistant>Well, </>glad<assistant>" == prompt(variables='{"mood": "glad"}')
     assert "<user>hi</><assistant>Well, " == prompt(continues_final_message=True)
     assert "<user>hi</><assistant>Well, </>" == prompt(prompts=False)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_calls_arguments_come_while_they_are_written_for_who_takes_them_so(is_early):
+    question = (Message("user", "add"),)
+    request = GenerationRequest("m", messages=question, tools=(TOOL,), early_arguments=is_early)
+    prepared = conversations(THINKING_TEMPLATE).prepare(1, request)
+    written = '<tool_call>\n{"name": "add", "arguments": {"a": 1'
+    events = Stream(prepared).events(SequenceOutput(1, written))
+    early = [ToolCallDelta(0, "call_abcd1234", "add"), ToolCallDelta(0, arguments='{"a": 1')]
+    assert (early if is_early else []) == events

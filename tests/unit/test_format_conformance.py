@@ -61,6 +61,7 @@ def tool(name: str) -> Tool:
 
 
 TOOLS = (tool("do_it"), tool("do_more"))
+NAMES = frozenset(one.name for one in TOOLS)
 QUESTION = Message("user", "Zquestion?")
 CODE = 'if a < b and "x" != \'y\':\n    print(f"{a}\\n")  # </b> é 漢字 🙂'
 CASES: dict[str, Message] = {
@@ -151,7 +152,7 @@ def parsed(
         TOOLS,
         prompt=prompt,
         prompt_opens_thinking=opens,
-        early_arguments=early,
+        early=NAMES if early else frozenset(),
         new_call_id=lambda: f"call_{next(numbers)}",
     )
     events: list[Event] = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
