@@ -97,10 +97,10 @@ class Pool:
         length = len(shelved.tokens)
         if length > self._backend.facts.sequence_tokens:  # one pool held it, a stream does not
             return False
-        if self.available(keep) < length or not self.make_room(length, keep):
+        if self.available(keep) < length:
             return False
-        self.shelf.take(shelved)
-        slot = self._free_slot(keep)
+        self.shelf.take(shelved)  # first: what makes room for it goes to the shelf, and could push it out there
+        slot = self._free_slot(keep) if self.make_room(length, keep) else None
         if slot is None:
             self.shelf.put(shelved)
             return False

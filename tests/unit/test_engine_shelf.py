@@ -97,3 +97,19 @@ def test_the_shelf_forgets_what_is_only_the_beginning_of_something_new():
     shelf.put(shelved(1, 2))
     shelf.put(shelved(1, 2, 3))
     assert 10 == shelf.bytes
+
+
+def test_a_prefix_comes_back_though_what_makes_room_for_it_fills_the_host_memory():
+    engine, backend = new_engine(pool_tokens=128, slots=8, shelf_bytes_most=100 * 1024)
+    prompts = [f"{number} " * 40 for number in range(2)]
+    backend.save = padded(backend.save, 60 * 1024)  # one state fits, and not two
+    for number, prompt in enumerate((*prompts, *prompts)):
+        engine.add(request(number, prompt, max_new_tokens=1))
+        texts, _ = run(engine)
+        assert expected_text(prompt, 1) == texts[number]
+    assert 2 * 80 + 2 == backend.computed_rows
+
+
+def padded(save, size):
+    """Saves states that are that large; JSON bears blanks behind it."""
+    return lambda slot: bytes(save(slot)).ljust(size)
