@@ -27,7 +27,9 @@ class _Client:
         self.changed = threading.Condition()
 
     def run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=30, trust_env=False) as http:
+        # A connection for each answer: one that waited between two would be among those that may be closed.
+        headers = {"connection": "close"}
+        with httpx.Client(base_url=self._url, timeout=30, trust_env=False, headers=headers) as http:
             while not self.is_over:
                 failure = self._answer(http)
                 with self.changed:
