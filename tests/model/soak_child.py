@@ -1,11 +1,14 @@
 """A child process that gives one engine many short requests, takes some of them back, and measures what stays behind.
 
 Standard input holds {"model": PATH, "requests": N, "settled": M}, standard output the figures after the first M
-requests and after all of them (see `figures`). At both times nothing runs, and idle prefixes have been forgotten.
+requests and after all of them (see `figures`). At both times nothing runs, and idle prefixes have been forgotten. What is
+kept on purpose, the texts of tokens, is there before the first request, and what the allocator keeps for later use is given
+back before each measurement: what grows in between is held by somebody.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import random
@@ -42,6 +45,9 @@ class Soak:
         self.outstanding: set[int] = set()
         self.ended = {"finished": 0, "cancelled": 0, "failed": 0}
         self.added = 0
+        for token in range(self.backend.facts.vocabulary_size):
+            for special in (False, True):
+                self.backend.token_bytes(token, special=special)
 
     def _tokens(self, count: int) -> list[int]:
         return self.random.choices(range(300, self.backend.facts.vocabulary_size), k=count)
@@ -83,17 +89,26 @@ class Soak:
         """Memory of the process, what the engine counts, and the cells that llama.cpp still holds."""
         idle_prefixes = self.engine.stats().idle_prefixes
         self.engine.forget_prefixes()
-        gc.collect()
+        _give_back_free_memory()
         memory = llama_cpp.llama_get_memory(self.backend.context)
         slots = range(self.backend.facts.slots)
         return {
             "resident_bytes": psutil.Process().memory_info().rss,
+            "python_blocks": sys.getallocatedblocks(),
             "idle_prefixes": idle_prefixes,
             "used_cells": self.engine.stats().used_cells,
             "held_tokens": sum(llama_cpp.llama_memory_seq_pos_max(memory, slot) + 1 for slot in slots),
             "cached_tokens": self.engine.stats().cached_tokens,
             **self.ended,
         }
+
+
+def _give_back_free_memory() -> None:
+    """Of Python and of C; how much of it an allocator keeps goes up and down by megabytes, and says nothing of leaks."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
+    if trim is not None:
+        trim(0)
 
 
 def main() -> None:
