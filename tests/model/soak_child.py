@@ -1,9 +1,9 @@
 """A child process that gives one engine many short requests, takes some of them back, and measures what stays behind.
 
 Standard input holds {"model": PATH, "requests": N, "settled": M}, standard output the figures after the first M
-requests and after all of them (see `figures`). At both times nothing runs, and idle prefixes have been forgotten. What is
-kept on purpose, the texts of tokens, is there before the first request, and what the allocator keeps for later use is given
-back before each measurement: what grows in between is held by somebody.
+requests and after all of them (see `figures`). At both times nothing runs, and idle prefixes have been forgotten.
+What is kept on purpose, the texts of tokens, is there before the first request, and what the allocator keeps for later
+use is given back before each measurement: what grows in between is held by somebody.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Soak:
 
 
 def _give_back_free_memory() -> None:
-    """Of Python and of C; how much of it an allocator keeps goes up and down by megabytes, and says nothing of leaks."""
+    """Of Python and of C. What allocators keep goes up and down by megabytes, and says nothing of leaks."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
     if trim is not None:
