@@ -29,6 +29,7 @@ from localllm.dialects import (
 )
 from localllm.generation import Options
 from localllm.server.operations import OPERATIONS, Operation, error_of
+from localllm.server.replies import LLAMACPP_PATHS
 from localllm.server.schemas import Schemas
 from localllm.server.terms import PRIORITY_HEADER, SESSION_HEADERS, TIMEOUT_HEADER
 from localllm.version import __version__
@@ -194,5 +195,6 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
 
 
 def _tag(path: str) -> str:
-    found = next((tag for start, tag in _OPEN_TAGS if path.startswith(start)), None)
-    return found or ("localllm" if path in ("/", "/docs", "/openapi.json", "/metrics") else "llama.cpp")
+    if path in LLAMACPP_PATHS:
+        return "llama.cpp"
+    return next((tag for start, tag in _OPEN_TAGS if path.startswith(start)), "localllm")

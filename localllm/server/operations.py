@@ -130,6 +130,6 @@ def error_of(path: str) -> type[a.Shape]:
     """What an error looks like at a path; the words are replies'."""
     if path.startswith("/v1/messages"):
         return v1.AnthropicError
-    if path.startswith("/v1/"):
-        return v1.OpenAIError
-    return a.LlamaCppError if path in LLAMACPP_PATHS else a.OllamaError
+    if path in LLAMACPP_PATHS:
+        return a.LlamaCppError
+    return v1.OpenAIError if path.startswith("/v1/") else a.OllamaError

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from localllm.dialects import anthropic_encode, llamacpp_encode, ollama_encode, openai_encode
 from localllm.dialects.framing import JSON_MEDIA_TYPE, to_json
+from localllm.dialects.llamacpp_rerank import PATHS as RERANK_PATHS
 from localllm.errors import (
     DiskFullError,
     InvalidFieldError,
@@ -29,7 +30,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _MOST_TOLD = 32
 LLAMACPP_PATHS = frozenset(
     ("/completion", "/completions", "/infill", "/tokenize", "/detokenize", "/apply-template", "/embedding",
-     "/embeddings", "/rerank", "/reranking", "/props", "/slots", "/health")
+     "/embeddings", *RERANK_PATHS, "/props", "/slots", "/health")
 )  # fmt: skip
 TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
 INTERNAL = Failed(
@@ -54,10 +55,10 @@ def _error_body(failed: Failed, path: str, param: str | None = None) -> bytes:
     """A failure in the dialect that a route speaks."""
     if path.startswith("/v1/messages"):
         return anthropic_encode.error_body(failed)
-    if path.startswith("/v1/"):
-        return openai_encode.error_body(failed, param)
     if path in LLAMACPP_PATHS:
         return llamacpp_encode.error_body(failed)
+    if path.startswith("/v1/"):
+        return openai_encode.error_body(failed, param)
     return ollama_encode.error_body(failed)
 
 

@@ -41,8 +41,9 @@ def daemon(tmp_path_factory):
             LOCALLLM_REGISTRY=hub.url,
         ) as running,
     ):
-        file = build("bert-tiny", GUIDE, running.home / "bert-tiny.gguf")
-        assert 0 == run_cli("create", "bert-tiny", "--from", str(file), environment=running.environment).returncode
+        for name in ("bert-tiny", "bert-reranker-tiny"):
+            file = build(name, GUIDE, running.home / f"{name}.gguf")
+            assert 0 == run_cli("create", name, "--from", str(file), environment=running.environment).returncode
         yield running
 
 

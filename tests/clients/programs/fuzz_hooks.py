@@ -5,9 +5,11 @@ A body that nobody steered would name a model that does not exist, and test noth
 
 import schemathesis
 
-MODEL, EMBEDDER = "guide", "bert-tiny"
-EMBEDDING_PATHS = ("/api/embed", "/api/embeddings", "/v1/embeddings", "/embedding", "/embeddings", "/rerank",
-                   "/v1/rerank")  # fmt: skip
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/reranking", "/v1/reranking")
+MODEL = "guide"
+OTHER_MODELS = dict.fromkeys(
+    ("/api/embed", "/api/embeddings", "/v1/embeddings", "/embedding", "/embeddings"), "bert-tiny"
+) | dict.fromkeys(RERANK_PATHS, "bert-reranker-tiny")
 LIMITS = {
     "/api/generate": ("options", "num_predict"), "/api/chat": ("options", "num_predict"),
     "/v1/chat/completions": ("max_completion_tokens",), "/v1/completions": ("max_tokens",),
@@ -27,6 +29,7 @@ ASKED = {
     "/infill": {"input_prefix": "a", "input_suffix": "b", "prompt": "c"}, "/tokenize": {"content": "Hello"},
     "/detokenize": {"tokens": [1, 2]}, "/apply-template": {"messages": MESSAGES}, "/embedding": {"content": "a"},
     "/embeddings": {"content": ["a"]}, "/api/copy": {"source": "guide"}, "/api/create": {"from": "guide"},
+    **dict.fromkeys(RERANK_PATHS, {"query": "a", "documents": ["b", {"text": "c"}]}),
 }  # fmt: skip
 
 
@@ -41,7 +44,7 @@ def before_call(context, case, kwargs):
     path = case.operation.path
     if len(repr(body)) % 2:
         body |= ASKED.get(path, {})
-    body["model"] = EMBEDDER if path in EMBEDDING_PATHS else MODEL
+    body["model"] = OTHER_MODELS.get(path, MODEL)
     if isinstance(body.get("keep_alive"), int | float | str):
         body["keep_alive"] = "5m"  # 0 would have each request load the model anew
     for name in ("n", "best_of"):
