@@ -29,7 +29,7 @@ ASKED = {
     "/infill": {"input_prefix": "a", "input_suffix": "b", "prompt": "c"}, "/tokenize": {"content": "Hello"},
     "/detokenize": {"tokens": [1, 2]}, "/apply-template": {"messages": MESSAGES}, "/embedding": {"content": "a"},
     "/embeddings": {"content": ["a"]}, "/api/copy": {"source": "guide"}, "/api/create": {"from": "guide"},
-    **dict.fromkeys(RERANK_PATHS, {"query": "a", "documents": ["b", {"text": "c"}]}),
+    **{path: {"query": "a", "documents": ["b", {"text": "c"}]} for path in RERANK_PATHS},
 }  # fmt: skip
 
 
