@@ -39,6 +39,7 @@ class EmbedderFacts:
     batch_rows: int
     sequences: int
     trained_context_tokens: int
+    vocabulary_size: int
     is_reranker: bool = False
     weight_bytes: int = 0
     kv_bytes: int = 0
@@ -101,6 +102,24 @@ def tokenize_input(embedder: Embedder, text: str, limit_tokens: int | None, *, t
     return Tokenized(np.array([*tokens[: limit - closing], *tokens[len(tokens) - closing :]], dtype=np.int32), True)
 
 
+def tokenize_pair_input(
+    embedder: Embedder, query: str, document: str, limit_tokens: int | None, *, truncates: bool
+) -> Tokenized:
+    """Token ids of a query and a document. With `truncates` the end of a document that does not fit is cut off.
+
+    Raises InputTooLongError; BadRequestError when there is nothing, or the query leaves no room for any document.
+    """
+    tokens = embedder.tokenize_pair(query, document)
+    limit = _limit(embedder, limit_tokens)
+    if len(tokens) <= limit or not truncates:
+        return check_input(embedder, tokens, limit, truncates=False)
+    around = embedder.tokenize_pair(query, "")
+    if limit <= len(around):
+        raise BadRequestError(f"the query has {len(around)} tokens, the context holds {limit}")
+    closing = _closing(tokens, around, len(around))
+    return Tokenized(np.array([*tokens[: limit - closing], *tokens[len(tokens) - closing :]], dtype=np.int32), True)
+
+
 def filled(template: str, query: str, document: str) -> str:
     """A reranker's template with both in their places; what they say is no place."""
     texts = {"query": query, "document": document}
@@ -108,10 +127,17 @@ def filled(template: str, query: str, document: str) -> str:
 
 
 def check_input(embedder: Embedder, tokens: Sequence[int], limit_tokens: int | None, *, truncates: bool) -> Tokenized:
-    """Token ids that a client sent, taken as they are; its ids are checked by whoever computes them.
+    """Token ids that a client sent, taken as they are. A wrong one would fail all that is computed beside it.
 
-    Raises InputTooLongError, or with `truncates` keeps the first ones.
+    Raises BadRequestError for none at all and for one that the vocabulary does not have; InputTooLongError, or with
+    `truncates` keeps the first ones.
     """
+    if not tokens:
+        raise BadRequestError("an input is empty")
+    size = embedder.facts.vocabulary_size
+    wrong = next((token for token in tokens if not 0 <= token < size), None)
+    if wrong is not None:
+        raise BadRequestError(f"there is no token {wrong}: the model's are 0 to {size - 1}")
     limit = _limit(embedder, limit_tokens)
     if len(tokens) > limit and not truncates:
         raise InputTooLongError(len(tokens), limit)

@@ -21,7 +21,6 @@ import numpy as np
 
 from localllm.engine.backend import Batch, EngineError, ModelLoadError
 from localllm.engine.embedding import EmbedderFacts, Input, Vector, filled
-from localllm.engine.llama_breakdown import breakdown
 from localllm.engine.llama_model import USUAL_LAYOUT, LlamaModel
 from localllm.engine.llama_rows import Rows
 from localllm.placement.layout import Layout
@@ -45,13 +44,14 @@ class LlamaEmbedderConfig:
     threads: int
     kv_bytes_limit: int = 2**31
     weights: Layout = USUAL_LAYOUT
+    adapters: tuple[Path, ...] = ()
 
 
 class LlamaEmbedder:
     """One embedding model or reranker. Raises ModelLoadError when the file is neither, or cannot be loaded."""
 
     def __init__(self, config: LlamaEmbedderConfig, on_progress: Callable[[float], None] = lambda _: None) -> None:
-        self._model = LlamaModel(config.model_path, config.weights, on_progress)
+        self._model = LlamaModel(config.model_path, config.weights, on_progress, config.adapters)
         if native.llama_model_has_encoder(self._model.handle):
             raise ModelLoadError("models with an encoder and a decoder cannot embed")
         self._shape = _shape(self._model, config.kv_bytes_limit)
@@ -75,6 +75,12 @@ class LlamaEmbedder:
             error = self._model.load_error("llama.cpp could not allocate the context")
             self._model.close()
             raise error
+        try:
+            self._model.adapt(context)
+        except ModelLoadError:
+            native.llama_free(context)
+            self._model.close()
+            raise
         return int(context)
 
     def _facts(self) -> EmbedderFacts:
@@ -87,13 +93,14 @@ class LlamaEmbedder:
             batch_rows=shape.batch_rows,
             sequences=shape.sequences,
             trained_context_tokens=self._model.trained_context_tokens,
+            vocabulary_size=self._model.vocabulary_size,
             is_reranker=is_reranker,
-            weight_bytes=native.llama_model_size(handle),
+            weight_bytes=self._model.weight_bytes,
             kv_bytes=sizes.kv_bytes,
             gpu_bytes=sizes.gpu_bytes,
             layers=native.llama_model_n_layer(handle),
             gpu_layers=sizes.gpu_layers if sizes.gpu_bytes else 0,
-            buffers=breakdown(self._context) or (),
+            buffers=self._model.buffers(self._context),
         )
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:

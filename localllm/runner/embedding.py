@@ -26,6 +26,7 @@ from localllm.engine.embedding import (
     next_batch,
     no_vectors,
     tokenize_input,
+    tokenize_pair_input,
 )
 from localllm.errors import BadRequestError, LocalllmError, UnsupportedError
 from localllm.failures import failed_from
@@ -50,6 +51,7 @@ def open_embedder(load: protocol.Load, on_progress: Callable[[float], None]) -> 
         threads=load.threads,
         kv_bytes_limit=load.pool_bytes_limit or EMBEDDING_CACHE_BYTES,
         weights=load.layout,
+        adapters=tuple(map(Path, load.adapters)),
     )
     return LlamaEmbedder(config, on_progress)
 
@@ -187,7 +189,8 @@ class EmbeddingWorker:
 
     def _input(self, one: str | tuple[int, ...], request: EmbedRequest) -> Tokenized:
         if isinstance(one, str) and request.query is not None:
-            one = tuple(self._embedder.tokenize_pair(request.query, one))
+            pair = (request.query, one)
+            return tokenize_pair_input(self._embedder, *pair, request.num_ctx, truncates=request.truncates)
         if isinstance(one, str):
             return tokenize_input(self._embedder, one, request.num_ctx, truncates=request.truncates)
         return check_input(self._embedder, one, request.num_ctx, truncates=request.truncates)

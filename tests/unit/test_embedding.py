@@ -15,7 +15,7 @@ class Letters:
     """A vocabulary of letters with tokens around each text; no model."""
 
     def __init__(self, input_tokens=16, opening=(FIRST,), closing=(LAST,)):
-        self.facts = EmbedderFacts(3, input_tokens, batch_rows=8, sequences=3, trained_context_tokens=64)
+        self.facts = EmbedderFacts(3, input_tokens, 8, 3, trained_context_tokens=64, vocabulary_size=100)
         self.opening, self.closing = opening, closing
 
     def tokenize(self, text, *, add_special, parse_special):

@@ -25,7 +25,7 @@ class Letters:
     """Its vector of a text is how often each of "abc" occurs; at most 8 rows and 3 inputs in a batch."""
 
     def __init__(self, *, is_reranker=False):
-        self.facts = EmbedderFacts(3, 16, 8, 3, trained_context_tokens=64, is_reranker=is_reranker)
+        self.facts = EmbedderFacts(3, 16, 8, 3, 64, vocabulary_size=123, is_reranker=is_reranker)
         self.batches = []
 
     def tokenize(self, text, *, add_special, parse_special):
@@ -88,6 +88,24 @@ def test_a_pair_that_is_too_long_is_refused():
     assert "it has 17 tokens, the context holds 16" in child.answer()[1].error.message
 
 
+def test_a_pair_that_is_too_long_loses_the_end_of_its_document_where_that_is_asked_for():
+    child = Child(is_reranker=True)
+    child.ask(1, "bc" * 9, query="a" * 8, truncates=True)
+    assert 1 == child.answer()[1].embeddings.truncated_inputs
+    assert [["a" * 8 + "bc" * 4]] == child.embedder.batches
+    child.ask(2, "b", query="a" * 16, truncates=True)
+    assert "the query has 16 tokens, the context holds 16" == child.answer()[2].error.message
+
+
+def test_a_pair_of_nothing_is_refused_and_costs_nobody_else():
+    child = Child(is_reranker=True)
+    child.ask(1, "", query="")
+    child.ask(2, "b", query="a")
+    answers = child.answer(2)
+    assert ("bad_request", "an input is empty") == (answers[1].error.code, answers[1].error.message)
+    assert isinstance(answers[2], protocol.Embedded)
+
+
 def test_a_request_gets_vectors_of_length_one_in_the_order_of_its_inputs():
     child = Child()
     child.ask(1, "aab", "c")
@@ -147,6 +165,7 @@ def test_a_cancelled_request_is_computed_no_further():
         (("abc",), {"num_ctx": 2}, "input_too_long", "the input length exceeds the context length: it has 3 tokens"),
         (((1,) * 17,), {}, "input_too_long", "the input length exceeds the context length: it has 17 tokens, the"),
         (("",), {}, "bad_request", "an input is empty"),
+        (((97, 123),), {}, "bad_request", "there is no token 123: the model's are 0 to 122"),
         (("a",), {"dimensions": 4}, "bad_request", "dimensions is 4, but the model has 3"),
         (("?",), {}, "engine_error", "a token id outside 0..25"),
         (("!",), {}, "runner_error", "embedding contains NaN or Inf values"),
