@@ -71,7 +71,7 @@ IMPORTERS = {
         "engine.measure",
         "engine.survey",
     ),
-    "jinja2": ("chat.sandbox", "chat.lengths"),
+    "jinja2": ("chat.sandbox", "chat.lengths", "chat.template_code"),
     "starlette": ("server.",),
     "uvicorn": ("server.daemon",),
     "typer": ("cli.",),

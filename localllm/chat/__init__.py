@@ -10,5 +10,6 @@ What comes of a request, in order:
                                   early, cursor, logprobs                    python_calls, values
 
 What a template wants of a conversation is demands', effort's and conversation's business; known_templates has those of
-files without one; lint judges one, in check's process. What a template may make is counted by lengths.
+files without one; lint judges one, in check's process. template_code is what one is compiled to, lengths count what it may
+make.
 """

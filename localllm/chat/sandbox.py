@@ -1,7 +1,7 @@
 """A stranger's program in a box: one Jinja template, compiled and run with bounds on what it can make.
 
-It runs in jinja2's immutable sandbox with the names transformers' `apply_chat_template` gives it, and what it can make
-is bounded while it makes it:
+It runs in jinja2's immutable sandbox with the names transformers' `apply_chat_template` gives it, compiled by
+template_code.py, and what it can make is bounded while it makes it:
 
     output           at most MAX_OUTPUT_CHARACTERS, counted piece by piece
     one value        as much, for every way to make a long one: * + ~ % ** macros, set blocks, filters, methods
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import json
+import json.encoder
 import re
 import types
 from collections.abc import Callable, Sequence
@@ -32,14 +33,15 @@ import jinja2
 import jinja2.ext
 import jinja2.meta
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
+from jinja2.filters import do_attr
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2.utils import missing
 
 from localllm.chat.lengths import MAX_OUTPUT_CHARACTERS, contains, counted, growth, result_length, text_length
+from localllm.chat.template_code import DICT_ATTRIBUTES, DICT_READERS, BoundedCode, Space
 from localllm.errors import TemplateError
 
 MAX_SOURCE_CHARACTERS = 2**20
@@ -126,6 +128,9 @@ class _GenerationTag(jinja2.ext.Extension):
         return nodes.Scope(body).set_lineno(line)
 
 
+_append = list.append
+
+
 class _Pieces(list[str]):
     """Pieces of one text, refused as soon as together they are too long. The compiled template fills them too."""
 
@@ -135,7 +140,7 @@ class _Pieces(list[str]):
         self.characters += len(piece)
         if self.characters > MAX_OUTPUT_CHARACTERS:
             raise SecurityError(_TOO_LONG)
-        super().append(piece)
+        _append(self, piece)
 
     def extend(self, pieces: Any) -> None:
         if type(pieces) is not tuple:  # a template that runs, and is to be stopped while it does
@@ -148,67 +153,13 @@ class _Pieces(list[str]):
         super().extend(pieces)
 
 
-class _BoundedCode(CodeGenerator):
-    """Compiled code whose buffers and `~` are bounded; values are made when it runs, never when it is compiled."""
-
-    def buffer(self, frame: Frame) -> None:
-        frame.buffer = self.temporary_identifier()
-        self.writeline(f"{frame.buffer} = environment.new_pieces()")
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802, the visitor's naming
-        self.write("environment.concatenate((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802, the visitor's naming
-        is_slice = isinstance(node.arg, nodes.Slice)
-        self.write("environment.charged(" if is_slice else "")
-        super().visit_Getitem(node, frame)
-        self.write(")" if is_slice else "")
-
-    def visit_Assign(self, node: nodes.Assign, frame: Frame) -> None:  # noqa: N802, the visitor's naming
-        """`set x = list.append(y)` becomes the sandbox's own append_to, which knows what it lets grow."""
-        call = node.node
-        if isinstance(call, nodes.Call) and isinstance(call.node, nodes.Getattr) and call.node.attr in _LIST_METHODS:
-            method = nodes.EnvironmentAttribute(_LIST_METHODS[call.node.attr])
-            node.node = nodes.Call(method, [call.node.node, *call.args], call.kwargs, call.dyn_args, call.dyn_kwargs)
-            node.node.set_lineno(call.lineno).set_environment(self.environment)
-        super().visit_Assign(node, frame)
-
-    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802, the visitor's naming
-        if node.attr.startswith("_"):
-            super().visit_Getattr(node, frame)
-            return
-        self.write("environment.look_up(")
-        self.visit(node.node, frame)
-        self.write(f", {node.attr!r})")
-
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
-            super()._output_child_pre(node, frame, finalize)
-        else:
-            self.write("environment.printed(")
-
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
-        if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
-            super()._output_child_post(node, frame, finalize)
-        else:
-            self.write(")")
-
-    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
-        if not isinstance(node, (nodes.TemplateData, nodes.Const)):
-            raise nodes.Impossible
-        return super()._output_child_to_const(node, frame, finalize)
-
-
 class _Sandbox(ImmutableSandboxedEnvironment):
     """jinja2's immutable sandbox, set up as transformers does, with bounds on what a template can make."""
 
     intercepted_binops = frozenset(["*", "**", "+", "%"])
-    code_generator_class = _BoundedCode
+    code_generator_class = BoundedCode
     new_pieces = _Pieces
+    space = Space
 
     def __init__(self) -> None:
         super().__init__(
@@ -220,7 +171,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         )
         self.produced_characters = 0
         self.filters["tojson"] = _to_json
+        self.filters["attr"] = _attribute
         self.filters = {name: self._bounded_filter(name, function) for name, function in self.filters.items()}
+        self.globals["namespace"] = Space
         del self.globals["lipsum"]
 
     def charge(self, characters: int) -> None:
@@ -235,25 +188,30 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         jinja2's own asks for every attribute what these kinds of values never are: dangerous, or changed.
         """
         kind = type(obj)
-        if kind is Namespace:
-            try:
-                return _attribute(obj, "_Namespace__attrs")[attribute]  # its own lookup is a function in Python
-            except KeyError:
-                return self.undefined(obj=obj, name=attribute)
-        if kind is dict and attribute not in _DICT_ATTRIBUTES:
+        if kind is Space:
+            names = obj._names
+            return names[attribute] if attribute in names else self.undefined(obj=obj, name=attribute)
+        if kind is dict and attribute not in DICT_ATTRIBUTES:
             return obj[attribute] if attribute in obj else self.undefined(None, obj, attribute)
         if (kind is str and attribute in _STR_METHODS) or kind is LoopContext:
             try:
                 return getattr(obj, attribute)
             except AttributeError:
                 return self.undefined(obj=obj, name=attribute)
-        if kind is dict and attribute in _DICT_READERS:
+        if kind is dict and attribute in DICT_READERS:
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """jinja2's own, but for namespaces, which are ours."""
+        is_name = type(obj) is Space and not attribute.startswith("_")
+        return self.look_up(obj, attribute) if is_name else super().getattr(obj, attribute)
+
     def getitem(self, obj: Any, argument: Any) -> Any:
         """jinja2's own, which finds out by two exceptions that a dict has no such key."""
-        if type(obj) is dict and type(argument) is str and argument not in _DICT_ATTRIBUTES:
+        if type(obj) is Space and isinstance(argument, str):
+            return self.getattr(obj, argument)
+        if type(obj) is dict and type(argument) is str and argument not in DICT_ATTRIBUTES:
             return obj[argument] if argument in obj else self.undefined(None, obj, argument)
         return super().getitem(obj, argument)
 
@@ -287,29 +245,30 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.charge(text_length(parts))
         return "".join(map(str, parts))
 
+    def plus(self, context: Context, left: Any, right: Any) -> Any:
+        if type(left) is str and type(right) is str:
+            self.charge(len(left) + len(right))
+            return left + right
+        if type(left) is int and type(right) is int:
+            return left + right
+        return self.call_binop(context, "+", left, right)
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+" and type(left) is type(right):
-            if type(left) is int:
-                return left + right
-            if type(left) is str:
-                self.charge(len(left) + len(right))
-                return left + right
         self.charge(result_length(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, as jinja2 has it
         if type(__obj) is Macro:  # the template's own, and so always safe to call
-            return __obj(__context.eval_ctx, *args, **_without_scopes(kwargs))
+            return _call_macro(__obj, __context, args, kwargs)
         method = getattr(__obj, "__wrapped__", __obj)
         owner = getattr(method, "__self__", None)
-        if type(owner) is dict and method.__name__ in _DICT_READERS:
-            return method(*args, **_without_scopes(kwargs))
+        if type(owner) is dict and method.__name__ in DICT_READERS:
+            return method(*args, **kwargs)
         if not (isinstance(method, types.BuiltinMethodType) and isinstance(owner, (str, int))):
             return super().call(__context, __obj, *args, **kwargs)
         if method.__name__ in _REFUSED_METHODS:
             raise SecurityError(f"{method.__name__}() is not allowed in a chat template")
         args = tuple(map(counted, args))
-        kwargs = _without_scopes(kwargs)
         __self.charge(growth(method.__name__, owner, [*args, *kwargs.values()]))
         return __self.charged(__obj(*args, **kwargs))
 
@@ -323,35 +282,31 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return value
 
     def _bounded_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        if _MAKES_NO_TEXT.fullmatch(name):
+
+            @functools.wraps(function)
+            def bounded(*args: Any, **kwargs: Any) -> Any:
+                return self.charged(function(*args, **kwargs))
+
+            return bounded
         skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
-        makes_text = _MAKES_NO_TEXT.fullmatch(name) is None
-        keeps_length = name in _KEEP_LENGTH
+        is_short = _SHORT_WAYS.get(name, _never)
 
         @functools.wraps(function)
-        def bounded(*args: Any, **kwargs: Any) -> Any:
-            if not makes_text:
-                return self.charged(function(*args, **kwargs))
-            if keeps_length and not kwargs and len(args) == 1 and type(args[0]) is str:
-                self.charge(len(args[0]))
-                return function(*args)
+        def bounded_text(*args: Any, **kwargs: Any) -> Any:
+            if is_short(args, kwargs):
+                self.charge(len(args[skipped]))
+                return function(*args, **kwargs)
             values = [*args[:skipped], *map(counted, args[skipped:])]
             said = [*values[skipped:], *kwargs.values()]
             self.charge(growth(name, said[0], said[1:]) + text_length(said[:1]))
             return function(*values, **kwargs)
 
-        return bounded
+        return bounded_text
 
 
-_attribute = object.__getattribute__
-_DICT_ATTRIBUTES = frozenset(dir(dict))
-# Methods that make no copy of what is in a dict, and change nothing.
-_DICT_READERS = frozenset(["get", "items", "keys", "values"])
-# Filters that make of a text alone one of about its length.
-_KEEP_LENGTH = frozenset(["lower", "safe", "string", "tojson", "trim", "upper"])
 # Without format and format_map, which jinja2 gives out in a form that keeps to the sandbox.
 _STR_METHODS = frozenset(name for name in dir(str) if not name.startswith(("_", "format")))
-# What a template may do to a list, and by which method of the sandbox.
-_LIST_METHODS = {"append": "append_to", "pop": "pop_from"}
 # Methods that make long values or bytes, and that no honest template needs.
 _REFUSED_METHODS = frozenset(["encode", "to_bytes", "translate"])
 _MAKES_NO_TEXT = re.compile(
@@ -360,11 +315,45 @@ _MAKES_NO_TEXT = re.compile(
 )
 
 
-def _without_scopes(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Without what jinja2 tells functions that want to know where they are called from."""
-    kwargs.pop("_loop_vars", None)
-    kwargs.pop("_block_vars", None)
-    return kwargs
+@jinja2.pass_environment
+def _attribute(environment: jinja2.Environment, value: object, name: str) -> object:
+    """jinja2's filter, but for namespaces, whose names Python does not know."""
+    return environment.getattr(value, str(name)) if type(value) is Space else do_attr(environment, value, str(name))
+
+
+def _never(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return False
+
+
+def _is_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return not kwargs and len(args) == 1 and type(args[0]) is str
+
+
+def _is_text_for_json(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return len(args) == 1 and type(args[0]) is str and (not kwargs or kwargs == {"ensure_ascii": False})
+
+
+def _replaces_nothing(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if kwargs or len(args) != 4 or not type(args[1]) is type(args[2]) is type(args[3]) is str:
+        return False
+    return args[2] not in args[1]
+
+
+# When a filter makes of a text one of about its length.
+_SHORT_WAYS = {
+    **dict.fromkeys(["lower", "safe", "string", "trim", "upper"], _is_text),
+    "tojson": _is_text_for_json,
+    "replace": _replaces_nothing,
+}
+
+
+def _call_macro(macro: Macro, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Call a macro of this template; one that takes only what it names needs none of the ways jinja2 has for others."""
+    left_out = macro._argument_count - len(args)
+    takes_more = macro.caller or macro.catch_kwargs or macro.catch_varargs
+    if kwargs or left_out < 0 or takes_more or context.eval_ctx.autoescape:
+        return macro(context.eval_ctx, *args, **kwargs)
+    return macro._func(*args, *(missing,) * left_out)
 
 
 def _to_json(
@@ -375,4 +364,6 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """transformers' filter, not jinja2's: no HTML escapes, and text stays readable."""
+    if type(value) is str and not ensure_ascii:
+        return json.encoder.encode_basestring(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
