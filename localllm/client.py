@@ -104,6 +104,16 @@ class ProjectorInfo(msgspec.Struct, frozen=True):
     info: dict[str, Any] | None = None
 
 
+class AdapterInfo(msgspec.Struct, frozen=True):
+    """One adapter of a model. It changes so many `matrices`, by `alpha` / `rank`; an `alpha` of 0 is by 1."""
+
+    file: str = ""
+    size: int = 0
+    rank: int = 0
+    alpha: float = 0.0
+    matrices: int = 0
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
     """Everything `show` knows. `model_info` is the file's own metadata, as JSON values."""
 
@@ -118,6 +128,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...] | None = None
     modified_at: datetime | None = None
     projector: ProjectorInfo | None = None
+    adapters: tuple[AdapterInfo, ...] = ()
 
 
 class Turn(msgspec.Struct, frozen=True, omit_defaults=True):

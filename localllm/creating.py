@@ -2,6 +2,7 @@
 
     cli/create or /api/create ── Creation ──▶ store.create ── CreateEvent… ──▶ whoever asked
                                                  ├─ with a template: a process of its own tries it
+                                                 ├─ with adapters: a process of its own asks llama.cpp about them
                                                  └─ with a quantization: a process of its own makes a new file
 
 The last event is SUCCESS; what goes wrong is raised.
@@ -26,7 +27,8 @@ class Creation:
     """Make `name` stand for the model `base`, or for `files`, with what `settings` says laid over it.
 
     Exactly one of `base` (a name) and `files` (absolute paths, the parts of a model in order) is given. With
-    `quantization` (a file type such as "Q4_K_M") the weights are written anew in that type.
+    `quantization` (a file type such as "Q4_K_M") the weights are written anew in that type. `adapters` are the absolute
+    paths of those that `settings` names.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Creation:
     base: str | None = None
     files: tuple[str, ...] = ()
     quantization: str | None = None
+    adapters: tuple[str, ...] = ()
 
 
 class CreateProgress(msgspec.Struct, frozen=True, tag="progress"):
@@ -66,6 +69,13 @@ class Quantized(msgspec.Struct, frozen=True, tag="quantized"):
 
 
 QuantizeEvent = TensorStarted | Quantized | Failed
+
+
+class AdapterCheck(msgspec.Struct, frozen=True):
+    """Ask llama.cpp whether it applies these adapters to the model, whole. Paths are absolute."""
+
+    model: str
+    adapters: tuple[str, ...]
 
 
 class CheckRequest(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -44,7 +44,7 @@ _MIN_PAIR_BYTES = 13
 _MIN_TENSOR_BYTES = 24
 _STRING, _ARRAY = 8, 9
 # llama.cpp reads these as this type and aborts when they are of another.
-_FIXED_TYPES = {"general.alignment": 4, "split.no": 2}
+_FIXED_TYPES = {"general.alignment": 4, "split.no": 2, "adapter.lora.alpha": 6}
 _TOKENS = "'tokenizer.ggml.tokens'"
 _NO_VOCABULARY = Vocabulary()
 

@@ -41,7 +41,7 @@ MAPPED_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml
 _POOLINGS = (0, 1, 2, 3, 4, -1, 2**32 - 1)  # llama_pooling_type, and "unspecified" as both signs write it
 _SCALINGS = ("none", "linear", "yarn", "longrope")
 # Made for dot products or for indices: no kernel multiplies by them, and some read past their end.
-_NO_WEIGHTS = frozenset(["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"])
+NO_WEIGHTS = frozenset(["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"])
 _INDEX_TENSORS = re.compile(r"d2t|t2d|.*tid2eid.*")
 # Added, multiplied or convolved element by element, which the CPU does in F32 alone.
 _ELEMENTWISE = re.compile(
@@ -232,10 +232,10 @@ def _by_layer(tensors: Iterable[TensorInfo]) -> dict[int, dict[str, TensorInfo]]
 
 def _tensor_types(header: Header) -> Complaints:
     for tensor in header.tensors:
-        if tensor.type_name in _NO_WEIGHTS and not _INDEX_TENSORS.fullmatch(tensor.name):
+        if tensor.type_name in NO_WEIGHTS and not _INDEX_TENSORS.fullmatch(tensor.name):
             yield f"tensor '{tensor.name}' is of type {tensor.type_name}, which is not for weights"
         is_vector = all(size == 1 for size in tensor.shape[1:])
-        if (is_vector or _ELEMENTWISE.fullmatch(tensor.name)) and tensor.type_name not in ("F32", *_NO_WEIGHTS):
+        if (is_vector or _ELEMENTWISE.fullmatch(tensor.name)) and tensor.type_name not in ("F32", *NO_WEIGHTS):
             yield f"tensor '{tensor.name}' is of type {tensor.type_name}, but must be F32"
 
 

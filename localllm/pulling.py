@@ -72,8 +72,8 @@ class PulledSettings(msgspec.Struct, frozen=True, omit_defaults=True):
 class Pulled(msgspec.Struct, frozen=True, tag="pulled"):
     """The files of the model, a split model's parts in order. `repository` is spelled as the hub does.
 
-    `projector` is what turns images into the model's input, for a model that can see. `settings` come from a registry;
-    the hub has none.
+    `projector` is what turns images into the model's input, for a model that can see. `settings` and `adapters`, which
+    change the weights, come from a registry; the hub has none.
     """
 
     repository: str
@@ -81,6 +81,7 @@ class Pulled(msgspec.Struct, frozen=True, tag="pulled"):
     files: tuple[PulledFile, ...]
     projector: PulledFile | None = None
     settings: PulledSettings | None = None
+    adapters: tuple[PulledFile, ...] = ()
 
 
 PullEvent = PullStatus | PullProgress | Pulled | Failed

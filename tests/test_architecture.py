@@ -37,6 +37,7 @@ LAYERS = (
     ("creating", "failures"),
     ("footprint", "modelfile", "pulling"),
     ("placement.estimate",),
+    ("placement.adapters",),
     ("placement.compute", "placement.weights"),
     ("placement.graph_mixers",),
     ("placement.graph",),
@@ -44,6 +45,7 @@ LAYERS = (
     ("placement.cache",),
     ("placement.windows",),
     ("placement.shape",),
+    ("gguf_adapters",),
     ("gguf_rules",),
     ("gguf",),
     ("gguf_tokens", "gguf_architectures"),
@@ -60,6 +62,7 @@ RANKS = {group: rank for rank, row in enumerate(LAYERS) for group in row}
 IMPORTERS = {
     "llama_cpp": (
         "engine.llama",
+        "engine.llama_adapters",
         "engine.llama_backends",
         "engine.llama_embedding",
         "engine.llama_memory",

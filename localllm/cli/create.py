@@ -23,9 +23,10 @@ from localllm.cli.pull import pull_model, show_lines
 from localllm.client import PullLine
 from localllm.config import Settings, load_settings
 from localllm.creating import CreateEvent, CreateProgress, Creation
-from localllm.errors import BadRequestError, ModelFileError, ModelNotFoundError
+from localllm.errors import BadRequestError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.modelfile import Modelfile, decode, parse
 from localllm.sizes import size_text
+from localllm.store.adapters import adapter_file
 from localllm.store.bundled import bundled_dir
 from localllm.store.create import create as carry_out
 from localllm.store.create import refuse_unsupported
@@ -60,7 +61,7 @@ def create(
     _refuse_elsewhere(name, said.bases[0], settings)
     refuse_unsupported(said)
     store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
-    creation = dataclasses.replace(creation_of(name, said, folder), quantization=quantize)
+    creation = dataclasses.replace(creation_of(name, said, folder, store.blobs_dir), quantization=quantize)
     if creation.base is not None:
         _pull_if_missing(store, creation.base, name, settings, screen)
     with closing(_lines(carry_out(store, _directly, creation))) as lines:
@@ -79,21 +80,31 @@ def copy(
     screen.out(screen.clean(f"copied '{source}' to '{destination}'\n"))
 
 
-def creation_of(name: str, said: Modelfile, folder: Path) -> Creation:
-    """What to make, with the files behind FROM when that is a path; a relative one starts from `folder`.
+def creation_of(name: str, said: Modelfile, folder: Path, blobs: Path) -> Creation:
+    """What to make, with the files behind ADAPTER, and FROM when that is a path; a relative one starts from `folder`.
 
-    Raises what store.files.model_files does.
+    Raises what store.files.model_files and store.adapters.adapter_file do.
     """
     base = said.bases[0]
+    adapters = tuple(str(_adapter(said, number, folder, blobs)) for number in range(len(said.adapters)))
     if not is_path(base):
-        return Creation(name, said, base=base)
+        return Creation(name, said, base=base, adapters=adapters)
     try:
         path = Path(base).expanduser()
     except RuntimeError as error:  # ~somebody who is not there
         raise ModelFileError(f"{base} cannot be found: {error}") from error
     # Not resolve(), which would follow links to a blob's nameless path.
     files = tuple(map(str, model_files(Path(os.path.abspath(folder / path)))))  # noqa: PTH100
-    return Creation(name, dataclasses.replace(said, bases=(files[0], *said.bases[1:])), files=files)
+    said = dataclasses.replace(said, bases=(files[0], *said.bases[1:]))
+    return Creation(name, said, files=files, adapters=adapters)
+
+
+def _adapter(said: Modelfile, number: int, folder: Path, blobs: Path) -> Path:
+    try:
+        return adapter_file(said.adapters[number], folder, blobs)
+    except LocalllmError as error:
+        error.message = f"{said.place('adapter', number)}{error.message}"
+        raise
 
 
 def _said(file: Path | None, base: str | None) -> tuple[Modelfile, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from localllm.cli.output import aligned_lines
-from localllm.client import ModelInfo, ProjectorInfo
+from localllm.client import AdapterInfo, ModelInfo, ProjectorInfo
 from localllm.sizes import size_text
 
 _LONG_TEXT_LINES = 2
@@ -13,11 +13,12 @@ _LONG_VALUE_CHARACTERS = 100
 
 
 def sheet_lines(info: ModelInfo, *, verbose: bool = False) -> list[str]:
-    """Sections Model, Capabilities, Parameters, Projector, [Metadata, Tensors], System, License, but no empty ones."""
+    """Model, Capabilities, Parameters, Adapters, Projector, [Metadata, Tensors], System, License, but no empty ones."""
     sections = [
         ("Model", aligned_lines(_model_rows(info))),
         ("Capabilities", list(info.capabilities or ())),
         ("Parameters", aligned_lines(_parameter_rows(info.parameters or ""))),
+        ("Adapters", aligned_lines(_adapter_rows(info.adapters))),
     ]
     if info.projector is not None:
         sections.append(("Projector", aligned_lines(_projector_rows(info.projector))))
@@ -45,6 +46,13 @@ def _model_rows(info: ModelInfo) -> list[tuple[str, str]]:
         ("quantization", info.details.quantization_level),
     )
     return [(label, str(value)) for label, value in rows if value]
+
+
+def _adapter_rows(adapters: Sequence[AdapterInfo]) -> list[tuple[str, ...]]:
+    return [
+        (one.file, size_text(one.size), f"rank {one.rank}", f"{one.matrices} matrices", f"alpha {one.alpha:g}")
+        for one in adapters
+    ]
 
 
 def _projector_rows(projector: ProjectorInfo) -> list[tuple[str, str]]:

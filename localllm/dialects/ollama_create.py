@@ -64,11 +64,15 @@ BODIES: dict[str, type[msgspec.Struct]] = {"/api/create": _CreateBody, "/api/cop
 
 @dataclass(frozen=True, slots=True)
 class DecodedCreate:
-    """A body, understood. `digest` is that of the blob the model is made of, None for one that is made of another."""
+    """A body, understood. `digest` is that of the blob the model is made of, None for one that is made of another.
+
+    `adapters` are the digests of its adapters, in order.
+    """
 
     creation: Creation
     digest: str | None
     stream: bool
+    adapters: tuple[str, ...] = ()
 
 
 def decode_create(body: bytes) -> DecodedCreate:
@@ -93,7 +97,7 @@ def decode_create(body: bytes) -> DecodedCreate:
         base=fields.base or None,
         quantization=fields.quantize or fields.quantization or None,
     )
-    return DecodedCreate(creation, digest, fields.stream is not False)
+    return DecodedCreate(creation, digest, fields.stream is not False, _adapters(fields.adapters))
 
 
 def decode_copy(body: bytes) -> tuple[str, str]:
@@ -112,6 +116,7 @@ def _settings(fields: _CreateBody) -> Modelfile:
     options, load = _parameters(fields.parameters or {})
     return Modelfile(
         bases=(fields.base or next(iter(fields.files or {"": ""})),),
+        adapters=tuple(fields.adapters or ()),
         options=options,
         load=load,
         template=fields.template or None,
@@ -127,7 +132,6 @@ def _settings(fields: _CreateBody) -> Modelfile:
 
 def _refuse_unsupported(fields: _CreateBody) -> None:
     refused = {
-        "adapters": "adapters are not supported yet",
         "draft_files": "draft models are not supported yet",
         "draft_quantize": "draft models are not supported yet",
         "remote_host": "models on other servers are not supported",
@@ -143,8 +147,7 @@ def _digest(files: dict[str, str] | None) -> str | None:
     if not files:
         return None
     for path in files:
-        if path.startswith(("/", "\\")) or ":" in path or ".." in path.replace("\\", "/").split("/"):
-            raise InvalidFieldError("file path must be relative", field="files")
+        _refuse_absolute(path, "files")
         if path.lower().endswith(_NOT_GGUF):
             raise UnsupportedError(
                 f"files: {path} is no GGUF, and localllm converts nothing",
@@ -156,6 +159,23 @@ def _digest(files: dict[str, str] | None) -> str | None:
             hint="join the parts of a model with llama-gguf-split --merge; projectors are not supported yet",
         )
     return next(iter(files.values()))
+
+
+def _adapters(files: dict[str, str] | None) -> tuple[str, ...]:
+    """The digests of adapters."""
+    for path in files or ():
+        _refuse_absolute(path, "adapters")
+        if path.lower().endswith(_NOT_GGUF):
+            raise UnsupportedError(
+                f"adapters: {path} is no GGUF, and localllm converts nothing",
+                hint="convert the adapter with llama.cpp's convert_lora_to_gguf.py and send the GGUF",
+            )
+    return tuple((files or {}).values())
+
+
+def _refuse_absolute(path: str, field: str) -> None:
+    if path.startswith(("/", "\\")) or ":" in path or ".." in path.replace("\\", "/").split("/"):
+        raise InvalidFieldError("file path must be relative", field=field)
 
 
 def _parameters(values: dict[str, Any]) -> tuple[Options, LoadOptions]:

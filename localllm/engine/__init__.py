@@ -9,8 +9,9 @@ A request's way through a step, in order:
     detokenizer, logprobs                                what is told of them
     tokens                                               arrays of token ids
 
-Behind the seam `backend`: `fake` for tests, and llama with its parts, llama_model, llama_parameters, llama_rows (gaps),
-llama_memory, llama_samplers, llama_backends, llama_breakdown, llama_log. Vectors are embedding's and llama_embedding's.
+Behind the seam `backend`: `fake` for tests, and llama with its parts, llama_model, llama_adapters, llama_parameters,
+llama_rows (gaps), llama_memory, llama_samplers, llama_backends, llama_breakdown, llama_log. Vectors are embedding's and
+llama_embedding's.
 Processes of their own: probe (does it run here?), measure (what would a model take?), survey (which devices are there?)
 and llama_quantize (weights in another type).
 """

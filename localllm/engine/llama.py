@@ -37,7 +37,6 @@ from localllm.engine.constrained import ConstrainedSampler, HeldAnswer, hold
 from localllm.engine.gaps import cells_most, slots_to_fill
 from localllm.engine.grammar import Grammars, Vocabulary
 from localllm.engine.layout import changed
-from localllm.engine.llama_breakdown import breakdown
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
 from localllm.engine.llama_model import USUAL_LAYOUT, LlamaModel
 from localllm.engine.llama_parameters import context_parameters
@@ -68,7 +67,7 @@ class LlamaConfig:
     """How to load. `pool_tokens` 0 takes trained context × sequences within `pool_bytes_limit` bytes of KV.
 
     `max_sequences` run at once. `layout` "auto" lets the kind of memory and the device decide, unless a plan has:
-    `cells` is how the pool is laid out, `weights` where they lie.
+    `cells` is how the pool is laid out, `weights` where they lie. `adapters` change them, in this order.
     """
 
     model_path: Path
@@ -83,13 +82,14 @@ class LlamaConfig:
     k_type: str = "f16"
     v_type: str = "f16"
     flash_attention: bool = True
+    adapters: tuple[Path, ...] = ()
 
 
 class LlamaBackend:
     """One model in llama.cpp and its pool of KV cells. Raises ModelLoadError when it cannot be loaded."""
 
     def __init__(self, config: LlamaConfig, on_progress: Callable[[float], None] = lambda fraction: None) -> None:
-        self._model = LlamaModel(config.model_path, config.weights, on_progress)
+        self._model = LlamaModel(config.model_path, config.weights, on_progress, config.adapters)
         self._handle, self._vocabulary = self._model.handle, self._model.vocabulary
         self.vocabulary_size = self._model.vocabulary_size
         if not native.llama_model_has_decoder(self._handle) or native.llama_model_has_encoder(self._handle):
@@ -140,6 +140,11 @@ class LlamaBackend:
         if not native.llama_get_memory(context):  # decoding without one aborts
             native.llama_free(context)
             raise ModelLoadError("only decoder models can generate text")
+        try:
+            self._model.adapt(context)
+        except ModelLoadError:
+            native.llama_free(context)
+            raise
         return int(context)
 
     def _shape(self, config: LlamaConfig) -> ContextShape:
@@ -181,10 +186,10 @@ class LlamaBackend:
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
             kv_bytes_per_token=self._model.kv_bytes_per_token,
             threads=config.threads,
-            weight_bytes=native.llama_model_size(self._handle),
+            weight_bytes=self._model.weight_bytes,
             kv_bytes=sizes.kv_bytes,
             gpu_bytes=sizes.gpu_bytes,
-            buffers=breakdown(self.context) or (),
+            buffers=self._model.buffers(self.context),
             layers=native.llama_model_n_layer(self._handle),
             gpu_layers=sizes.gpu_layers if self._gpu_weight_bytes else 0,
             chat_template=self._model.chat_template(None),

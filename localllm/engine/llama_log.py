@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _WARNING, _ERROR, _CONTINUED = 3, 4, 5  # ggml_log_level of ggml.h; the bindings list older numbers
 _MIB = 2**20
-_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute) buffer size =\s*([\d.]+) MiB")
+_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|LoRA) buffer size =\s*([\d.]+) MiB")
 _OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
 _HOST_BUFFER = re.compile(r"CPU|Host|AMX|REPACK", re.IGNORECASE)
 # How an allocation that failed is told: by the buffer's name and bytes, by CUDA's number and MiB, or of host memory.
@@ -24,11 +24,12 @@ _PATH = re.compile(r"'?(/[^\s']+)'?")
 
 @dataclass(slots=True)
 class Sizes:
-    """Bytes of buffers by where they lie, as llama.cpp printed them."""
+    """Bytes of buffers by where they lie, as llama.cpp printed them. `adapter_bytes` by device."""
 
     kv_bytes: int = 0
     gpu_bytes: int = 0
     gpu_layers: int = 0
+    adapter_bytes: dict[str, int] = field(default_factory=dict)
 
 
 class LogReader:
@@ -57,6 +58,9 @@ class LogReader:
             size = round(float(match[3]) * _MIB)
             if match[2] in ("KV", "RS"):
                 self.sizes.kv_bytes += size
+            if match[2] == "LoRA":
+                device = "CPU" if _HOST_BUFFER.search(match[1]) else match[1]
+                self.sizes.adapter_bytes[device] = self.sizes.adapter_bytes.get(device, 0) + size
             if not _HOST_BUFFER.search(match[1]):
                 self.sizes.gpu_bytes += size
         elif match := _OFFLOADED.search(line):

@@ -6,17 +6,19 @@ Loaded only in child processes, since llama.cpp answers misuse with abort().
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as native
 
 from localllm.engine.backend import InfillTokens, ModelLoadError
+from localllm.engine.llama_adapters import adapter_buffers, load_adapters, set_adapters
+from localllm.engine.llama_breakdown import breakdown
 from localllm.engine.llama_log import LogReader
 from localllm.engine.llama_parameters import model_parameters
 from localllm.errors import InvalidOptionError
 from localllm.generation import Options, merge_options, parse_options
-from localllm.placement.layout import Layout
+from localllm.placement.layout import BufferBytes, Layout
 
 _CACHE_BYTES_PER_VALUE = 2  # f16, keys and values alike
 USUAL_LAYOUT = Layout()
@@ -37,13 +39,17 @@ _SAMPLING_KEYS = {
 
 
 class LlamaModel:
-    """One loaded file. `handle` is the llama_model, `vocabulary` its llama_vocab. Raises ModelLoadError."""
+    """One loaded file, and its adapters. `handle` is the llama_model, `vocabulary` its llama_vocab.
+
+    Raises ModelLoadError.
+    """
 
     def __init__(
         self,
         path: Path,
         layout: Layout = USUAL_LAYOUT,
         on_progress: Callable[[float], None] = lambda fraction: None,
+        adapters: Sequence[Path] = (),
     ) -> None:
         self.log = LogReader()
         self._log_callback = native.llama_log_callback(self._on_log)  # kept: ctypes does not
@@ -64,6 +70,11 @@ class LlamaModel:
         self.vocabulary = native.llama_model_get_vocab(self.handle)
         self.vocabulary_size: int = native.llama_vocab_n_tokens(self.vocabulary)
         self._bytes_cache: dict[tuple[int, bool], bytes] = {}
+        try:
+            self._adapters = load_adapters(self.handle, adapters, self.log)
+        except ModelLoadError:
+            self.close()
+            raise
 
     def _on_log(self, level: int, text: bytes, _user_data: object) -> None:
         self.log.feed(level, text.decode("utf-8", "replace"))
@@ -71,6 +82,21 @@ class LlamaModel:
     def load_error(self, otherwise: str) -> ModelLoadError:
         """What went wrong last, by llama.cpp's log; with the allocation that failed, if one did."""
         return ModelLoadError(self.log.last_error or otherwise, self.log.refused)
+
+    def adapt(self, context: int) -> None:
+        """Let a new context of this model compute with the adapters. Raises ModelLoadError."""
+        rows, sequences = native.llama_n_ubatch(context), native.llama_n_seq_max(context)
+        set_adapters(context, self._adapters, self.log, rows, sequences)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the model and its adapters."""
+        return int(native.llama_model_size(self.handle)) + sum(self.log.sizes.adapter_bytes.values())
+
+    def buffers(self, context: int) -> tuple[BufferBytes, ...]:
+        """What a context, the model and its adapters take; empty where it cannot be asked."""
+        found = breakdown(context)
+        return (*found, *adapter_buffers(self.log)) if found else ()
 
     def metadata(self, key: str) -> str:
         """A value of the file's header as text; empty when it is not there."""
@@ -145,7 +171,7 @@ class LlamaModel:
         return buffer.raw[:size]
 
     def close(self) -> None:
-        """Free it; no use after."""
+        """Free it, and with it its adapters; no use after."""
         native.llama_model_free(self.handle)
 
 

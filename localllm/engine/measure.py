@@ -2,13 +2,14 @@
 
     python -m localllm.engine.measure QUESTION        one JSON object as its argument, one line of JSON on stdout
 
-    {"model": path, "layout": {…Layout}, "shape": {…ContextShape}, "from_log": false}
+    {"model": path, "layout": {…Layout}, "shape": {…ContextShape}, "from_log": false, "adapters": [path, …]}
     {"ok": true, "buffers": [{device, buffer, weights, context, compute}, …], "is_exact": true}
     {"ok": false, "error": why}                                            and exit 3
 
 llama.cpp reads the header and lays everything out, but allocates neither weights nor caches; only recurrent states are
-real. Where its account cannot be asked (another C++ library), or with `from_log`, weights are summed from the header
-and the rest is read from log lines, which are rounded to a hundredth of a MiB: then the figures are not exact.
+real, and adapters. Where its account cannot be asked (another C++ library), or with `from_log`, weights are summed from
+the header and the rest is read from log lines, which are rounded to a hundredth of a MiB: then the figures are not
+exact. Those of adapters never are.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import llama_cpp.llama_cpp as native
 import msgspec
 
 from localllm.engine.backend import ModelLoadError
+from localllm.engine.llama_adapters import adapter_buffers, load_adapters
 from localllm.engine.llama_breakdown import breakdown
 from localllm.engine.llama_log import LogReader
 from localllm.engine.llama_parameters import LOAD_NO_MMAP, context_parameters, model_parameters
@@ -47,6 +49,7 @@ class Question(msgspec.Struct, frozen=True):
     layout: Layout
     shape: ContextShape
     from_log: bool = False
+    adapters: tuple[str, ...] = ()
 
 
 class _Listener:
@@ -74,6 +77,7 @@ def measure(question: Question) -> tuple[tuple[BufferBytes, ...], bool]:
     model = native.llama_model_load_from_file(question.model.encode(), parameters.values)
     if not model:
         raise ModelLoadError(listener.log.last_error or "llama.cpp could not read the file")
+    load_adapters(model, [Path(path) for path in question.adapters], listener.log)
     context = native.llama_init_from_model(
         model, context_parameters(question.shape, kv_on_gpu=question.layout.kv_on_gpu)
     )
@@ -81,8 +85,8 @@ def measure(question: Question) -> tuple[tuple[BufferBytes, ...], bool]:
         raise ModelLoadError(listener.log.last_error or "llama.cpp could not lay out the context")
     found = None if question.from_log else breakdown(context)
     if found is not None:
-        return found, True
-    return _from_log(question, listener.lines), False
+        return (*found, *adapter_buffers(listener.log)), not question.adapters
+    return (*_from_log(question, listener.lines), *adapter_buffers(listener.log)), False
 
 
 def _from_log(question: Question, lines: list[str]) -> tuple[BufferBytes, ...]:

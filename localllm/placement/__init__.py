@@ -5,7 +5,8 @@ From what is known to a plan, in order:
     devices (nvml), device_file, learned → budgets      what may be taken of each device
     wishes                                              what people say about it
     estimate: weights, cache (windows), compute         what a model takes, layer by layer, in a context of some shape;
-                                                        compute plays the tape that graph and graph_mixers write
+                                                        with its adapters; compute plays the tape that
+                                                        graph and graph_mixers write
     plan → pool, cell_layout, choose → arrange          the best arrangement that fits; overrides: tensors told where
     layout                                              the same in llama.cpp's terms
     confirm                                             held against llama.cpp's own figures

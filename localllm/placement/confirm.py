@@ -15,14 +15,15 @@ from localllm.placement.plan import Plan
 
 def confirmed(plan: Plan, measured: Measured) -> Plan:
     """The plan with llama.cpp's bytes of each GPU. The host's stay: what is mapped from a file is counted otherwise."""
-    return replace(plan, shares=tuple(_confirmed(share, measured) for share in plan.shares))
+    return replace(plan, shares=tuple(_confirmed(share, measured, plan.adapter_compute_bytes) for share in plan.shares))
 
 
-def _confirmed(share: DeviceShare, measured: Measured) -> DeviceShare:
+def _confirmed(share: DeviceShare, measured: Measured, more: int) -> DeviceShare:
     if share.device == CPU:
         return share
     real = measured.on(share.device)
-    return replace(share, weights=real.weights, context=real.context, compute=real.compute)
+    # llama.cpp measures without the computing of adapters, which are set in a context that is there.
+    return replace(share, weights=real.weights, context=real.context, compute=real.compute + more)
 
 
 def excess(plan: Plan) -> dict[str, int]:

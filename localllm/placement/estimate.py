@@ -7,9 +7,11 @@ needs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from localllm.gguf import Header
+from localllm.gguf_adapters import is_adapter_tensor
+from localllm.placement.adapters import NO_ADAPTERS, AdapterBytes, adapter_bytes
 from localllm.placement.cache import LayerMemory, memory_bytes, memory_of
 from localllm.placement.compute import ComputeBytes, Widths, compute_bytes, vocabulary_of, widths_of
 from localllm.placement.shape import ContextShape
@@ -38,6 +40,7 @@ class Estimate:
     output_packing: int = 0
     output_packed: int = 0
     output_packed_with_amx: int = 0
+    adapters: AdapterBytes = NO_ADAPTERS
 
     @property
     def layer_count(self) -> int:
@@ -81,12 +84,22 @@ class Estimate:
 
     def compute_bytes(self, shape: ContextShape) -> ComputeBytes:
         """What a step of this shape computes with, for a device by what lies on it."""
-        return compute_bytes(self.widths, shape)
+        return self.adapters.computing(compute_bytes(self.widths, shape), shape)
+
+    def adapter_compute_bytes(self, shape: ContextShape) -> int:
+        """How much of a step's buffers is the adapters'."""
+        return self.compute_bytes(shape).whole - compute_bytes(self.widths, shape).whole
 
 
 def estimate(header: Header, projector: Header | None = None) -> Estimate:
-    """Reckon `header`, that of one whole model. Raises ModelFileError for counts that no model can have."""
+    """Reckon `header`, that of one whole model, with the tensors of its adapters if it has any.
+
+    Raises ModelFileError for counts that no model can have.
+    """
     weights = weights_of(header)
+    adapting = [tensor for tensor in header.tensors if is_adapter_tensor(tensor.name)]
+    if adapting:
+        header = replace(header, tensors=tuple(one for one in header.tensors if not is_adapter_tensor(one.name)))
     memories = memory_of(header)
     widths = widths_of(header, memories)
     return Estimate(
@@ -107,4 +120,5 @@ def estimate(header: Header, projector: Header | None = None) -> Estimate:
         output_packing=weights.output_packing,
         output_packed=weights.output_packed,
         output_packed_with_amx=weights.output_packed_with_amx,
+        adapters=adapter_bytes(adapting, widths.experts_used),
     )

@@ -59,7 +59,8 @@ class Plan:
     `cells` is how the pool is laid out; None leaves it to the runner. `tier`: everything on GPUs, or some experts, some
     layers, or all of it in host memory. `fallback` says why something is in host memory that was meant for a GPU; empty
     when nothing is, or when it was asked for. `pool_bytes_limit` bounds the pool of a model whose header nobody read
-    (then `shape.cells` is 0), and what an embedding model remembers of its inputs.
+    (then `shape.cells` is 0), and what an embedding model remembers of its inputs. Adapters, which are never mapped
+    from their files, have `adapter_bytes` of the weights, and need `adapter_compute_bytes` of a device's computing.
     """
 
     layout: Layout
@@ -77,6 +78,8 @@ class Plan:
     fallback: str = ""
     notes: tuple[str, ...] = ()
     pool_bytes_limit: int = 0
+    adapter_bytes: int = 0
+    adapter_compute_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -237,6 +240,8 @@ def _plan_of(arrangement: Arrangement, costs: Costs, shares: Sequence[DeviceShar
         speed=predicted_speed(arrangement, costs, room.machine.cpu),
         # An embedding model has no pool: the bytes bound how long an input may be.
         pool_bytes_limit=host_pool_bytes(room.budgets.get(CPU, 0)) if wishes.embeds else 0,
+        adapter_bytes=estimate.adapters.weights,
+        adapter_compute_bytes=estimate.adapter_compute_bytes(costs.shape),
     )
 
 

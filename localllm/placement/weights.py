@@ -2,7 +2,7 @@
 
 What is sorted is what llama.cpp places: a layer's tensors go to the layer's device, the embedding always stays in host
 memory, output norm and output matrix go where the last layer is. A tied output matrix is the embedding again: one copy
-in host memory, a second one on a device.
+in host memory, a second one on a device. An adapter's tensors lie beside those they change; no CPU packs them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Literal
 
 from localllm.errors import ModelFileError
 from localllm.gguf import Header, TensorInfo
+from localllm.gguf_adapters import is_adapter_tensor
 from localllm.gguf_rules import MAPPED_ALIGNMENT, MAX_LAYERS
 from localllm.placement.cache import ENCODERS
 
@@ -33,7 +34,7 @@ _PACKED_EVERYWHERE = frozenset(["Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
 _PACKED_ROWS = 8
 _PACKED_BY_AMX = frozenset(["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "F16"])
 _AMX_ROWS = 32
-_INPUT = re.compile(r"(token_embd|position_embd|token_types|per_layer_token_embd)\.\w+")
+_INPUT = re.compile(r"(token_embd|position_embd|token_types|per_layer_token_embd)\.\w+(\.lora_[ab])?")
 # Where the first layer is, though they bear no number.
 _WITH_THE_FIRST = re.compile(
     r"(per_layer_model_proj|per_layer_proj_norm|rope_freqs|rope_factors_\w+|token_embd_norm)\.\w+"
@@ -108,19 +109,20 @@ def weights_of(header: Header) -> Weights:
             hint="the file is damaged or is no language model",
         )
     by_layer: dict[int, list[TensorInfo]] = defaultdict(list)
-    by_name: dict[str, TensorInfo] = {}
+    others: list[TensorInfo] = []
     for tensor in header.tensors:
         if found := _LAYER.fullmatch(tensor.name):
             by_layer[int(found[1])].append(tensor)
         elif _WITH_THE_FIRST.fullmatch(tensor.name):
             by_layer[0].append(tensor)
         else:
-            by_name[tensor.name] = tensor
+            others.append(tensor)  # several adapters have tensors of one name
     trunk = layer_count - min(header.architecture_integer("nextn_predict_layers"), layer_count)
-    embedding = sum(_placed_bytes(tensor) for name, tensor in by_name.items() if _INPUT.fullmatch(name))
-    outputs = [tensor for name, tensor in by_name.items() if not _INPUT.fullmatch(name)]
-    has_output = "output.weight" in by_name or header.architecture in ENCODERS  # these put out vectors, not words
-    tied = [] if has_output else [by_name[name] for name in ("token_embd.weight",) if name in by_name]
+    embedding = sum(_placed_bytes(tensor) for tensor in others if _INPUT.fullmatch(tensor.name))
+    outputs = [tensor for tensor in others if not _INPUT.fullmatch(tensor.name)]
+    named = {tensor.name: tensor for tensor in others}
+    has_output = "output.weight" in named or header.architecture in ENCODERS  # these put out vectors, not words
+    tied = [] if has_output else [named[name] for name in ("token_embd.weight",) if name in named]
     return Weights(
         layers=tuple(_layer(by_layer.get(index, []), is_mtp=index >= trunk) for index in range(layer_count)),
         embedding_bytes=embedding,
@@ -164,12 +166,13 @@ def _placed_bytes(tensor: TensorInfo) -> int:
 def _packing(tensor: TensorInfo) -> int:
     """Experts, of three dimensions, are left as they are."""
     elements, more = _PACKED_MORE.get(tensor.type_name, (1, 0))
-    return tensor.elements // elements * more if len(tensor.shape) == 2 else 0
+    is_packed = len(tensor.shape) == 2 and not is_adapter_tensor(tensor.name)
+    return tensor.elements // elements * more if is_packed else 0
 
 
 def _packed(tensor: TensorInfo, *, has_amx: bool = False) -> int:
     """Its bytes, if a CPU packs it. AMX leaves experts, of three dimensions, to what every CPU does."""
-    if len(tensor.shape) < 2:
+    if len(tensor.shape) < 2 or is_adapter_tensor(tensor.name):
         return 0
     rows = tensor.shape[1]
     if tensor.type_name in _PACKED_EVERYWHERE and rows % _PACKED_ROWS == 0:

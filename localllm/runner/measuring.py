@@ -43,12 +43,14 @@ async def measure(
     *,
     command: Sequence[str] = (),
     from_log: bool = False,
+    adapters: Sequence[Path] = (),
 ) -> Measured:
     """llama.cpp's figures for one layout. Raises LoadError for a file or a layout that it refuses.
 
     Where its account cannot be walked and the child dies of it, the figures come from log lines, and are not exact.
     """
     question = {"model": str(model), "layout": layout, "shape": shape, "from_log": from_log}
+    question["adapters"] = [str(path) for path in adapters]
     program = (*(command or measure_command()), msgspec.json.encode(question).decode())
     try:
         return_code, output = await run_child(program, environment, MEASURE_SECONDS)
@@ -60,6 +62,6 @@ async def measure(
     if answer is not None and answer.ok:
         return Measured(layout, shape, answer.buffers, answer.is_exact)
     if answer is None and not from_log and return_code < 0:
-        return await measure(model, layout, shape, environment, command=command, from_log=True)
+        return await measure(model, layout, shape, environment, command=command, from_log=True, adapters=adapters)
     death = death_from(return_code, tuple(output.decode("utf-8", "replace").splitlines()))
     raise LoadError(f"the layout cannot be measured: {answer.error if answer else death.cause}")

@@ -29,7 +29,7 @@ from localllm.placement.cell_layout import LayoutChoice
 from localllm.placement.layout import BufferBytes, Layout
 from localllm.placement.shape import ContextShape
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAX_FRAME_BYTES = 256 * 2**20
 _LENGTH = struct.Struct("<I")
 
@@ -42,7 +42,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Load this model, laid out like this, with a context of this shape. Paths are absolute.
+    """Load this model with its `adapters`, laid out like this, with a context of this shape. Paths are absolute.
 
     `cells` says how the pool is laid out; None lets the runner choose by `kv_layout`. A shape without cells lets it
     take the model's trained context times `parallel`, within `pool_bytes_limit` bytes of KV memory. `template`
@@ -62,6 +62,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     template: str | None = None
     backend: str = "llama"
     purpose: Literal["generate", "embed"] = "generate"
+    adapters: tuple[str, ...] = ()
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag=True):

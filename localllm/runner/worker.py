@@ -73,8 +73,7 @@ class Pipe:
         header = self._input.read(4)
         if len(header) < 4:
             return None
-        body = self._input.read(protocol.frame_length(header))
-        return protocol.decode_to_runner(body)
+        return protocol.decode_to_runner(self._input.read(protocol.frame_length(header)))
 
     def send(self, message: protocol.FromRunner) -> None:
         """Write one frame; a daemon that is gone ends this process."""
@@ -286,6 +285,7 @@ def open_backend(load: protocol.Load, pipe: Pipe) -> Backend:
         k_type=load.shape.k_type,
         v_type=load.shape.v_type,
         flash_attention=load.shape.flash_attention,
+        adapters=tuple(map(Path, load.adapters)),
     )
     return LlamaBackend(config, on_progress=lambda fraction: pipe.send(protocol.LoadProgress(fraction)))
 

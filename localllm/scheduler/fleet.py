@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,7 +58,18 @@ class LoadedRunner:
     held: DeviceBytes
 
 
-Measure = Callable[[Path, Layout, ContextShape, Mapping[str, str]], Awaitable[Measured]]
+class Measure(Protocol):
+    """runner.measuring.measure."""
+
+    async def __call__(
+        self,
+        model: Path,
+        layout: Layout,
+        shape: ContextShape,
+        environment: Mapping[str, str],
+        *,
+        adapters: Sequence[Path],
+    ) -> Measured: ...
 
 
 def real_worker(model: Model) -> Sequence[str]:
@@ -137,7 +148,10 @@ class RunnerFleet:
 
     async def _confirmed(self, model: Model, made: Plan) -> Plan:
         try:
-            return confirmed(made, await self._measure(model.file, made.layout, made.shape, self._environment))
+            measured = await self._measure(
+                model.file, made.layout, made.shape, self._environment, adapters=model.adapters
+            )
+            return confirmed(made, measured)
         except LoadError as error:  # the load itself will tell, if it is not the measurement that is wrong
             log.warning("%s: planned without llama.cpp's own figures: %s", model.name, error)
             return made
@@ -180,6 +194,7 @@ class RunnerFleet:
             template=model.template,
             backend=self._backend,
             purpose="embed" if "embedding" in model.capabilities else "generate",
+            adapters=tuple(str(adapter) for adapter in model.adapters),
         )
 
 

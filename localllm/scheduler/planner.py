@@ -160,5 +160,6 @@ def free_of_pages(made: Plan) -> dict[str, int]:
     taken = made.bytes_by_device()
     host = next((share for share in made.shares if share.device == CPU), None)
     if host is not None and made.layout.use_mmap:
-        taken[CPU] = host.total - host.weights
+        unmapped = made.adapter_bytes if made.tier == "cpu" else 0
+        taken[CPU] = host.total - host.weights + unmapped
     return taken

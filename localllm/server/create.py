@@ -48,6 +48,9 @@ async def ollama_create(services: Services, request: Request) -> ASGIApp:
     if decoded.digest is not None:
         blob = await services.in_store(find_blob, services.store.blobs_dir, decoded.digest)
         creation = dataclasses.replace(creation, files=(str(blob),))
+    if decoded.adapters:
+        blobs = [await services.in_store(find_blob, services.store.blobs_dir, digest) for digest in decoded.adapters]
+        creation = dataclasses.replace(creation, adapters=tuple(map(str, blobs)))
     return PullResponse(_events(services, creation), services.activity, is_stream=decoded.stream)
 
 

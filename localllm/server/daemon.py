@@ -134,7 +134,7 @@ def _build_planner(settings: Settings, store: Store, store_thread: ThreadPoolExe
         return replaced or await inventory.machine()
 
     async def read_header(model: Model) -> Header:
-        return await asyncio.get_running_loop().run_in_executor(store_thread, store.header, model)
+        return await asyncio.get_running_loop().run_in_executor(store_thread, store.loaded_header, model)
 
     learned = Learned(settings.state_dir / LEARNED_FILE)
     return Planner(settings, look, read_header, learned, inventory.without_gpu)

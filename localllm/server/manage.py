@@ -79,6 +79,8 @@ async def show(services: Services, request: Request) -> Response:
     answer = model_json.show(model, header, _served_context(services, model), verbose=verbose)
     projector = await services.in_store(projector_header, model.projector)
     answer |= model_json.projector(model, projector, verbose=verbose)
+    if model.adapters:
+        answer |= model_json.adapters(await services.in_store(services.store.adapters, model))
     if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):
         answer["model_info"]["general.basename"] = name  # it shows this as the model's name
     return json_response(answer)

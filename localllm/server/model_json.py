@@ -10,11 +10,13 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from localllm.dialects.framing import NANOSECONDS, to_json
 from localllm.generation import Options
 from localllm.gguf import ArrayInfo, Header, Value
+from localllm.gguf_adapters import AdapterFacts
 from localllm.load_options import LoadOptions
 from localllm.modelfile import load_parameters
 from localllm.paths import without_folders
@@ -28,6 +30,7 @@ FOREVER = datetime(2318, 1, 1, tzinfo=UTC)
 LONGEST_SHOWN_ARRAY = 5
 # By its name, from which the same is made, and not by where its file lies on this machine.
 _FROM = re.compile(r"^FROM .*$", re.MULTILINE)
+_ADAPTER = re.compile(r"^ADAPTER \"?(?:.*/)?(.*?)\"?$", re.MULTILINE)
 _HIDDEN = frozenset({"general.name", "tokenizer.chat_template"})
 
 
@@ -80,7 +83,7 @@ def show(model: Model, header: Header, served_context: int, *, verbose: bool) ->
     """The answer of /api/show."""
     return {
         "license": model.license or "",
-        "modelfile": _FROM.sub(lambda _: f"FROM {model.name}", model.modelfile, count=1),
+        "modelfile": _modelfile(model),
         "parameters": parameters_text(model.options, model.load),
         "template": model.chat_template or "",
         "system": model.system or "",
@@ -91,6 +94,30 @@ def show(model: Model, header: Header, served_context: int, *, verbose: bool) ->
         "capabilities": list(model.capabilities),
         "modified_at": rfc3339(model.modified_at),
     } | ({"requires": model.requires} if model.requires else {})
+
+
+def _modelfile(model: Model) -> str:
+    """With the model's own name in FROM, with which its adapters come."""
+    text = _FROM.sub(lambda _: f"FROM {model.name}", model.modelfile, count=1)
+    return _ADAPTER.sub(r"# ADAPTER \1 (comes with FROM)", text, count=len(model.adapters))
+
+
+def adapters(found: Sequence[tuple[Path, AdapterFacts]]) -> dict[str, Any]:
+    """What /api/show says of a model's adapters: {} without one. Ours; `alpha` 0 is the weights as they are."""
+    if not found:
+        return {}
+    return {
+        "adapters": [
+            {
+                "file": path.name,
+                "size": path.stat().st_size,
+                "rank": facts.rank,
+                "alpha": facts.alpha,
+                "matrices": facts.matrices,
+            }
+            for path, facts in found
+        ]
+    }
 
 
 def projector(model: Model, header: Header | None, *, verbose: bool) -> dict[str, Any]:

@@ -78,7 +78,7 @@ async def _model(services: Services, question: PlanQuestion, *, may_fetch: bool)
         if not may_fetch:
             raise
         return await _remote_model(services, question)
-    header = await services.in_store(services.store.header, model)
+    header = await services.in_store(services.store.loaded_header, model)
     wishes = _wishes(services, question, model.options, model.load, embeds="embedding" in model.capabilities)
     about = {
         "model": model.name,

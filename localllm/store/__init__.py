@@ -4,7 +4,8 @@ What happens to a name, in order:
 
     names → store → model                           what a name stands for; bundled comes along, catalogue can be pulled
     registered → manifest, layers                   what is kept of a name, laid over what it is FROM
-    files, headers, checks, blobs                   files behind FROM: found, read, refused; those localllm keeps itself
+    files, adapters, headers, checks, blobs         files behind FROM and ADAPTER: found, read, refused; those that
+                                                    localllm keeps itself
     peek → remote_header, peeked                    looking at a model before it is pulled
     pull → source: hub (repository), registry (image) → download → pulled, ledger       pulling it, in a process
     create → quantize → processes                   making one

@@ -12,7 +12,7 @@ something else is left alone, and the new one gets a number.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from localllm.store.names import MAX_PART_LENGTH, parse_name
 from localllm.store.store import Store
 
 Status = Literal["named", "known", "skipped"]
-_Identity = tuple[int, int]
+_Identity = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def adopt(store: Store, findings: Iterable[Finding], *, dry_run: bool) -> Iterat
         if isinstance(finding, Unusable):
             yield Adopted("skipped", "", finding.what, 0, note=finding.reason)
             continue
-        identity = _identity(finding.files[0])
+        identity = _identity(finding.files[0], finding.adapters)
         if identity is not None and identity in known:
             yield _adopted("known", known[identity], finding)
             continue
@@ -71,13 +71,14 @@ def _adopt_one(store: Store, found: Found, taken: set[str], *, dry_run: bool) ->
     try:
         name = _free_name(store, found.name, taken)
         base = store.base(Creation(name, settings, files=tuple(map(str, found.files))))
+        base, left_out = store.with_adapters(base, [str(path) for path in found.adapters])
         base, said = _with_projector(base, found.projector)
         if not dry_run:
             store.create(base, settings)
     except LocalllmError as error:
         return _adopted("skipped", "", found, error.message)
     notes = [] if name == found.name else [f"'{found.name}' is another model"]
-    return _adopted("named", name, found, "; ".join([*notes, *said, *found.remarks]))
+    return _adopted("named", name, found, "; ".join([*notes, *said, *left_out, *found.remarks]))
 
 
 def _adopted(status: Status, name: str, found: Found, note: str = "") -> Adopted:
@@ -129,14 +130,15 @@ def _is_free(store: Store, name: str) -> bool:
 
 def _known_files(store: Store) -> Iterator[tuple[_Identity, str]]:
     for model in store.list():
-        identity = _identity(model.file)
+        identity = _identity(model.file, model.adapters)
         if identity is not None:
             yield identity, model.name
 
 
-def _identity(path: Path) -> _Identity | None:
+def _identity(path: Path, adapters: Sequence[Path]) -> _Identity | None:
+    """Of a model's first file and its adapters: one file makes another model with each."""
     try:
-        status = path.stat()
+        status = [one.stat() for one in (path, *adapters)]
     except OSError:  # reading its header will say what is wrong with it
         return None
-    return status.st_dev, status.st_ino
+    return tuple((one.st_dev, one.st_ino) for one in status)

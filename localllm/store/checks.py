@@ -20,21 +20,24 @@ _NOT_MODELS = {
 def refuse_changed(manifest: Manifest) -> None:
     """Raises ModelFileError when a file of `manifest` is gone, or is not the one that was registered."""
     again = f"localllm create {manifest.name} --from FILE.gguf"
-    if manifest.parent is not None:
+    if manifest.adapters and manifest.source is None:
+        again = f"localllm create {manifest.name} -f MODELFILE"
+    elif manifest.parent is not None:
         again = f"localllm create {manifest.name} --from {manifest.parent}"
     elif manifest.source is not None:
         again = f"localllm pull {manifest.name}"
-    for part in (Part(manifest.file, manifest.size_bytes, manifest.modified_ns), *manifest.parts):
-        path = Path(part.file)
+    files = (Part(manifest.file, manifest.size_bytes, manifest.modified_ns), *manifest.parts)
+    for part in (*files, *manifest.adapters):
+        path, what = Path(part.file), "file" if part in files else "adapter"
         try:
             seen = fingerprint(path)
         except ModelFileError as error:
-            message = f"the file of model '{manifest.name}' is gone: {error}"
+            message = f"the {what} of model '{manifest.name}' is gone: {error}"
             raise ModelFileError(message, hint=f"put it back, or register it where it is now: {again}") from error
         if (seen.size_bytes, seen.modified_ns) != (part.size_bytes, part.modified_ns):
             message = (
-                f"the file of model '{manifest.name}' is not the one that was registered: {path} had {part.size_bytes} "
-                f"bytes and has {seen.size_bytes}, or was written again"
+                f"the {what} of model '{manifest.name}' is not the one that was registered: {path} had "
+                f"{part.size_bytes} bytes and has {seen.size_bytes}, or was written again"
             )
             raise ModelFileError(message, hint=f"if that was meant, register it again: {again}")
 

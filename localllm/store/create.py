@@ -1,6 +1,7 @@
 """Carry a create out, step by step: find the base, write its weights anew if that is wanted, then the manifest.
 
-    parsing GGUF ─▶ [the template is tried] ─▶ [quantizing F16 model to Q4_K_M …] ─▶ writing manifest ─▶ success
+    parsing GGUF ─▶ [the template is tried] ─▶ [checking adapters] ─▶ [quantizing F16 model to Q4_K_M …]
+                 ─▶ writing manifest ─▶ success
 
 The name is visible once everything is there; whoever stops in between leaves what the name stood for before.
 """
@@ -15,21 +16,26 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from localllm.creating import SUCCESS, CheckEvent, CheckRequest, CreateEvent, CreateProgress, Creation
-from localllm.errors import TemplateError, UnsupportedError
+from localllm.creating import SUCCESS, AdapterCheck, CheckEvent, CheckRequest, CreateEvent, CreateProgress, Creation
+from localllm.errors import ModelFileError, TemplateError, UnsupportedError
 from localllm.generation import Failed
 from localllm.gguf import TensorInfo
 from localllm.modelfile import Modelfile
 from localllm.pulling import PullStatus
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
-from localllm.store.processes import lines_from
+from localllm.store.processes import ProcessEndedError, lines_from
 from localllm.store.quantize import Source, parse_target, quantize
 
 P = ParamSpec("P")
 T = TypeVar("T")
 CHECK_SECONDS = 10.0
+ADAPTER_SECONDS = 120.0  # a vocabulary is read, and no weights
 _CHECK = "localllm.chat.check"
+_ADAPTER_CHECK = "localllm.engine.llama_adapters"
+_OTHER_ADAPTER = (
+    "make it anew with llama.cpp's convert_lora_to_gguf.py, or merge it into the model with llama-export-lora"
+)
 _checked: msgspec.json.Decoder[CheckEvent] = msgspec.json.Decoder(CheckEvent)
 
 
@@ -37,6 +43,7 @@ class CreatingStore(Protocol):
     """What a create needs of store.Store."""
 
     def base(self, creation: Creation) -> Manifest: ...
+    def with_adapters(self, base: Manifest, files: Sequence[str]) -> tuple[Manifest, tuple[str, ...]]: ...
     def create(self, base: Manifest, settings: Modelfile) -> Model: ...
     def tensors(self, base: Manifest) -> Sequence[TensorInfo]: ...
     def with_file(self, base: Manifest, file: Path) -> Manifest: ...
@@ -59,6 +66,12 @@ async def create(store: CreatingStore, in_store: InStore, creation: Creation) ->
     base = await in_store(store.base, creation)
     if creation.settings.template:
         await check_template(creation.settings.template)
+    if creation.adapters:
+        yield PullStatus("checking adapters")
+        base, remarks = await in_store(store.with_adapters, base, creation.adapters)
+        for remark in remarks:
+            yield PullStatus(remark)
+        await check_adapters(base)
     made: tuple[str, ...] = ()
     try:
         if target is not None:
@@ -92,13 +105,26 @@ async def check_template(template: str, seconds: float = CHECK_SECONDS) -> None:
         raise TemplateError(f"template error: {answer.message}", hint=answer.hint)
 
 
+async def check_adapters(base: Manifest, seconds: float = ADAPTER_SECONDS) -> None:
+    """Ask llama.cpp, in a process of its own, whether it applies the adapters of `base`, whole.
+
+    Raises ModelFileError when it does not, and when it dies of them.
+    """
+    request = AdapterCheck(base.file, tuple(adapter.file for adapter in base.adapters))
+    named = ", ".join(Path(file).name for file in request.adapters)
+    try:
+        async with asyncio.timeout(seconds), aclosing(lines_from(_ADAPTER_CHECK, request)) as lines:
+            answer = _checked.decode(await anext(lines))
+    except TimeoutError:
+        raise ModelFileError(f"llama.cpp is not done with {named} after {seconds:g} s", hint=_OTHER_ADAPTER) from None
+    except ProcessEndedError as error:
+        raise ModelFileError(f"llama.cpp dies of {named} ({error.exit_code})", hint=_OTHER_ADAPTER) from error
+    if isinstance(answer, Failed):
+        raise ModelFileError(f"llama.cpp does not apply {named}: {answer.message}", hint=_OTHER_ADAPTER)
+
+
 def refuse_unsupported(settings: Modelfile) -> None:
     """Raises UnsupportedError for what would make another model than the one that is asked for."""
-    if settings.adapters:
-        raise UnsupportedError(
-            f"{settings.place('adapter', 0)}ADAPTER {settings.adapters[0]}: adapters are not supported yet",
-            hint="merge it into the model with llama.cpp's llama-export-lora, and name the result in FROM",
-        )
     if len(settings.bases) > 1:
         raise UnsupportedError(
             f"{settings.place('from', 1)}a second FROM ({settings.bases[1]}) is not supported yet",

@@ -53,6 +53,7 @@ def _model(folder: Path, path: Path) -> Finding:
         projector=_blob(folder, image.projector) if image.projector else None,
         settings=settings,
         remarks=(*_without_names(image), *remarks),
+        adapters=tuple(_blob(folder, file) for file in image.adapters),
     )
 
 

@@ -13,7 +13,7 @@ class Found:
     """`name` is NAME:TAG as localllm would call it; `files` the model's file or, in order, its parts.
 
     `what` is the tool's own name for it. `settings` are what the tool keeps beside the file, `remarks` what of it has
-    no effect here.
+    no effect here. `adapters` change the weights.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Found:
     projector: Path | None = None
     settings: PulledSettings | None = None
     remarks: tuple[str, ...] = ()
+    adapters: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

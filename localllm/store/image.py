@@ -2,10 +2,9 @@
 
     {"layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:…", "size": …}, …]}
 
-    model (several: the parts in order) · projector          files, downloaded
-    template · system · params · messages · license          texts of a few kilobytes, read into the manifest
-    adapter                                                  refused: the model would be another one without it
-    everything else                                          left out, which is said
+    model (several: the parts in order) · adapter · projector   files, downloaded
+    template · system · params · messages · license             texts of a few kilobytes, read into the manifest
+    everything else                                             left out, which is said
 
 Pure: bytes in, data out; nothing here asks anybody.
 """
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from localllm.errors import HubError, InvalidOptionError, NotOnHubError, UnsupportedError
+from localllm.errors import HubError, InvalidOptionError, NotOnHubError
 from localllm.generation import Message, Options, parse_options
 from localllm.pulling import PulledSettings
 from localllm.store.repository import HubFile, Repository
@@ -69,6 +68,7 @@ class Image:
     projector: HubFile | None
     texts: tuple[Text, ...]
     remarks: tuple[str, ...]
+    adapters: tuple[HubFile, ...] = ()
 
 
 def image_of(repository_id: str, tag: str, manifest_digest: str, data: bytes) -> Image:
@@ -79,15 +79,13 @@ def image_of(repository_id: str, tag: str, manifest_digest: str, data: bytes) ->
     projectors = _named(others.pop("projector", []), f"{title} projector")
     if not models:
         raise _no_model(name, others)
-    if "adapter" in others:
-        message = f"{name} is a model with an adapter, which this version cannot apply"
-        raise UnsupportedError(message, hint="pull a model without one")
+    adapters = _named(others.pop("adapter", []), f"{title} adapter")
     remarks = [f"left out: a layer that this version does not know ({kind[:60]!a})" for kind in sorted(others)]
     if projectors:
         remarks.insert(0, "with its projector, which is kept: this version reads no images yet")
     remarks += [f"left out: {projector.name}" for projector in projectors[1:]]
     repository = Repository(repository_id, manifest_digest, models)
-    return Image(repository, models, next(iter(projectors), None), texts, tuple(remarks))
+    return Image(repository, models, next(iter(projectors), None), texts, tuple(remarks), adapters)
 
 
 def _texts_and_files(name: str, data: bytes) -> tuple[tuple[Text, ...], dict[str, list[HubFile]]]:

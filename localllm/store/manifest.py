@@ -34,7 +34,7 @@ _ATTEMPTS = 20
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A further file of a model in several: what Manifest says of the first."""
+    """A further file of a model: what Manifest says of the first."""
 
     file: str
     size_bytes: int
@@ -46,7 +46,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Of a pulled model, `source` is OWNER/REPO@COMMIT and `digests` the hub's hash of each file; it was verified. Of a
     created one, `parent` is what it was made FROM, and `requires` the Ollama version its Modelfile asks for;
-    `bundled` is the model of localllm's own whose file it has, which another version may bring anew.
+    `bundled` is the model of localllm's own whose file it has, which another version may bring anew. `adapters` are
+    applied to the weights, in that order.
     """
 
     schema: int
@@ -69,6 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     parent: str | None = None
     requires: str | None = None
     bundled: str | None = None
+    adapters: tuple[Part, ...] = ()
 
 
 _decoder = msgspec.json.Decoder(Manifest)
@@ -144,7 +146,7 @@ def files_of(path: Path) -> tuple[str, ...]:
         return ()
     if manifest is None:
         return ()
-    further = (*manifest.parts, *((manifest.projector,) if manifest.projector else ()))
+    further = (*manifest.parts, *manifest.adapters, *((manifest.projector,) if manifest.projector else ()))
     return (manifest.file, *(part.file for part in further))
 
 

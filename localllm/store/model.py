@@ -59,7 +59,7 @@ class Model:
     `key` is the identity of what must be loaded: two models with one key can share a runner. `digest` is the hex sha256
     of the manifest's bytes. `template` is the Modelfile's override, `chat_template` what is in force. `parts` are the
     files after the first of a model in several. `parent` is what it was made FROM, `requires` an Ollama version.
-    `projector` came with the model, to read images; no engine here uses it yet.
+    `projector` came with the model, to read images; no engine here uses it yet. `adapters` change the weights.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Model:
     load: LoadOptions = _LOADED_AS_USUAL
     parent: str | None = None
     requires: str | None = None
+    adapters: tuple[Path, ...] = ()
 
     @property
     def family(self) -> str:

@@ -59,12 +59,12 @@ def peek_image(registry: Registry, request: PullRequest) -> Peeked:
     """Look at a model of Ollama's registry. Raises LocalllmErrors."""
     image = patiently(lambda: registry.look_up(request.repository, request.choice), time.sleep)
     settings, remarks = settings_of([(text.kind, registry.read(image, text)) for text in image.texts])
-    header = _headers(registry, image.repository, image.files)
+    header = _headers(registry, image.repository, (*image.files, *image.adapters))
     return Peeked(
         image.repository.id,
         request.choice,
         request.choice,
-        sum(file.size_bytes for file in image.files),
+        sum(file.size_bytes for file in (*image.files, *image.adapters)),
         estimate(header),
         header.is_embedding_model,
         (),

@@ -19,10 +19,18 @@ from localllm.errors import LocalllmError
 _LINE_BYTES = 2**20
 
 
+class ProcessEndedError(LocalllmError):
+    """It ended without a last word. `exit_code` is negative for a signal."""
+
+    def __init__(self, module: str, exit_code: int) -> None:
+        super().__init__(f"the process of {module} ended without a word ({exit_code})")
+        self.exit_code = exit_code
+
+
 async def lines_from(module: str, request: msgspec.Struct) -> AsyncGenerator[bytes, None]:
     """What `python -m MODULE` answers to `request`, line by line; closing the generator kills it.
 
-    Raises LocalllmError when it ends without a last word, which is for the caller to know.
+    Raises ProcessEndedError when it ends without a last word, which is for the caller to know.
     """
     # -P: `-m` would otherwise look for modules in the folder this process happens to stand in.
     process = await asyncio.create_subprocess_exec(
@@ -36,7 +44,7 @@ async def lines_from(module: str, request: msgspec.Struct) -> AsyncGenerator[byt
         async for line in process.stdout:
             yield line
         code = await process.wait()
-        raise LocalllmError(f"the process of {module} ended without a word ({code})")
+        raise ProcessEndedError(module, code)
     finally:
         await _end(process)
 

@@ -58,9 +58,12 @@ def pull_image(registry: Registry, request: PullRequest, effects: Effects) -> Pu
         effects.tell(PullStatus(remark))
     if name := license_name(settings.license):
         effects.tell(PullStatus(f"license: {name}"))
-    files = (*image.files, *((image.projector,) if image.projector else ()))
+    projectors = (image.projector,) if image.projector else ()
+    files = (*image.files, *image.adapters, *projectors)
     pulled = _download(registry, image.repository, files, request, effects)
-    return _pulled(image.repository, pulled, len(image.files), settings)
+    count, behind = len(image.files), len(image.files) + len(image.adapters)
+    made = _pulled(image.repository, (*pulled[:count], *pulled[behind:]), count, settings)
+    return msgspec.structs.replace(made, adapters=pulled[count:behind])
 
 
 def _pulled(

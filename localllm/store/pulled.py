@@ -75,7 +75,7 @@ def spelled(name: Name, repository: str) -> Name:
 def described(manifest: Manifest, name: Name, pulled: Pulled, projector: Part | None) -> Manifest:
     """`manifest` with what the download of `name` says of its files."""
     host = f"{REGISTRY_HOST}/" if name.is_registry else ""
-    files = (*pulled.files, pulled.projector) if pulled.projector else pulled.files
+    files = (*pulled.files, *((pulled.projector,) if pulled.projector else ()), *pulled.adapters)
     made = msgspec.structs.replace(
         manifest,
         source=f"{host}{pulled.repository}@{pulled.commit}",

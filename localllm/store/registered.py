@@ -20,7 +20,7 @@ from localllm.store.bundled import bundled_manifest, bundled_modelfile
 from localllm.store.checks import refuse_changed
 from localllm.store.headers import Fingerprint, Headers, fingerprint
 from localllm.store.layers import has_file_of, with_file_of
-from localllm.store.manifest import Manifest
+from localllm.store.manifest import Manifest, Part
 from localllm.store.model import Model, capabilities_of
 from localllm.store.names import Name
 
@@ -135,7 +135,7 @@ def _model(manifest: Manifest, digest: str, is_bundled: bool) -> Model:
         name=manifest.name,
         key=_key(manifest),
         file=Path(manifest.file),
-        size_bytes=manifest.size_bytes + sum(part.size_bytes for part in manifest.parts),
+        size_bytes=manifest.size_bytes + sum(part.size_bytes for part in (*manifest.parts, *manifest.adapters)),
         digest=digest,
         modified_at=manifest.created_at,
         options=manifest.options,
@@ -152,24 +152,27 @@ def _model(manifest: Manifest, digest: str, is_bundled: bool) -> Model:
         load=manifest.load,
         parent=manifest.parent,
         requires=manifest.requires,
+        adapters=tuple(Path(adapter.file) for adapter in manifest.adapters),
     )
 
 
 def _key(manifest: Manifest) -> str:
-    """What a runner has loaded: the file behind all links, which state of it, how, and the template in its place."""
+    """What a runner has loaded: the files behind all links, which state of them, how, and the template in its place."""
     override = ""
     if manifest.template is not None:
         override = f" template {hashlib.sha256(manifest.template.encode()).hexdigest()[:16]}"
     said = [(name, getattr(manifest.options, name)) for name in _LOAD_TIME_OPTIONS] + [*load_parameters(manifest.load)]
     shape = "".join(f" {name} {value}" for name, value in said if value is not None)
-    real_path = os.path.realpath(manifest.file)
-    return f"{real_path} size {manifest.size_bytes} modified {manifest.modified_ns}{override}{shape}"
+    files = (Part(manifest.file, manifest.size_bytes, manifest.modified_ns), *manifest.adapters)
+    states = (f"{os.path.realpath(one.file)} size {one.size_bytes} modified {one.modified_ns}" for one in files)
+    return f"{' adapter '.join(states)}{override}{shape}"
 
 
 def _modelfile_text(manifest: Manifest) -> str:
     text = write(
         Modelfile(
             bases=(manifest.file,),
+            adapters=tuple(adapter.file for adapter in manifest.adapters),
             options=manifest.options,
             load=manifest.load,
             requires=manifest.requires,

@@ -26,10 +26,12 @@ import msgspec
 from localllm.creating import Creation
 from localllm.errors import BadRequestError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.gguf import Header, TensorInfo
+from localllm.gguf_adapters import AdapterFacts
 from localllm.gguf_rules import check_model
 from localllm.modelfile import Modelfile
 from localllm.pulling import Pulled, PulledFile, PullRequest, RegistryPlace
 from localllm.store import manifest as manifests
+from localllm.store.adapters import read_adapter, with_adapters
 from localllm.store.blobs import blobs_dir
 from localllm.store.bundled import bundled_names
 from localllm.store.catalogue import Entry, entries, find_entry
@@ -128,6 +130,15 @@ class Store:
         """
         return _joined([self._headers.read(path)[1] for path in (model.file, *model.parts)])
 
+    def loaded_header(self, model: Model) -> Header:
+        """The header with the tensors of the model's adapters too: all that is loaded. Raises ModelFileError."""
+        return _joined([self.header(model), *(self._headers.read(path)[1] for path in model.adapters)])
+
+    def adapters(self, model: Model) -> Sequence[tuple[Path, AdapterFacts]]:
+        """The adapters of a model, and what they are. Raises ModelFileError."""
+        base = self.header(model)
+        return [(path, read_adapter(self._headers, str(path), base)[1]) for path in model.adapters]
+
     def create_from_file(self, name: str, file: Path) -> Model:
         """Let `name` stand for the GGUF `file` where it lies, instead of whatever it stood for before.
 
@@ -166,10 +177,23 @@ class Store:
         refuse_changed(base)
         return self._write(layered(base, settings))
 
+    def with_adapters(self, base: Manifest, files: Sequence[str]) -> tuple[Manifest, tuple[str, ...]]:
+        """`base` with the adapters in `files` too, and remarks on what of them is left out.
+
+        Raises ModelFileError for a file that is no adapter of this model, UnsupportedError for too many.
+        """
+        whole = self._header_of(base) if files else None
+        read = [read_adapter(self._headers, file, whole) for file in files] if whole else []
+        remarks = tuple(remark for _, facts in read for remark in facts.remarks)
+        return with_adapters(base, [part for part, _ in read]), remarks
+
     def tensors(self, base: Manifest) -> Sequence[TensorInfo]:
         """The tensors of all files of `base`."""
-        files = (base.file, *(part.file for part in base.parts))
-        return _joined([self._headers.read(Path(file))[1] for file in files]).tensors
+        return self._header_of(base).tensors
+
+    def _header_of(self, manifest: Manifest) -> Header:
+        files = (manifest.file, *(part.file for part in manifest.parts))
+        return _joined([self._headers.read(Path(file))[1] for file in files])
 
     def with_file(self, base: Manifest, file: Path) -> Manifest:
         """`base` with the GGUF `file` in place of its own. Raises ModelFileError when that is no model."""
@@ -229,6 +253,7 @@ class Store:
         entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
         made = self._of_files(parsed, [Path(file.path) for file in pulled.files])
         manifest = described(made, parsed, pulled, self._projector(pulled.projector) if pulled.projector else None)
+        manifest, _ = self.with_adapters(manifest, [file.path for file in pulled.adapters])
         return self._write(with_settings(manifest, entry.settings) if entry else manifest)
 
     def _projector(self, file: PulledFile) -> Part:

@@ -84,7 +84,7 @@ def _usage_of(model: Model, owners: Counter[_Identity | None]) -> ModelUsage:
 
 
 def _files(model: Model) -> tuple[Path, ...]:
-    return (model.file, *model.parts, *((model.projector,) if model.projector else ()))
+    return (model.file, *model.parts, *model.adapters, *((model.projector,) if model.projector else ()))
 
 
 def _of_hub(cache: Path, used: set[_Identity | None]) -> Iterator[Leftover]:

@@ -111,7 +111,12 @@ def test_a_model_is_made_of_another_and_everything_can_be_shown(server):
             {"model": "x", "files": {"m.safetensors": DIGEST}},
             "files: m.safetensors is no GGUF, and localllm converts nothing",
         ),
-        ({"model": "x", "from": "base", "adapters": {"a": DIGEST}}, "adapters: adapters are not supported yet"),
+        ({"model": "x", "from": "base", "adapters": {"a": DIGEST}}, f'blob "{DIGEST}" not found'),
+        ({"model": "x", "from": "base", "adapters": {"../a.gguf": DIGEST}}, "file path must be relative"),
+        (
+            {"model": "x", "from": "base", "adapters": {"adapter_model.safetensors": DIGEST}},
+            "adapters: adapter_model.safetensors is no GGUF, and localllm converts nothing",
+        ),
         ({"model": "x", "from": "base", "parameters": {"speed": 1}}, "unknown parameter 'speed'"),
         (
             {"model": "x", "from": "base", "parameters": {"top_k": "many"}},

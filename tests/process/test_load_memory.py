@@ -56,7 +56,7 @@ class Account:
         self.more = more
         self.asked: list[Layout] = []
 
-    async def __call__(self, model: Path, layout: Layout, shape: ContextShape, environment) -> Measured:
+    async def __call__(self, model: Path, layout: Layout, shape: ContextShape, environment, *, adapters) -> Measured:
         self.asked.append(layout)
         if self.more is None:
             raise LoadError("the layout cannot be measured: no account")

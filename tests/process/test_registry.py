@@ -109,7 +109,7 @@ def test_a_template_in_go_is_kept_as_it_is(tmp_path):
 BAD_MODELS = {
     "tensors": RegistryModel(more=(("tensor", b"x"), ("tensor", b"y"))),
     "cloud": RegistryModel(licenses=("MIT",)),
-    "adapter": RegistryModel(model=GUIDE, more=(("adapter", b"x"),)),
+    "adapter": RegistryModel(model=GUIDE, more=(("adapter", GUIDE),)),
     "wrong": RegistryModel(model=GUIDE, claimed={"model": f"sha256:{'ab' * 32}"}),
     "wrongtext": RegistryModel(model=GUIDE, system="x", claimed={"system": f"sha256:{'cd' * 32}"}),
     "page": RegistryModel(model=b"<html>" * 100),
@@ -136,7 +136,7 @@ def bad_registry(tmp_path_factory):
         ("nowhere", "library/tiny:nowhere is not on http://127.0.0.1", "check the name and the tag"),
         ("tensors", "library/tiny:tensors is not a GGUF model", "choose another tag"),
         ("cloud", "library/tiny:cloud holds no model", "choose another tag"),
-        ("adapter", "library/tiny:adapter is a model with an adapter", "without one"),
+        ("adapter", "is no adapter: its general.type is 'model'", "names a LoRA adapter"),
         ("wrong", "tiny:wrong was downloaded, but its hash is", "pull it again"),
         ("wrongtext", "the registry sends another system of library/tiny than its digest says", "pull it again"),
         ("page", "is not a GGUF file: it starts with '<htm'", "was a web page"),

@@ -15,6 +15,8 @@ from localllm.config import load_settings
 from localllm.store.bundled import bundled_dir
 from localllm.store.store import Store
 
+UNSENT = "ab" * 32
+
 
 @pytest.fixture
 def gguf(tmp_path) -> Path:
@@ -139,8 +141,20 @@ def test_a_model_is_made_of_another_and_from_of_the_command_line_wins(tmp_path, 
         (
             "FROM base\nADAPTER ./lora.gguf\n",
             [],
-            "(line 2): ADAPTER ./lora.gguf: adapters are not supported yet",
-            "merge it",
+            "(line 2): {home}/lora.gguf does not exist",
+            "check the path",
+        ),
+        (
+            "FROM base\n\nADAPTER ./adapter_model.safetensors\n",
+            [],
+            "(line 3): the adapter {home}/adapter_model.safetensors is no GGUF, and localllm converts nothing",
+            "convert_lora_to_gguf.py --base",
+        ),
+        (
+            f"FROM base\nADAPTER @sha256:{UNSENT}\n",
+            [],
+            f'(line 2): blob "sha256:{UNSENT}" not found',
+            "send it first",
         ),
         (
             "FROM base\nFROM ./mmproj.gguf\n",

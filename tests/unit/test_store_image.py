@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from localllm.errors import HubError, NotOnHubError, UnsupportedError
+from localllm.errors import HubError, NotOnHubError
 from localllm.generation import Message, Options
 from localllm.pulling import PulledSettings
 from localllm.store.image import Image, image_of, license_name, settings_of
@@ -50,6 +50,13 @@ def test_of_several_projectors_the_first_is_kept_and_the_others_are_said_to_be_l
     assert "left out: tiny:3b projector 2 of 2" == found.remarks[-1]
 
 
+def test_adapters_are_files_of_the_model_in_their_order():
+    found = image(("model", 1), ("adapter", 2), ("adapter", 3))
+    names = [("tiny:3b adapter 1 of 2", 2), ("tiny:3b adapter 2 of 2", 3)]
+    assert names == [(file.name, file.size_bytes) for file in found.adapters]
+    assert (("tiny:3b",), ()) == (tuple(file.name for file in found.files), found.remarks)
+
+
 def test_an_empty_text_is_a_text():
     assert [("system", 0)] == [(text.kind, text.file.size_bytes) for text in image(("model", 1), ("system", 0)).texts]
 
@@ -60,7 +67,7 @@ def test_an_empty_text_is_a_text():
         ([("tensor", 1), ("json", 1)], NotOnHubError, "is not a GGUF model"),
         ([("license", 1)], NotOnHubError, "holds no model"),
         ([], NotOnHubError, "holds no model"),
-        ([("model", 1), ("adapter", 1)], UnsupportedError, "with an adapter"),
+        ([("adapter", 1)], NotOnHubError, "is an adapter alone"),
         ([("model", 0)], HubError, "has a layer that cannot be"),
         ([("model", -1)], HubError, "has a layer that cannot be"),
         ([("model", 2**60)], HubError, "has a layer that cannot be"),
