@@ -224,7 +224,7 @@ class LlamaCppCompletion(Shape):
     tokens_evaluated: int | UnsetType = UNSET
     tokens_cached: int | UnsetType = UNSET
     generation_settings: dict[str, Any] | UnsetType = UNSET
-    prompt: str | UnsetType = UNSET
+    prompt: str | list[str | int] | UnsetType = UNSET
     has_new_line: bool | UnsetType = UNSET
     truncated: bool | UnsetType = UNSET
     timings: dict[str, Any] | UnsetType = UNSET

@@ -8,7 +8,8 @@ text.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -48,7 +49,8 @@ class Decoded:
     which `answers_per_prompt` are told. `echoes` lets each begin with its prompt; a dialect that tells logprobs only
     sometimes looks at `shows_logprobs`, and `service_tier` is for the answer to repeat. `thinks_if_it_can`: a
     model that cannot think is to answer without. `response_fields` are paths that llama-server's answers are cut to;
-    `reports_progress` lets a stream tell how far the prompt is.
+    `reports_progress` lets a stream tell how far the prompt is, `reports_timings` how fast it goes. `mixed_prompts` are
+    those prompts, by their place, that are texts and token ids in turn.
     """
 
     request: GenerationRequest
@@ -66,6 +68,8 @@ class Decoded:
     thinks_if_it_can: bool = False
     response_fields: tuple[str, ...] = ()
     reports_progress: bool = False
+    reports_timings: bool = False
+    mixed_prompts: Mapping[int, tuple[str | int, ...]] = field(default_factory=dict)
 
 
 def read(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -2,14 +2,16 @@
 
 Not here: the answers (llamacpp_encode), which model is meant where none is named (server/llamacpp).
 
-Options have llama-server's names, and the Modelfile's values or ours where the client says nothing. `/infill` cuts what
-does not fit around the gap, as llama-server does, and the answer says so. What changes nothing here (samplers,
-cache_prompt since every prompt is cached, id_slot …) is ignored and its name told.
+Options have llama-server's names, and the Modelfile's values or ours where the client says nothing. A prompt may be a
+text, token ids, or both in turn. `/infill` cuts what does not fit around the gap, as llama-server does, and the answer
+says so. What changes nothing here (samplers, cache_prompt since every prompt is cached, id_slot …) is ignored and its
+name told.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -27,6 +29,7 @@ from localllm.generation import (
 )
 
 MOST_PROMPTS = 128
+Pieces = tuple[str | int, ...]  # texts and token ids in turn
 _MILLISECONDS = 1000
 _FORBIDDEN = -1e9  # a bias that no logit outweighs, for llama-server's `false`
 _OPTIONS = (
@@ -72,6 +75,8 @@ class _Fields(ConstraintFields):
     t_max_predict_ms: float | None = None
     response_fields: list[str] | None = None
     return_progress: bool | None = None
+    return_tokens: bool | None = None
+    timings_per_token: bool | None = None
 
 
 class _File(msgspec.Struct):
@@ -95,14 +100,13 @@ def decode_completion(body: bytes) -> Decoded:
     """The body of POST /completion: prompts for the model as they are. Raises BadRequestError's kinds."""
     fields = read(body, _completion_decoder)
     request = _request(fields)
-    requests = tuple(_with_prompt(request, prompt) for prompt in _prompts(fields.prompt))
-    return Decoded(
-        requests[0],
-        bool(fields.stream),
-        ignored=ignored_names(body, _Fields),
+    prompts = _prompts(fields.prompt)
+    requests = tuple(_with_prompt(request, prompt) for prompt in prompts)
+    mixed = {place: one for place, one in enumerate(prompts) if not isinstance(one, str) and _has_text(one)}
+    return replace(
+        _decoded(fields, requests[0], ignored_names(body, _Fields)),
         choices=requests if len(requests) > 1 else (),
-        response_fields=tuple(fields.response_fields or ()),
-        reports_progress=bool(fields.return_progress),
+        mixed_prompts=mixed,
     )
 
 
@@ -122,12 +126,17 @@ def decode_infill(body: bytes) -> Decoded:
         fill_in=FillIn(fields.input_suffix or "", files),
         context_policy="truncate",
     )
+    return _decoded(fields, request, ignored_names(body, _InfillFields))
+
+
+def _decoded(fields: _Fields, request: GenerationRequest, ignored: tuple[str, ...]) -> Decoded:
     return Decoded(
         request,
         bool(fields.stream),
-        ignored=ignored_names(body, _InfillFields),
+        ignored=ignored,
         response_fields=tuple(fields.response_fields or ()),
         reports_progress=bool(fields.return_progress),
+        reports_timings=bool(fields.timings_per_token),
     )
 
 
@@ -140,6 +149,7 @@ def _request(fields: _Fields) -> GenerationRequest:
         options=_options(fields),
         response_format=read_constraint(fields),
         logprobs=fields.n_probs or None,
+        returns_context=bool(fields.return_tokens),
         prefill_seconds_most=_seconds(fields.t_max_prompt_ms, "t_max_prompt_ms"),
         decode_seconds_most=_seconds(fields.t_max_predict_ms, "t_max_predict_ms"),
     )
@@ -171,13 +181,10 @@ def _seconds(milliseconds: float | None, field: str) -> float | None:
     return milliseconds / _MILLISECONDS
 
 
-def _prompts(value: object) -> list[str | tuple[int, ...]]:
-    """A text, token ids, or several of these. Raises InvalidFieldError."""
-    if isinstance(value, str) or (tokens := read_tokens(value)) is None:
-        several = value if isinstance(value, list) else [value]
-        prompts = [one if isinstance(one, str) else read_tokens(one) for one in several]
-    else:
-        prompts = [tokens]
+def _prompts(value: object) -> list[str | Pieces]:
+    """A text, token ids, texts and token ids in turn, or several of these. Raises InvalidFieldError."""
+    one = _prompt(value)
+    prompts = [_prompt(each) for each in value] if one is None and isinstance(value, list) else [one]
     found = [one for one in prompts if one is not None]
     if not found or len(found) < len(prompts) or len(found) > MOST_PROMPTS:
         message = f'"prompt" must be a text, token ids, or an array of 1 to {MOST_PROMPTS} of these'
@@ -185,15 +192,36 @@ def _prompts(value: object) -> list[str | tuple[int, ...]]:
     return found
 
 
+def _prompt(value: object) -> str | Pieces | None:
+    """One prompt; an array of nothing but texts is several."""
+    if isinstance(value, str):
+        return value
+    pieces = read_pieces(value)
+    return None if pieces is None or all(isinstance(piece, str) for piece in pieces) else pieces
+
+
+def _has_text(pieces: Pieces) -> bool:
+    return any(isinstance(piece, str) for piece in pieces)
+
+
 def read_tokens(value: object) -> tuple[int, ...] | None:
     """`value` if it is an array of at least one token id."""
+    return tuple(value) if isinstance(value, list) and value and all(map(_is_token, value)) else None
+
+
+def read_pieces(value: object) -> Pieces | None:
+    """`value` if it is an array of texts and token ids, and not empty."""
     if not isinstance(value, list) or not value:
         return None
-    are_ids = all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**31 for one in value)
-    return tuple(value) if are_ids else None
+    return tuple(value) if all(isinstance(one, str) or _is_token(one) for one in value) else None
 
 
-def _with_prompt(request: GenerationRequest, prompt: str | tuple[int, ...]) -> GenerationRequest:
+def _is_token(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _with_prompt(request: GenerationRequest, prompt: str | Pieces) -> GenerationRequest:
     if isinstance(prompt, str):
         return msgspec.structs.replace(request, prompt=prompt)
-    return msgspec.structs.replace(request, prompt_tokens=prompt)
+    # The texts among token ids become tokens where the model is.
+    return msgspec.structs.replace(request, prompt_tokens=tuple(one for one in prompt if not isinstance(one, str)))

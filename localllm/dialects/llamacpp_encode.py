@@ -4,9 +4,10 @@
     data: {"index", "content": "", "stop": true, "stop_type", "stopping_word", "truncated", "timings", …}      the last
     data: {"error": {"code", "message", "type"}}                                  instead of the last, when it failed
 
-With `return_progress` objects without text come first, with a `prompt_progress`.
-With `response_fields` the last object is cut down to the values at those paths ("timings/prompt_n"), under the paths as
-keys. What a client asks of slots (`id_slot`) has no counterpart here and is -1; token ids are not told.
+With `return_progress` objects without text come first, with a `prompt_progress`. With `timings_per_token` each piece
+has the `timings` of what was generated since the first; those of the prompt are known at the end. With `return_tokens`
+the last object has the ids of all tokens. With `response_fields` it is cut down to the values at those paths
+("timings/prompt_n"), under the paths as keys. What a client asks of slots (`id_slot`) has no counterpart: it is -1.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from typing import Any
 
 import msgspec
 
-from localllm.dialects.framing import SSE_MEDIA_TYPE, SSE_PING, collect_choices, sse, to_json, token_logprobs
+from localllm.dialects.body import Decoded
+from localllm.dialects.framing import (
+    NANOSECONDS,
+    SSE_MEDIA_TYPE,
+    SSE_PING,
+    collect_choices,
+    sse,
+    to_json,
+    token_logprobs,
+)
 from localllm.dialects.prompt_progress import PromptReport
 from localllm.generation import (
     AnswerEvent,
@@ -43,18 +53,18 @@ _MILLISECONDS = 1000
 
 
 class LlamaCppEncoder:
-    """One answer to /completion or /infill. `requests` are what was asked: one, or one for each prompt."""
+    """One answer to /completion or /infill, to one prompt or several."""
 
     media_type = SSE_MEDIA_TYPE
 
-    def __init__(
-        self, requests: Sequence[GenerationRequest], response_fields: tuple[str, ...], *, reports_progress: bool = False
-    ) -> None:
-        self._requests = requests
-        self._response_fields = response_fields
-        self._reports = {index: PromptReport() for index in range(len(requests))} if reports_progress else {}
-        self._prompt_tokens = dict.fromkeys(range(len(requests)), 0)
-        self._pieces = dict.fromkeys(range(len(requests)), 0)
+    def __init__(self, asked: Decoded) -> None:
+        self._asked = asked
+        self._requests = asked.choices or (asked.request,)
+        places = range(len(self._requests))
+        self._reports = {place: PromptReport() for place in places} if asked.reports_progress else {}
+        self._began_ns: dict[int, int] = {}  # when each had its first piece
+        self._prompt_tokens = dict.fromkeys(places, 0)
+        self._pieces = dict.fromkeys(places, 0)
         self._has_line: dict[int, bool] = {}
 
     def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:
@@ -90,19 +100,26 @@ class LlamaCppEncoder:
             self._prompt_tokens[index] = event.prompt_tokens
             return self._progress(index, report.step(event, now_ns)) if report else b""
         before = report.end(now_ns) if report else None
-        return (self._progress(index, before) if before else b"") + self._said(index, event)
+        return (self._progress(index, before) if before else b"") + self._said(index, event, now_ns)
 
     def _progress(self, index: int, progress: dict[str, Any]) -> bytes:
         return sse(to_json({**self._piece(index, ContentDelta("")), "prompt_progress": progress}))
 
-    def _said(self, index: int, event: Event) -> bytes:
+    def _said(self, index: int, event: Event, now_ns: int) -> bytes:
         if isinstance(event, ContentDelta):
             self._pieces[index] += 1
             self._has_line[index] = self._has_line.get(index, False) or "\n" in event.text
-            return sse(to_json(self._piece(index, event)))
+            return sse(to_json(self._piece(index, event) | self._timings(index, now_ns)))
         if isinstance(event, Finished):
             return sse(to_json(self._last(index, event, "", (), self._has_line.get(index, False))))
         return b""
+
+    def _timings(self, index: int, now_ns: int) -> dict[str, Any]:
+        """Of what has been generated so far."""
+        if not self._asked.reports_timings:
+            return {}
+        seconds = (now_ns - self._began_ns.setdefault(index, now_ns)) / NANOSECONDS
+        return {"timings": _speed("predicted", self._pieces[index], seconds)}
 
     def _piece(self, index: int, event: ContentDelta) -> dict[str, Any]:
         piece: dict[str, Any] = {
@@ -123,7 +140,7 @@ class LlamaCppEncoder:
         last: dict[str, Any] = {
             "index": index,
             "content": content,
-            "tokens": [],
+            "tokens": finished.context[usage.prompt_tokens :],
             "id_slot": -1,
             "stop": True,
             "model": request.model,
@@ -131,7 +148,7 @@ class LlamaCppEncoder:
             "tokens_evaluated": usage.prompt_tokens,
             "tokens_cached": usage.prompt_tokens + usage.completion_tokens,
             "generation_settings": _settings(request),
-            "prompt": request.prompt if request.prompt_tokens is None else list(request.prompt_tokens),
+            "prompt": self._prompt(index),
             "has_new_line": has_line,
             "truncated": finished.dropped_tokens > 0,
             "stop_type": _stop_type(finished),
@@ -139,7 +156,12 @@ class LlamaCppEncoder:
             "timings": timings_object(finished),
             **_probabilities(logprobs),
         }
-        return _at_paths(last, self._response_fields) if self._response_fields else last
+        return _at_paths(last, self._asked.response_fields) if self._asked.response_fields else last
+
+    def _prompt(self, index: int) -> str | Sequence[str | int] | None:
+        """The prompt as it was sent."""
+        request = self._requests[index]
+        return self._asked.mixed_prompts.get(index) or request.prompt_tokens or request.prompt
 
 
 def timings_object(finished: Finished) -> dict[str, float]:

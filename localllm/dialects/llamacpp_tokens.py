@@ -9,7 +9,7 @@ import msgspec
 
 from localllm.dialects.body import read
 from localllm.dialects.framing import to_json
-from localllm.dialects.llamacpp import read_tokens
+from localllm.dialects.llamacpp import Pieces, read_pieces, read_tokens
 from localllm.dialects.ollama_embed import check_count, vector_json
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.errors import InvalidFieldError
@@ -19,7 +19,7 @@ class TokenizeBody(msgspec.Struct):
     """The body of POST /tokenize."""
 
     model: str | None = None
-    content: str = ""
+    content: Any = None
     add_special: bool = False
     parse_special: bool = True
     with_pieces: bool = False
@@ -51,7 +51,20 @@ BODIES: dict[str, type[msgspec.Struct]] = {
 
 def decode_tokenize(body: bytes) -> TokenizeBody:
     """Raises InvalidFieldError."""
-    return read(body, _tokenize_decoder)
+    fields = read(body, _tokenize_decoder)
+    pieces_of(fields)
+    return fields
+
+
+def pieces_of(body: TokenizeBody) -> Pieces:
+    """The texts and token ids, in turn, of which the tokens are wanted. Raises InvalidFieldError."""
+    content = body.content
+    if content is None or content == []:
+        return ()
+    pieces = (content,) if isinstance(content, str) else read_pieces(content)
+    if pieces is None:
+        raise InvalidFieldError("content must be a text, or an array of texts and token ids", field="content")
+    return pieces
 
 
 def decode_detokenize(body: bytes) -> tuple[str, tuple[int, ...]]:

@@ -105,10 +105,11 @@ class Conversations:
         if request.fill_in is not None:
             infill = self._infill(request, request.fill_in)
             sequence = self._sequence(request_id, request, infill.tokens, self._plain_rules(request))
-            return Prepared(sequence, None, dropped_tokens=infill.dropped_tokens)
+            return Prepared(sequence, None, 0, infill.dropped_tokens, self._exchange(infill.tokens, request))
         if request.raw or request.prompt_tokens is not None:
             tokens, rules = self._plain_tokens(request), self._plain_rules(request)
-            return Prepared(self._sequence(request_id, request, tokens, rules), None)
+            sequence = self._sequence(request_id, request, tokens, rules)
+            return Prepared(sequence, None, 0, 0, self._exchange(tokens, request))
         messages, dropped = self._fit(request)
         prompt, tokens, cut = self._prompt(messages, request)
         voice = self._voice(request)
@@ -124,8 +125,10 @@ class Conversations:
             new_call_id=self._sources.new_call_id,
         )
         sequence = self._sequence(request_id, request, tokens, rules, self._preserved(voice))
-        exchange = Exchange(tokens, self._tokenize_more) if request.returns_context else None
-        return Prepared(sequence, parser, dropped, cut, exchange)
+        return Prepared(sequence, parser, dropped, cut, self._exchange(tokens, request))
+
+    def _exchange(self, prompt: list[int], request: GenerationRequest) -> Exchange | None:
+        return Exchange(prompt, self._tokenize_more) if request.returns_context else None
 
     def _prompt(self, messages: tuple[Message, ...], request: GenerationRequest) -> tuple[str, list[int], int]:
         """The text of the new turns, the tokens of all, and how many of the context's were cut to fit."""

@@ -13,6 +13,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
+import msgspec
+
 from localllm.dialects.body import Decoded
 from localllm.generation import (
     AnswerEvent,
@@ -34,11 +36,40 @@ Answers = Callable[[Runner], AsyncGenerator[AnswerEvent, None]]
 def answers(decoded: Decoded, requests: Sequence[GenerationRequest]) -> Answers:
     """What a runner is to do for a body: answer its request, or each of those that are its choices."""
 
+    def stream(runner: Runner, place: int, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if place in decoded.mixed_prompts:
+            return _joined(runner, request, decoded.mixed_prompts[place])
+        return _echoed(runner, request) if decoded.echoes else runner.generate(request)
+
     def generate(runner: Runner) -> AsyncGenerator[AnswerEvent, None]:
-        streams = [_echoed(runner, one) if decoded.echoes else runner.generate(one) for one in requests]
+        streams = [stream(runner, place, one) for place, one in enumerate(requests)]
         return side_by_side(streams, decoded.candidates_per_prompt) if decoded.choices else streams[0]
 
     return generate
+
+
+async def tokens_of(
+    runner: Runner, pieces: Sequence[str | int], *, add_special: bool = True, parse_special: bool = True
+) -> list[int]:
+    """The token ids of texts and token ids in turn; what a model wants around a text comes before the first piece."""
+    tokens: list[int] = []
+    for place, piece in enumerate(pieces):
+        if isinstance(piece, int):
+            tokens.append(piece)
+        else:
+            special = add_special and place == 0
+            tokens += await runner.tokenize(piece, add_special=special, parse_special=parse_special)
+    return tokens
+
+
+async def _joined(
+    runner: Runner, request: GenerationRequest, pieces: Sequence[str | int]
+) -> AsyncGenerator[Event, None]:
+    """The events of one request whose prompt is texts and token ids in turn."""
+    tokens = tuple(await tokens_of(runner, pieces))
+    async with aclosing(runner.generate(msgspec.structs.replace(request, prompt_tokens=tokens))) as events:
+        async for event in events:
+            yield event
 
 
 async def _echoed(runner: Runner, request: GenerationRequest) -> AsyncGenerator[Event, None]:

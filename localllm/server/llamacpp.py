@@ -22,6 +22,7 @@ from localllm.dialects.llamacpp_encode import LlamaCppEncoder
 from localllm.dialects.openai import decode_chat
 from localllm.errors import InvalidFieldError, ModelNotFoundError
 from localllm.server import model_json
+from localllm.server.choices import tokens_of
 from localllm.server.embed import embed
 from localllm.server.generate import Route, answer_decoded
 from localllm.server.questions import ask, ask_about
@@ -46,14 +47,15 @@ async def tokenize(services: Services, request: Request) -> Response:
     """POST /tokenize."""
     body = llamacpp_tokens.decode_tokenize(await request.body())
     model, ignored = await find(services, body.model or "", "completion")
+    asked, special, parse = llamacpp_tokens.pieces_of(body), body.add_special, body.parse_special
     tokens = await ask(
         services,
         request,
         model,
-        lambda runner: runner.tokenize(body.content, add_special=body.add_special, parse_special=body.parse_special),
+        lambda runner: tokens_of(runner, asked, add_special=special, parse_special=parse),
     )
     pieces = None
-    if body.with_pieces:
+    if body.with_pieces and tokens:
         pieces = await ask(services, request, model, lambda runner: runner.detokenize(tuple(tokens)))
     return _json(llamacpp_tokens.encode_tokens(tokens, pieces), ignored)
 
@@ -163,8 +165,7 @@ async def _with_model(services: Services, decoded: Decoded) -> tuple[Model, Deco
 
 
 def _encoder(decoded: Decoded, services: Services) -> LlamaCppEncoder:
-    requests = decoded.choices or (decoded.request,)
-    return LlamaCppEncoder(requests, decoded.response_fields, reports_progress=decoded.reports_progress)
+    return LlamaCppEncoder(decoded)
 
 
 def _running(services: Services, model: Model) -> RunningModel | None:

@@ -319,7 +319,7 @@ class FakeScheduler:
 def text_of(request: GenerationRequest) -> str:
     """The prompt, or the last message."""
     if request.prompt_tokens is not None:
-        return bytes(request.prompt_tokens).decode()
+        return bytes(token for token in request.prompt_tokens if token != BOS).decode()
     return request.prompt or (request.messages[-1].content if request.messages else "")
 
 

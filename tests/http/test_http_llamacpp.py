@@ -91,6 +91,17 @@ def test_texts_become_tokens_and_tokens_texts(one_model):
     )
 
 
+def test_texts_and_token_ids_in_turn_are_one_prompt_and_one_text_to_tokenize(one_model):
+    answer = post(one_model, "/completion", prompt=["echo a", 32, "b"], n_predict=5).json()
+    assert ["echo a", 32, "b"] == answer["prompt"]
+    (request,) = one_model.scheduler.requests
+    assert (256, *b"echo a", 32, *b"b") == request.prompt_tokens
+    answers = post(one_model, "/completion", prompt=["echo x", [98, "c"]]).json()
+    assert ["echo x", [98, "c"]] == [one["prompt"] for one in answers]
+    assert {"tokens": [104, 7, 105]} == post(one_model, "/tokenize", content=["h", 7, "i"]).json()
+    assert {"tokens": []} == post(one_model, "/tokenize", content=[], with_pieces=True).json()
+
+
 def test_a_conversation_becomes_the_prompt_that_the_model_would_get(one_model):
     answer = post(one_model, "/apply-template", messages=[{"role": "user", "content": "hi"}])
     prompt = "<system>Be brief.<user>before<assistant>yes<user>hi"

@@ -15,6 +15,7 @@ from localllm.dialects.llamacpp_tokens import (
     decode_tokenize,
     encode_text,
     encode_tokens,
+    pieces_of,
 )
 from localllm.errors import LocalllmError
 from localllm.generation import (
@@ -84,12 +85,27 @@ def test_a_completion_has_llama_servers_options():
         ('"x"', [("x", None)]),
         ("[1, 2]", [(None, (1, 2))]),
         ('["a", [3]]', [("a", None), (None, (3,))]),
+        ('["a", "b"]', [("a", None), ("b", None)]),
     ],
 )
 def test_a_prompt_is_a_text_token_ids_or_several_of_these(prompt, expected):
     decoded = decode_completion(f'{{"prompt": {prompt}}}'.encode())
     requests = decoded.choices or (decoded.request,)
     assert expected == [(one.prompt, one.prompt_tokens) for one in requests]
+    assert {} == decoded.mixed_prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts", "mixed"),
+    [
+        ('["a", 5, "b"]', 1, {0: ("a", 5, "b")}),
+        ('[5, "a"]', 1, {0: (5, "a")}),
+        ('["a", [1, "b", 2], [7]]', 3, {1: (1, "b", 2)}),
+    ],
+)
+def test_a_prompt_may_be_texts_and_token_ids_in_turn(prompt, prompts, mixed):
+    decoded = decode_completion(f'{{"prompt": {prompt}}}'.encode())
+    assert (prompts, mixed) == (len(decoded.choices or (decoded.request,)), decoded.mixed_prompts)
 
 
 PROMPT = '"prompt" must be a text, token ids, or an array of 1 to 128 of these'
@@ -101,6 +117,10 @@ PROMPT = '"prompt" must be a text, token ids, or an array of 1 to 128 of these'
         ("{}", PROMPT),
         ('{"prompt": []}', PROMPT),
         ('{"prompt": [true]}', PROMPT),
+        ('{"prompt": ["a", [], 5]}', PROMPT),
+        ('{"prompt": ["a", ["b", "c"]]}', PROMPT),
+        ('{"prompt": ["a", -1]}', PROMPT),
+        ('{"prompt": {"prompt_string": "a"}}', PROMPT),
         (
             '{"prompt": "x", "grammar": "root ::= x", "json_schema": {}}',
             "grammar and json_schema exclude each other: send one of them",
@@ -162,11 +182,11 @@ EVENTS = (PromptProgress(0, 5), ContentDelta("a\n"), ContentDelta("b"), FINISHED
 
 
 def test_a_whole_answer_has_the_text_and_the_timings():
-    assert LAST == json.loads(LlamaCppEncoder((REQUEST,), ()).whole(EVENTS, 0))
+    assert LAST == json.loads(LlamaCppEncoder(Decoded(REQUEST, stream=True)).whole(EVENTS, 0))
 
 
 def test_a_stream_ends_with_an_object_that_says_stop():
-    encoder = LlamaCppEncoder((REQUEST,), ())
+    encoder = LlamaCppEncoder(Decoded(REQUEST, stream=True))
     text = b"".join(encoder.chunk(event, 0) for event in EVENTS)
     *pieces, last = [json.loads(one.removeprefix(b"data: ")) for one in text.split(b"\n\n")[:-1]]
     common = {"index": 0, "tokens": [], "stop": False, "id_slot": -1, "tokens_evaluated": 5}
@@ -177,10 +197,14 @@ def test_a_stream_ends_with_an_object_that_says_stop():
     assert {**LAST, "content": ""} == last
 
 
+def cut_to(*fields):
+    return Decoded(REQUEST, stream=True, response_fields=fields)
+
+
 def test_an_answer_is_cut_to_the_fields_that_are_wanted_under_their_paths():
-    encoder = LlamaCppEncoder((REQUEST,), ("content", "timings/prompt_n", "timings/no", "content/no"))
+    encoder = LlamaCppEncoder(cut_to("content", "timings/prompt_n", "timings/no", "content/no"))
     assert {"content": "a\nb", "timings/prompt_n": 3} == json.loads(encoder.whole(EVENTS, 0))
-    warm_up = LlamaCppEncoder((REQUEST,), ("",))
+    warm_up = LlamaCppEncoder(cut_to(""))
     assert {} == json.loads(warm_up.whole(EVENTS, 0))
 
 
@@ -193,12 +217,12 @@ def test_an_answer_is_cut_to_the_fields_that_are_wanted_under_their_paths():
     ],
 )
 def test_the_reason_of_the_end_and_what_was_cut_are_told(finished, expected):
-    last = json.loads(LlamaCppEncoder((REQUEST,), ()).whole([finished], 0))
+    last = json.loads(LlamaCppEncoder(Decoded(REQUEST, stream=True)).whole([finished], 0))
     assert expected == (last["stop_type"], last["stopping_word"], last["truncated"])
 
 
 def test_several_prompts_get_an_array_or_a_stream_of_their_own_ends():
-    requests = (REQUEST, GenerationRequest("guide", prompt_tokens=(7,), raw=True))
+    asked = Decoded(REQUEST, stream=True, choices=(REQUEST, GenerationRequest("guide", prompt_tokens=(7,), raw=True)))
     events = [
         OfChoice(1, ContentDelta("b")),
         OfChoice(1, FINISHED),
@@ -206,17 +230,38 @@ def test_several_prompts_get_an_array_or_a_stream_of_their_own_ends():
         OfChoice(0, FINISHED),
         FINISHED,
     ]
-    whole = json.loads(LlamaCppEncoder(requests, ()).whole(events, 0))
+    whole = json.loads(LlamaCppEncoder(asked).whole(events, 0))
     assert [(0, "a", "x"), (1, "b", [7])] == [(one["index"], one["content"], one["prompt"]) for one in whole]
-    encoder = LlamaCppEncoder(requests, ())
+    encoder = LlamaCppEncoder(asked)
     text = b"".join(encoder.chunk(event, 0) for event in events)
     pieces = [json.loads(one.removeprefix(b"data: ")) for one in text.split(b"\n\n")[:-1]]
     assert [(1, False), (1, True), (0, False), (0, True)] == [(one["index"], one["stop"]) for one in pieces]
 
 
+def test_the_tokens_that_are_asked_for_are_those_of_the_answer_alone():
+    finished = Finished("stop", Usage(2, 0, 2), context=(7, 8, 9, 10))
+    asked = decode_completion(b'{"prompt": "x", "return_tokens": true}')
+    assert asked.request.returns_context
+    assert [9, 10] == json.loads(LlamaCppEncoder(asked).whole([finished], 0))["tokens"]
+    assert not decode_completion(b'{"prompt": "x"}').request.returns_context
+
+
+def test_each_piece_tells_how_fast_it_goes_for_who_asks():
+    encoder = LlamaCppEncoder(decode_completion(b'{"prompt": "x", "timings_per_token": true}'))
+    second = 10**9
+    events = (PromptProgress(2, 5, 2), ContentDelta("a"), ContentDelta("b"), FINISHED)
+    text = b"".join(encoder.chunk(event, (10 + place) * second) for place, event in enumerate(events))
+    first, later, last = [json.loads(one.removeprefix(b"data: "))["timings"] for one in text.split(b"\n\n")[:-1]]
+    speed = {"predicted_per_token_ms": 0.0, "predicted_per_second": 0.0}
+    assert {"predicted_n": 1, "predicted_ms": 0.0, **speed} == first
+    speed = {"predicted_per_token_ms": 500.0, "predicted_per_second": 2.0}
+    assert {"predicted_n": 2, "predicted_ms": 1000.0, **speed} == later
+    assert LAST["timings"] == last
+
+
 def test_probabilities_come_with_each_piece():
     token = TokenLogprob(b"a", -0.5, (TokenLogprob(b"b", -1.0),))
-    piece = LlamaCppEncoder((REQUEST,), ()).chunk(ContentDelta("a", (token,)), 0)
+    piece = LlamaCppEncoder(Decoded(REQUEST, stream=True)).chunk(ContentDelta("a", (token,)), 0)
     top = [{"token": "b", "logprob": -1.0, "bytes": [98]}]
     assert [{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": top}] == json.loads(
         piece.removeprefix(b"data: ")
@@ -227,7 +272,7 @@ def test_errors_have_llama_servers_shape():
     failed = Failed("queue_full", 503, "busy", "later")
     error = {"code": 503, "message": "busy", "type": "unavailable_error", "hint": "later"}
     assert {"error": error} == json.loads(error_body(failed))
-    assert b'data: {"error":' in LlamaCppEncoder((REQUEST,), ()).chunk(failed, 0)
+    assert b'data: {"error":' in LlamaCppEncoder(Decoded(REQUEST, stream=True)).chunk(failed, 0)
 
 
 def test_questions_about_tokens_have_llama_servers_defaults():
@@ -235,6 +280,12 @@ def test_questions_about_tokens_have_llama_servers_defaults():
     assert ("hi", False, True, False) == (body.content, body.add_special, body.parse_special, body.with_pieces)
     assert ("m", (1, 2)) == decode_detokenize(b'{"model": "m", "tokens": [1, 2]}')
     assert ("", ()) == decode_detokenize(b'{"tokens": []}')
+    assert ("a", 5) == pieces_of(decode_tokenize(b'{"content": ["a", 5]}'))
+    for nothing in (b"{}", b'{"content": []}', b'{"content": null}'):
+        assert () == pieces_of(decode_tokenize(nothing))
+    for wrong in (b'{"content": 5}', b'{"content": ["a", [5]]}', b'{"content": ["a", true]}'):
+        with pytest.raises(LocalllmError, match="content must be a text, or an array of texts and token ids"):
+            decode_tokenize(wrong)
     with pytest.raises(LocalllmError, match='"tokens" must be an array of token ids'):
         decode_detokenize(b'{"tokens": ["a"]}')
 
