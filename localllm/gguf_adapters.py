@@ -139,7 +139,7 @@ def _inapplicable(tensor: TensorInfo, tensors: Mapping[str, TensorInfo], base: H
         return "in a layer that guesses tokens ahead, which is not loaded"
     if tensor.name in _NEVER_APPLIED:
         return "which llama.cpp only looks up"
-    if len(_shape(tensor)) < 2:
+    if not 2 <= len(_shape(tensor)) <= 3:
         return "which is no matrix"
     if tensor.type_name == _WITHOUT_SCALES:
         return f"which is of type {_WITHOUT_SCALES}, to which llama.cpp applies none"

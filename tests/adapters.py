@@ -1,7 +1,7 @@
 """LoRA adapters for tests, written with the `gguf` package: random ones for any model, and models they are merged into.
 
-    write_adapter(path, base)                 changes every matrix that an adapter may change
-    merged(base, adapter, target)             a model of F32 weights with the adapter in them: what must come out
+write_adapter(path, base)                 changes every matrix that an adapter may change
+merged(base, adapter, target)             a model of F32 weights with the adapter in them: what must come out
 """
 
 from __future__ import annotations

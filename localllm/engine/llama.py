@@ -141,7 +141,7 @@ class LlamaBackend:
             native.llama_free(context)
             raise ModelLoadError("only decoder models can generate text")
         try:
-            self._model.adapt(context)
+            self._model.adapt(context, parameters.n_outputs_max)
         except ModelLoadError:
             native.llama_free(context)
             raise

@@ -64,27 +64,31 @@ def _load(model: int, path: Path, log: LogReader) -> Adapter:
     return Adapter(path.name, handle, tensors)
 
 
-def set_adapters(context: int, adapters: Sequence[Adapter], log: LogReader, rows: int, sequences: int) -> None:
-    """Let a new context compute with these adapters, `rows` at once. Raises ModelLoadError when it cannot, whole."""
+def set_adapters(context: int, adapters: Sequence[Adapter], log: LogReader, outputs: int) -> None:
+    """Let a new context compute with these adapters, with `outputs` of its rows at most, or all for an embedding.
+
+    Raises ModelLoadError when it cannot, or not with all of them.
+    """
     if not adapters:
         return
     handles = (native.llama_adapter_lora_p_ctypes * len(adapters))(*(one.handle for one in adapters))
     scales = (ctypes.c_float * len(adapters))(*(1.0 for _ in adapters))
     if native.llama_set_adapters_lora(context, handles, len(adapters), scales):
         raise ModelLoadError(log.last_error or "llama.cpp could not set the adapters")
-    graph = _reserved(context, rows, sequences, log)
+    graph = _reserved(context, outputs, log)
     if graph is not None:
         for adapter in adapters:
             _refuse_unused(adapter, graph)
 
 
-def _reserved(context: int, rows: int, sequences: int, log: LogReader) -> int | None:
-    """The graph of a step with so many rows, with its buffers; None where it cannot be asked for."""
+def _reserved(context: int, outputs: int, log: LogReader) -> int | None:
+    """The graph of the largest step, with its buffers; None where it cannot be asked for."""
     reserve = getattr(library, _RESERVE, None)
     if reserve is None:
         return None
     reserve.restype, reserve.argtypes = ctypes.c_void_p, [ctypes.c_void_p, *(ctypes.c_uint32,) * 3]
-    graph = reserve(context, rows, sequences, min(rows, sequences))
+    rows = native.llama_n_ubatch(context)
+    graph = reserve(context, rows, native.llama_n_seq_max(context), min(rows, outputs))
     if not graph:
         raise ModelLoadError("no memory to compute with the adapters", log.refused)
     return int(graph)
@@ -134,7 +138,7 @@ def _check(request: AdapterCheck, log: LogReader) -> None:
     context = native.llama_init_from_model(model, context_parameters(shape))
     if not context:
         raise ModelLoadError(log.last_error or "llama.cpp could not lay out the context")
-    set_adapters(context, adapters, log, _CHECKED_ROWS, 1)
+    set_adapters(context, adapters, log, _CHECKED_ROWS)
 
 
 def _end_with_stdin() -> None:

@@ -76,7 +76,7 @@ class LlamaEmbedder:
             self._model.close()
             raise error
         try:
-            self._model.adapt(context)
+            self._model.adapt(context, shape.ubatch_rows)
         except ModelLoadError:
             native.llama_free(context)
             self._model.close()

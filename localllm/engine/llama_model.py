@@ -83,10 +83,9 @@ class LlamaModel:
         """What went wrong last, by llama.cpp's log; with the allocation that failed, if one did."""
         return ModelLoadError(self.log.last_error or otherwise, self.log.refused)
 
-    def adapt(self, context: int) -> None:
-        """Let a new context of this model compute with the adapters. Raises ModelLoadError."""
-        rows, sequences = native.llama_n_ubatch(context), native.llama_n_seq_max(context)
-        set_adapters(context, self._adapters, self.log, rows, sequences)
+    def adapt(self, context: int, outputs: int) -> None:
+        """Let a new context of this model, of so many outputs, compute with the adapters. Raises ModelLoadError."""
+        set_adapters(context, self._adapters, self.log, outputs)
 
     @property
     def weight_bytes(self) -> int:

@@ -115,14 +115,14 @@ class Loader:
         self._child: subprocess.Popen[str] | None = None
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  (as long as the loader)
 
-    def load(self, path: Path) -> dict[str, object]:
+    def load(self, path: Path, *adapters: Path) -> dict[str, object]:
         """The child's answer; {"died": …} when it has none to give."""
         child = self._child or self._start()
         assert child.stdin is not None
         assert child.stdout is not None
         self._errors.seek(0)
         self._errors.truncate()
-        child.stdin.write(f"{path}\n")
+        child.stdin.write("\t".join(map(str, (path, *adapters))) + "\n")
         child.stdin.flush()
         ready, _, _ = select.select([child.stdout], [], [], LONGEST_LOAD_SECONDS)
         line = child.stdout.readline() if ready else ""

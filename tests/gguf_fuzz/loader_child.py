@@ -4,7 +4,7 @@
 
 Two stages, both by the engine's own classes. "load": vocabulary and weights. "decode": a context, texts cut into tokens
 and put together again, one batch computed. What the engine answers with an error of its own is "refused", any other
-exception "raised". Nothing is kept from one file to the next.
+exception "raised". Nothing is kept from one file to the next. Behind a path, each after a tab, may stand adapters.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _ROWS = 5
 HOST_ONLY = Layout(gpu_layers=0)
 
 
-def _load(path: Path) -> str:
-    LlamaModel(path, HOST_ONLY).close()
+def _load(path: Path, adapters: tuple[Path, ...]) -> str:
+    LlamaModel(path, HOST_ONLY, adapters=adapters).close()
     return "loaded"
 
 
@@ -43,14 +43,23 @@ def _speak(model: LlamaBackend | LlamaEmbedder) -> np.ndarray[tuple[int], np.dty
     return np.array(tokens, dtype=np.int32)
 
 
-def _decode(path: Path) -> str:
+def _decode(path: Path, adapters: tuple[Path, ...]) -> str:
     if read_header(path).is_embedding_model:
-        embedder = LlamaEmbedder(LlamaEmbedderConfig(path, threads=1, weights=HOST_ONLY, kv_bytes_limit=2**22))
+        config = LlamaEmbedderConfig(path, threads=1, weights=HOST_ONLY, kv_bytes_limit=2**22, adapters=adapters)
+        embedder = LlamaEmbedder(config)
         embedder.embed_batch([_speak(embedder)])
         embedder.close()
         return "embedded"
     backend = LlamaBackend(
-        LlamaConfig(path, max_sequences=2, batch_tokens=64, threads=1, weights=HOST_ONLY, pool_tokens=256)
+        LlamaConfig(
+            path,
+            max_sequences=2,
+            batch_tokens=64,
+            threads=1,
+            weights=HOST_ONLY,
+            pool_tokens=256,
+            adapters=adapters,
+        )
     )
     tokens = _speak(backend)
     for token in range(min(backend.vocabulary_size, 400)):
@@ -64,12 +73,12 @@ def _decode(path: Path) -> str:
     return "decoded"
 
 
-def _answer(path: Path) -> dict[str, object]:
+def _answer(path: Path, *adapters: Path) -> dict[str, object]:
     stage = "load"
     try:
-        _load(path)
+        _load(path, adapters)
         stage = "decode"
-        said = _decode(path)
+        said = _decode(path, adapters)
     except (ModelLoadError, EngineError) as error:
         said = f"refused: {error}"
     except Exception as error:  # noqa: BLE001 - the campaign counts it
@@ -85,7 +94,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what llama.cpp prints is no answer
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(Path(line.rstrip("\n")))) + "\n")
+        paths = map(Path, line.rstrip("\n").split("\t"))
+        answers.write(json.dumps(_answer(*paths)) + "\n")
         answers.flush()
 
 
