@@ -238,6 +238,7 @@ class AnthropicError(Shape):
 
     type: Literal["error"]
     error: AnthropicErrorDetail
+    request_id: str
 
 
 class AnthropicMessage(Shape):
@@ -263,6 +264,7 @@ class AnthropicEvent(Shape):
     delta: dict[str, Any] | UnsetType = UNSET
     usage: dict[str, int] | UnsetType = UNSET
     error: AnthropicErrorDetail | UnsetType = UNSET
+    request_id: str | UnsetType = UNSET
 
 
 class AnthropicCount(Shape):

@@ -34,6 +34,7 @@ _ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    405: "invalid_request_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
@@ -50,8 +51,11 @@ class AnthropicEncoder:
 
     media_type = SSE_MEDIA_TYPE
 
-    def __init__(self, id: str, model: str, stop_sequences: tuple[str, ...], max_tokens: int | None) -> None:
+    def __init__(
+        self, id: str, model: str, stop_sequences: tuple[str, ...], max_tokens: int | None, *, request_id: str = ""
+    ) -> None:
         self._id = id
+        self._request_id = request_id
         self._model = model
         self._stop_sequences = stop_sequences
         self._max_tokens = max_tokens
@@ -63,7 +67,7 @@ class AnthropicEncoder:
     def chunk(self, event: AnswerEvent, now_ns: int) -> bytes:
         """The events that `event` becomes; those of Finished and Failed are the last."""
         if isinstance(event, Failed):
-            return _sse("error", _error(event))
+            return _sse("error", _error(event, self._request_id))
         before = b"" if self._has_started else self._start(event)
         if isinstance(event, ContentDelta):
             return before + (self._delta("text", {"type": "text_delta", "text": event.text}) if event.text else b"")
@@ -102,7 +106,7 @@ class AnthropicEncoder:
 
     def error(self, failed: Failed) -> bytes:
         """Anthropic's error object."""
-        return error_body(failed)
+        return error_body(failed, self._request_id)
 
     def _message(self, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self._id, "type": "message", "role": "assistant", "model": self._model, "content": content}
@@ -164,16 +168,16 @@ def count_body(input_tokens: int) -> bytes:
     return to_json({"input_tokens": input_tokens})
 
 
-def error_body(failed: Failed) -> bytes:
-    """{"type": "error", "error": {"type", "message"}} and, where there is one, our hint."""
-    return to_json(_error(failed))
+def error_body(failed: Failed, request_id: str) -> bytes:
+    """{"type": "error", "error": {"type", "message"}, "request_id"} and, where there is one, our hint."""
+    return to_json(_error(failed, request_id))
 
 
-def _error(failed: Failed) -> dict[str, Any]:
+def _error(failed: Failed, request_id: str) -> dict[str, Any]:
     error = {"type": _ERROR_TYPES.get(failed.status, "api_error"), "message": failed.message}
     if failed.hint:
         error["hint"] = failed.hint
-    return {"type": "error", "error": error}
+    return {"type": "error", "error": error, "request_id": request_id}
 
 
 def _usage(usage: Usage) -> dict[str, int]:

@@ -52,7 +52,7 @@ ALLOWED_HEADERS = (
     "x-stainless-custom-poll-interval, x-stainless-timeout, x-request-timeout, x-localllm-priority, x-localllm-client"
 )
 PREFLIGHT_SECONDS = "43200"
-EXPOSED_HEADERS = ", ".join(("retry-after", "x-request-id", *FULL_QUEUE_HEADERS, *HEADER_NAMES))
+EXPOSED_HEADERS = ", ".join(("retry-after", "x-request-id", "request-id", *FULL_QUEUE_HEADERS, *HEADER_NAMES))
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]*")
 
 

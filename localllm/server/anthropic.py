@@ -9,6 +9,7 @@ from localllm.dialects.anthropic import decode_count, decode_messages
 from localllm.dialects.anthropic_encode import AnthropicEncoder, count_body
 from localllm.dialects.body import Decoded
 from localllm.dialects.framing import JSON_MEDIA_TYPE
+from localllm.logs import request_id
 from localllm.server.generate import Route, answer
 from localllm.server.questions import ask_about
 from localllm.server.replies import told_headers
@@ -30,7 +31,13 @@ async def count_tokens(services: Services, request: Request) -> Response:
 
 def _encoder(decoded: Decoded, services: Services) -> AnthropicEncoder:
     options = decoded.request.options
-    return AnthropicEncoder(f"msg_{services.new_id()}", decoded.request.model, options.stop or (), options.num_predict)
+    return AnthropicEncoder(
+        f"msg_{services.new_id()}",
+        decoded.request.model,
+        options.stop or (),
+        options.num_predict,
+        request_id=request_id.get(),
+    )
 
 
 _MESSAGES = Route("chat", decode_messages, _encoder)

@@ -3,7 +3,7 @@
     Gate (server header, request id, log line, count, 503 while stopping)
       └─ Access (Host, Origin, key, body size)
            └─ Lookup ── a path without parameters is found at once
-                └─ Starlette's router ── any other; 404 and 405 as text
+                └─ Starlette's router ── any other; 404 and 405 in the words of the dialect
                      └─ Endpoint ── handler(services, request); its errors in the words of the route's dialect
 
 README's table of routes is checked against ROUTES.
@@ -18,20 +18,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.dialects.framing import JSON_MEDIA_TYPE, to_json
 from localllm.errors import LocalllmError
+from localllm.generation import Failed
 from localllm.logs import request_id
 from localllm.server import anthropic, create, embed, generate, llamacpp, manage, ollama, plan, pull, responses
 from localllm.server.access import OPEN_PATHS, Access, AccessRules
 from localllm.server.openapi import document
-from localllm.server.replies import INTERNAL, error_response, failed_response, text_response
+from localllm.server.replies import ANTHROPIC_PATH, INTERNAL, error_response, failed_response, no_route_response
 from localllm.server.services import Services
 from localllm.version import __version__
 
@@ -186,7 +186,9 @@ class Gate:
         services = self._services
         name = services.new_id()
         request_id.set(name)
-        headers = ((b"server", f"localllm/{__version__}".encode()), (b"x-request-id", name.encode()))
+        headers = [(b"server", f"localllm/{__version__}".encode()), (b"x-request-id", name.encode())]
+        if scope["path"].startswith(ANTHROPIC_PATH):
+            headers.append((b"request-id", name.encode()))  # where Anthropic's clients look for it
         status = 0
 
         async def send_named(message: Message) -> None:
@@ -219,9 +221,13 @@ class Gate:
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    return text_response("404 page not found", 404)
+    failed = Failed("no_such_route", 404, "404 page not found", hint="GET /docs shows what there is")
+    return no_route_response(failed, request.url.path)
 
 
 async def _wrong_method(request: Request, error: Exception) -> Response:
-    allowed = error.headers if isinstance(error, HTTPException) and error.headers else {}
-    return text_response("405 method not allowed", 405, dict(allowed))
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    allowed = ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
+    failed = Failed("wrong_method", 405, "405 method not allowed", hint=f"it takes {allowed}")
+    return no_route_response(failed, request.url.path, {"allow": allowed})

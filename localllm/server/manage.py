@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localllm.dialects.ollama import decode_name
-from localllm.errors import ModelFileError, UnsupportedError
+from localllm.errors import LocalllmError, ModelFileError, UnsupportedError
 from localllm.server import model_json
 from localllm.server.access import MAY_MANAGE
 from localllm.server.metrics import MEDIA_TYPE, page
-from localllm.server.replies import json_response, text_response
+from localllm.server.replies import ANTHROPIC_PATH, error_response, json_response, text_response
 from localllm.server.services import RunningModel, Services
 from localllm.store.headers import projector_header
 from localllm.store.model import Model
@@ -125,9 +125,13 @@ async def openai_models(services: Services, request: Request) -> Response:
 
 async def openai_model(services: Services, request: Request) -> Response:
     """GET /v1/models/NAME, where NAME may hold slashes."""
-    model = await services.in_store(services.store.find, request.path_params["id"])
-    shape = model_json.anthropic_model if ANTHROPIC_VERSION in request.headers else model_json.openai_model
-    return json_response({**shape(model), "id": request.path_params["id"]})
+    name, is_anthropics = request.path_params["id"], ANTHROPIC_VERSION in request.headers
+    try:
+        model = await services.in_store(services.store.find, name)
+    except LocalllmError as error:
+        return error_response(error, ANTHROPIC_PATH if is_anthropics else request.url.path)
+    shape = model_json.anthropic_model if is_anthropics else model_json.openai_model
+    return json_response({**shape(model), "id": name})
 
 
 def _served_context(services: Services, model: Model) -> int:

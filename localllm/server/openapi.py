@@ -153,7 +153,8 @@ def _responses(path: str, method: str, operation: Operation, schemas: Schemas) -
     good = {str(status): _response(status, content if status == 200 else {}) for status in operation.good}
     error = {} if method == "HEAD" else {JSON: {"schema": schemas.of(error_of(path))}}
     # Where a part of the path is the client's, there may be no such route at all, which is said in Ollama's words.
-    missing = error | ({TEXT: {"schema": {"type": "string"}}} if "{" in path and method != "HEAD" else {})
+    may_miss = "{" in path and method != "HEAD" and not path.startswith("/v1/")
+    missing = error | ({TEXT: {"schema": {"type": "string"}}} if may_miss else {})
     bad = {str(status): _response(status, missing if status == 404 else error) for status in sorted(operation.bad)}
     return good | bad
 

@@ -24,6 +24,7 @@ from localllm.errors import (
 )
 from localllm.failures import failed_from
 from localllm.generation import Failed
+from localllm.logs import request_id
 
 FULL_QUEUE_HEADERS = ("x-localllm-queue-length", "x-localllm-queue-limit")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
@@ -32,6 +33,7 @@ LLAMACPP_PATHS = frozenset(
     ("/completion", "/completions", "/infill", "/tokenize", "/detokenize", "/apply-template", "/embedding",
      "/embeddings", *RERANK_PATHS, "/props", "/slots", "/health")
 )  # fmt: skip
+ANTHROPIC_PATH = "/v1/messages"
 TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
 INTERNAL = Failed(
     code="internal_error",
@@ -53,8 +55,8 @@ def text_response(text: str, status: int = 200, headers: dict[str, str] | None =
 
 def _error_body(failed: Failed, path: str, param: str | None = None) -> bytes:
     """A failure in the dialect that a route speaks."""
-    if path.startswith("/v1/messages"):
-        return anthropic_encode.error_body(failed)
+    if path.startswith(ANTHROPIC_PATH):
+        return anthropic_encode.error_body(failed, request_id.get())
     if path in LLAMACPP_PATHS:
         return llamacpp_encode.error_body(failed)
     if path.startswith("/v1/"):
@@ -69,9 +71,16 @@ def error_response(error: LocalllmError, path: str) -> Response:
     return Response(_error_body(failed, path, param), failed.status, error_headers(error), JSON_MEDIA_TYPE)
 
 
-def failed_response(failed: Failed, path: str) -> Response:
+def failed_response(failed: Failed, path: str, headers: dict[str, str] | None = None) -> Response:
     """A failed event as a whole answer."""
-    return Response(_error_body(failed, path), failed.status, media_type=JSON_MEDIA_TYPE)
+    return Response(_error_body(failed, path), failed.status, headers, JSON_MEDIA_TYPE)
+
+
+def no_route_response(failed: Failed, path: str, headers: dict[str, str] | None = None) -> Response:
+    """That there is no such route, or not by that method: a dialect's error where one is spoken, else Ollama's text."""
+    if path.startswith("/v1/") or path in LLAMACPP_PATHS:
+        return failed_response(failed, path, headers)
+    return text_response(failed.message, failed.status, headers)
 
 
 def told_headers(ignored: Sequence[str]) -> dict[str, str]:

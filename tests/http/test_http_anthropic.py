@@ -77,15 +77,19 @@ def test_errors_have_anthropics_shape(server, fields, status, kind, message):
         body = answer.json()
         assert (status, "error", kind) == (answer.status_code, body["type"], body["error"]["type"])
         assert body["error"]["message"].startswith(message)
+        name = answer.headers["x-request-id"]
+        assert (name, name) == (body["request_id"], answer.headers["request-id"])
 
 
 def test_an_error_within_a_stream_is_an_event_and_the_last(server):
-    *_, (name, error) = events_of(post(server, "fail later", stream=True).text)
+    answer = post(server, "fail later", stream=True)
+    *_, (name, error) = events_of(answer.text)
     assert ("error", "api_error", "the model's process died") == (
         name,
         error["error"]["type"],
         error["error"]["message"],
     )
+    assert answer.headers["request-id"] == error["request_id"]
 
 
 def test_a_stream_that_is_silent_pings():
@@ -112,3 +116,6 @@ def test_models_are_listed_in_anthropics_shape_for_its_clients(server):
     } == listed["data"][0]
     assert "guide" == httpx.get(server.url + "/v1/models/guide", headers=VERSION).json()["id"]
     assert "list" == httpx.get(server.url + "/v1/models").json()["object"]
+    missing = httpx.get(server.url + "/v1/models/nosuch", headers=VERSION)
+    assert (404, "not_found_error") == (missing.status_code, missing.json()["error"]["type"])
+    assert "error" == missing.json()["type"]

@@ -169,6 +169,41 @@ def test_what_is_not_there_is_said_in_plain_text(server):
     assert 405 == httpx.post(f"{server.url}/api/tags").status_code
 
 
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/nothing", {"error": {"message", "type", "param", "code", "hint"}}),
+        ("/v1/responses/a/b", {"error": {"message", "type", "param", "code", "hint"}}),
+        ("/v1/messages/batches", {"type": (), "error": {"type", "message", "hint"}, "request_id": ()}),
+    ],
+)
+def test_a_route_that_is_not_there_is_told_as_the_dialect_tells_errors(server, path, shape):
+    answer = httpx.post(server.url + path)
+    body = answer.json()
+    assert (404, shape.keys(), shape["error"]) == (answer.status_code, body.keys(), body["error"].keys())
+    assert ("404 page not found", "not_found_error") == (body["error"]["message"], body["error"]["type"])
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/chat/completions", "POST"),
+        ("/v1/messages", "POST"),
+        ("/v1/responses/x", "DELETE, GET, HEAD"),
+        ("/v1/models/a/b", "GET, HEAD"),
+        ("/completion", "POST"),
+        ("/v1/rerank", "POST"),
+        ("/props", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_told_as_the_dialect_tells_errors(server, path, allowed):
+    answer = httpx.put(server.url + path)
+    error = answer.json()["error"]
+    assert (405, allowed) == (answer.status_code, answer.headers["allow"])
+    assert ("invalid_request_error", f"it takes {allowed}") == (error["type"], error["hint"])
+    assert b"" == httpx.head(server.url + path).content
+
+
 @pytest.mark.parametrize("entry", ROUTES, ids=lambda entry: entry.path)
 def test_every_route_of_the_table_answers_each_of_its_methods(server, entry):
     for method in entry.method.split("|"):

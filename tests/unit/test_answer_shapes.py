@@ -13,6 +13,7 @@ from localllm.dialects import answers as a
 from localllm.dialects import answers_v1 as v1
 from localllm.dialects import openai_responses
 from localllm.dialects.anthropic_encode import AnthropicEncoder
+from localllm.dialects.body import Decoded
 from localllm.dialects.llamacpp_encode import LlamaCppEncoder
 from localllm.dialects.ollama_encode import OllamaEncoder, rendered_body
 from localllm.dialects.openai_completion_encode import CompletionEncoder, Shape
@@ -66,7 +67,8 @@ def responses(**fields) -> ResponsesEncoder:
 
 
 def llamacpp() -> LlamaCppEncoder:
-    return LlamaCppEncoder((GenerationRequest("m", prompt="x"),), (), reports_progress=True)
+    request = GenerationRequest("m", prompt="x")
+    return LlamaCppEncoder(Decoded(request, stream=True, reports_progress=True, reports_timings=True))
 
 
 def openai() -> OpenAIEncoder:

@@ -255,7 +255,7 @@ def test_a_bad_field_is_told_what_is_wrong_with_it(fields, message):
 
 
 def encoder(stop_sequences=(), max_tokens=9) -> AnthropicEncoder:
-    return AnthropicEncoder("msg_1", "guide", stop_sequences, max_tokens)
+    return AnthropicEncoder("msg_1", "guide", stop_sequences, max_tokens, request_id="req_1")
 
 
 def streamed(*events, **options):
@@ -362,7 +362,8 @@ def test_the_reason_of_the_end_is_told_in_anthropics_words(finished, reason, seq
 
 def test_a_stream_that_fails_ends_with_an_error():
     *_, error = streamed(ContentDelta("a"), Failed("queue_full", 503, "busy", "later"))
-    assert {"type": "error", "error": {"type": "overloaded_error", "message": "busy", "hint": "later"}} == error
+    told = {"type": "overloaded_error", "message": "busy", "hint": "later"}
+    assert {"type": "error", "error": told, "request_id": "req_1"} == error
 
 
 @pytest.mark.parametrize(
@@ -378,7 +379,7 @@ def test_a_stream_that_fails_ends_with_an_error():
     ],
 )
 def test_errors_have_the_types_that_anthropics_clients_know(status, kind):
-    assert kind == json.loads(error_body(Failed("c", status, "m")))["error"]["type"]
+    assert kind == json.loads(error_body(Failed("c", status, "m"), "r1"))["error"]["type"]
 
 
 @pytest.mark.parametrize(
