@@ -226,7 +226,7 @@ class Campaign:
 
         started = time.process_time()
         try:
-            accept(paths)
+            self.accept(paths, seed[0])
             accepted = True
         except ModelFileError:
             accepted = False
@@ -242,10 +242,17 @@ class Campaign:
             return
         report.accepted += 1
         if self.loads:
-            self._load(paths[0], loader, report, found)
+            self._note(self.load(paths, seed[0], loader), report, found)
 
-    def _load(self, path: Path, loader: Loader, report: Report, found: Callable[[str], Finding]) -> None:
-        answer = loader.load(path)
+    def accept(self, paths: Sequence[Path], seed: str) -> None:
+        """What a file made of that seed must pass. Raises ModelFileError."""
+        accept(paths)
+
+    def load(self, paths: Sequence[Path], seed: str, loader: Loader) -> dict[str, object]:
+        """The child's answer to a file that was accepted."""
+        return loader.load(paths[0])
+
+    def _note(self, answer: dict[str, object], report: Report, found: Callable[[str], Finding]) -> None:
         if "died" in answer:
             report.deaths.append(found(str(answer["died"])))
             report.answers["died"] += 1

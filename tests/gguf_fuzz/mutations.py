@@ -102,7 +102,7 @@ def number(random: Random, type_id: int, before: int | float | None = None) -> b
     if code == "?":
         return random.choice((b"\0", b"\x01", b"\x02"))
     if code in "fd":
-        wide = struct.pack(f"<{code}", before * random.choice((2, -1, 0.5))) if isinstance(before, float) else None
+        wide = _packed(code, before * random.choice((2, -1, 0.5))) if isinstance(before, float) else None
         return wide if wide and random.random() < 0.3 else struct.pack(f"<{code}", random.choice(_FLOATS))
     if isinstance(before, int) and random.random() < 0.4:
         value = random.choice(_NEAR)(before)
@@ -110,6 +110,13 @@ def number(random: Random, type_id: int, before: int | float | None = None) -> b
         value = random.choice(random.choice((_INTEGERS, _LARGE)))
     size = struct.calcsize(code)
     return (value % 2 ** (8 * size)).to_bytes(size, "little")
+
+
+def _packed(code: str, value: float) -> bytes:
+    try:
+        return struct.pack(f"<{code}", value)
+    except OverflowError:  # twice the largest float
+        return struct.pack(f"<{code}", math.copysign(math.inf, value))
 
 
 def _value(pair: Pair) -> int | float | None:
