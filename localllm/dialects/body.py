@@ -168,8 +168,8 @@ class _ToolShape(msgspec.Struct):
 _tool_decoder = msgspec.json.Decoder(_ToolShape)
 
 
-def read_tools(tools: list[msgspec.Raw] | None) -> tuple[Tool, ...]:
-    """The functions among `tools`, their JSON untouched. Kinds other than functions are skipped: agents send them.
+def read_tools(tools: list[msgspec.Raw] | None, told: list[str]) -> tuple[Tool, ...]:
+    """The functions among `tools`, their JSON untouched. Other kinds, which agents send, are skipped and told.
 
     Raises InvalidFieldError for a function without a name.
     """
@@ -181,6 +181,7 @@ def read_tools(tools: list[msgspec.Raw] | None) -> tuple[Tool, ...]:
             raise InvalidFieldError(f"{field} must be an object", field=field)
         shape = read_inside(text, _tool_decoder, field)
         if shape.type not in (None, "", "function"):
+            told.append(field)
             continue
         if shape.function is None or not shape.function.name:
             raise InvalidFieldError(f"{field}.function.name is missing", field=f"{field}.function.name")

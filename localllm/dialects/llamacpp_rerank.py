@@ -32,6 +32,7 @@ class _Body(msgspec.Struct):
     top_n: int | None = None
     return_documents: bool | None = None
     return_text: bool | None = None
+    truncate: bool | None = None  # TEI's, and here with both forms
 
 
 _decoder = msgspec.json.Decoder(_Body)
@@ -66,7 +67,7 @@ def decode_rerank(body: bytes) -> Ranking:
         raise InvalidFieldError(f"top_n is {fields.top_n}, but must be 1 or more", field="top_n")
     texts = tuple(one if isinstance(one, str) else one.text for one in given)
     return Ranking(
-        EmbedRequest(fields.model or "", texts, normalises=False, query=fields.query),
+        EmbedRequest(fields.model or "", texts, truncates=bool(fields.truncate), normalises=False, query=fields.query),
         fields.top_n or len(texts),
         tells_text=bool(fields.return_text if is_teis else fields.return_documents),
         is_teis=is_teis,

@@ -35,6 +35,7 @@ class _EmbedBody(msgspec.Struct):
     content: Any = None
     input: Any = None
     embd_normalize: int | None = None
+    truncate: bool | None = None
 
 
 _tokenize_decoder = msgspec.json.Decoder(TokenizeBody)
@@ -88,7 +89,9 @@ def decode_embedding(body: bytes) -> EmbedRequest:
     if fields.embd_normalize not in (None, -1, 2):
         raise InvalidFieldError("embd_normalize must be 2 (length 1) or -1 (as they are)", field="embd_normalize")
     check_count(several)
-    return EmbedRequest(fields.model or "", found, normalises=fields.embd_normalize != -1)
+    return EmbedRequest(
+        fields.model or "", found, truncates=bool(fields.truncate), normalises=fields.embd_normalize != -1
+    )
 
 
 def encode_tokens(tokens: Sequence[int], pieces: Sequence[bytes] | None) -> bytes:

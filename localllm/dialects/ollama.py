@@ -167,13 +167,14 @@ def decode_chat(body: bytes) -> Decoded:
         raise InvalidFieldError("model is required", field="model")
     request, unknown = _request(fields, model)
     messages = with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages or ())])
-    tools = read_tools(fields.tools)
+    told: list[str] = []
+    tools = read_tools(fields.tools, told)
     choice = read_tool_choice(fields.tool_choice, [tool.name for tool in tools], fields.parallel_tool_calls)
     if choice.mode == "none":
         tools = ()
     request = msgspec.structs.replace(request, messages=messages, tools=tools, tool_choice=choice, logprobs=logprobs)
     action = "render" if fields.debug_render_only else _action(bool(messages), request)
-    ignored = _ignored(body, _ChatBody, unknown)
+    ignored = (*_ignored(body, _ChatBody, unknown), *told)
     return Decoded(request, fields.stream is not False, action, unknown_options=unknown, ignored=ignored)
 
 

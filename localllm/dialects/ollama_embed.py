@@ -7,12 +7,12 @@ answer (`truncated_count`); `dimensions` beyond the model's are refused.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from localllm.dialects.body import read, read_keep_alive
+from localllm.dialects.body import ignored_names, read, read_keep_alive
 from localllm.dialects.framing import NANOSECONDS, to_json
 from localllm.embedding import MOST_INPUTS, Embeddings, EmbedRequest
 from localllm.errors import InvalidFieldError, ModelNotFoundError
@@ -37,6 +37,11 @@ class _EmbeddingsBody(msgspec.Struct):
     options: dict[str, Any] | None = None
 
 
+class _OptionsBody(msgspec.Struct):
+    options: dict[str, Any] | None = None
+
+
+_options_decoder = msgspec.json.Decoder(_OptionsBody)
 _embed_decoder = msgspec.json.Decoder(_EmbedBody)
 _embeddings_decoder = msgspec.json.Decoder(_EmbeddingsBody)
 # What is read where, for the document of the API.
@@ -54,7 +59,7 @@ def decode_embed(body: bytes) -> EmbedRequest:
         inputs=_inputs(fields.input),
         truncates=fields.truncate is not False,
         dimensions=read_dimensions(fields.dimensions),
-        num_ctx=parse_options(fields.options or {})[0].num_ctx or None,
+        num_ctx=read_num_ctx(fields.options),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
     )
 
@@ -70,7 +75,7 @@ def decode_embeddings(body: bytes) -> EmbedRequest:
         inputs=(fields.prompt,) if fields.prompt else (),
         truncates=True,
         normalises=False,
-        num_ctx=parse_options(fields.options or {})[0].num_ctx or None,
+        num_ctx=read_num_ctx(fields.options),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
     )
 
@@ -99,6 +104,18 @@ def read_dimensions(dimensions: int | None) -> int | None:
     if dimensions is not None and not 0 <= dimensions < 2**31:
         raise InvalidFieldError(f"dimensions must not be {dimensions}", field="dimensions")
     return dimensions or None
+
+
+def read_num_ctx(options: Mapping[str, object] | None) -> int | None:
+    """The only option that vectors depend on; 0, as None, is the model's. Raises InvalidOptionError for any of them."""
+    return parse_options(options or {})[0].num_ctx or None
+
+
+def ignored_fields(body: bytes, shape: type[msgspec.Struct]) -> tuple[str, ...]:
+    """What a body says and vectors do not depend on, options included."""
+    said = read(body, _options_decoder).options or {}
+    options = (f"options.{name}" for name, value in said.items() if name != "num_ctx" and value is not None)
+    return (*ignored_names(body, shape), *options)
 
 
 def check_count(inputs: Sequence[object]) -> None:

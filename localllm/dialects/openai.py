@@ -142,7 +142,8 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
     _refuse_what_is_not_supported(fields)
     count = read_count(fields.n, "n")
     options, unknown = read_options(fields, "max_completion_tokens", "max_tokens")
-    tools = read_tools(fields.tools)
+    told: list[str] = []
+    tools = read_tools(fields.tools, told)
     choice = read_tool_choice(fields.tool_choice, [tool.name for tool in tools], fields.parallel_tool_calls)
     request = GenerationRequest(
         model=fields.model or "",
@@ -163,7 +164,7 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
         bool(fields.stream),
         include_usage=includes_usage(fields),
         unknown_options=unknown,
-        ignored=ignored_names(body, _ChatBody),
+        ignored=(*ignored_names(body, _ChatBody), *told),
         choices=with_own_seeds(request, count) if count > 1 else (),
         candidates_per_prompt=count,
         service_tier=fields.service_tier,

@@ -1,4 +1,7 @@
-"""OpenAI's embeddings: /v1/embeddings. Inputs may be texts or token ids; what does not fit is refused, never cut."""
+"""OpenAI's embeddings: /v1/embeddings. Inputs may be texts or token ids; what does not fit is refused.
+
+`options`, `num_ctx`, `keep_alive` and `truncate`, by which inputs are cut instead, are extensions.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,9 @@ import msgspec
 
 from localllm.dialects.body import read, read_keep_alive
 from localllm.dialects.framing import to_json
-from localllm.dialects.ollama_embed import check_count, read_dimensions, vector_json
+from localllm.dialects.ollama_embed import check_count, read_dimensions, read_num_ctx, vector_json
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.errors import InvalidFieldError
-from localllm.generation import parse_options
 
 
 class _Body(msgspec.Struct):
@@ -25,6 +27,8 @@ class _Body(msgspec.Struct):
     encoding_format: str | None = None
     keep_alive: Any = None
     num_ctx: Any = None
+    options: dict[str, Any] | None = None
+    truncate: bool | None = None
 
 
 _decoder = msgspec.json.Decoder(_Body)
@@ -44,8 +48,9 @@ def decode_embeddings(body: bytes) -> tuple[EmbedRequest, bool]:
     request = EmbedRequest(
         model=fields.model,
         inputs=_inputs(fields.input),
+        truncates=bool(fields.truncate),
         dimensions=read_dimensions(fields.dimensions),
-        num_ctx=parse_options({"num_ctx": fields.num_ctx})[0].num_ctx or None,
+        num_ctx=read_num_ctx({"num_ctx": fields.num_ctx}) or read_num_ctx(fields.options),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
     )
     return request, encoding == "base64"

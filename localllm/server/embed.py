@@ -7,7 +7,7 @@ others have their turn between them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,8 +19,10 @@ from starlette.types import Receive
 from localllm.dialects import ollama_embed, openai_embed
 from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.embedding import Embeddings, EmbedRequest
-from localllm.errors import LocalllmError, UnsupportedError
+from localllm.errors import LocalllmError, ModelNotFoundError, UnsupportedError
+from localllm.generation import Failed
 from localllm.server.progress import Progress
+from localllm.server.replies import failed_response, told_headers
 from localllm.server.services import Services, Turn
 from localllm.server.terms import terms_of
 
@@ -41,24 +43,35 @@ class Done:
 async def ollama_embed_inputs(services: Services, request: Request) -> Response:
     """POST /api/embed."""
     arrived = services.clock.monotonic()
-    wanted = ollama_embed.decode_embed(await request.body())
-    done = await embed(services, request, wanted)
+    body = await request.body()
+    wanted = ollama_embed.decode_embed(body)
+    try:
+        done = await embed(services, request, wanted)
+    except ModelNotFoundError as error:
+        return _not_found(error, request)
     total_seconds = services.clock.monotonic() - arrived
-    return _json(ollama_embed.encode_embed(wanted.model, done.parts, total_seconds, done.load_seconds), done)
+    answer = ollama_embed.encode_embed(wanted.model, done.parts, total_seconds, done.load_seconds)
+    return _json(answer, done, _ignored(body, ollama_embed.BODIES, request))
 
 
 async def ollama_embed_prompt(services: Services, request: Request) -> Response:
     """POST /api/embeddings."""
-    wanted = ollama_embed.decode_embeddings(await request.body())
-    done = await embed(services, request, wanted)
-    return _json(ollama_embed.encode_embeddings(done.parts), done)
+    body = await request.body()
+    wanted = ollama_embed.decode_embeddings(body)
+    try:
+        done = await embed(services, request, wanted)
+    except ModelNotFoundError as error:
+        return _not_found(error, request)
+    return _json(ollama_embed.encode_embeddings(done.parts), done, _ignored(body, ollama_embed.BODIES, request))
 
 
 async def openai_embeddings(services: Services, request: Request) -> Response:
     """POST /v1/embeddings."""
-    wanted, as_base64 = openai_embed.decode_embeddings(await request.body())
+    body = await request.body()
+    wanted, as_base64 = openai_embed.decode_embeddings(body)
     done = await embed(services, request, wanted)
-    return _json(openai_embed.encode_embeddings(wanted.model, done.parts, as_base64=as_base64), done)
+    answer = openai_embed.encode_embeddings(wanted.model, done.parts, as_base64=as_base64)
+    return _json(answer, done, _ignored(body, openai_embed.BODIES, request))
 
 
 async def embed(services: Services, request: Request, wanted: EmbedRequest) -> Done:
@@ -120,7 +133,17 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-def _json(body: bytes, done: Done) -> Response:
-    response = Response(body, media_type=JSON_MEDIA_TYPE)
+def _not_found(error: ModelNotFoundError, request: Request) -> Response:
+    """Ollama has other words for it here."""
+    message = f'model "{error.name}" not found, try pulling it first'
+    return failed_response(Failed(error.code, error.status, message, error.hint), request.url.path)
+
+
+def _ignored(body: bytes, shapes: Mapping[str, type[msgspec.Struct]], request: Request) -> tuple[str, ...]:
+    return ollama_embed.ignored_fields(body, shapes[request.url.path])
+
+
+def _json(body: bytes, done: Done, ignored: Sequence[str]) -> Response:
+    response = Response(body, headers=told_headers(ignored), media_type=JSON_MEDIA_TYPE)
     response.raw_headers.extend(done.headers)
     return response

@@ -9,28 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from localllm.dialects import llamacpp, llamacpp_rerank, llamacpp_tokens
-from localllm.dialects.body import Decoded
+from localllm.dialects.body import Decoded, ignored_names
 from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.dialects.llamacpp_encode import LlamaCppEncoder
 from localllm.dialects.openai import decode_chat
-from localllm.errors import InvalidFieldError, ModelNotFoundError
+from localllm.errors import InvalidFieldError, ModelFileError, ModelNotFoundError
 from localllm.server import model_json
 from localllm.server.choices import tokens_of
 from localllm.server.embed import embed
 from localllm.server.generate import Route, answer_decoded
 from localllm.server.questions import ask, ask_about
 from localllm.server.replies import json_response, told_headers
-from localllm.server.services import RunningModel, Services
+from localllm.server.services import ModelStore, RunningModel, Services
 from localllm.server.streaming import AnswerResponse
 from localllm.store.model import Model
 from localllm.version import __version__
+
+Capability = Literal["completion", "embedding", "ranking"]
+_POOLING_OF_RANKS = 4  # llama_pooling_type of llama.h
 
 
 async def completion(services: Services, request: Request) -> AnswerResponse:
@@ -78,16 +81,18 @@ async def apply_template(services: Services, request: Request) -> Response:
 
 async def embedding(services: Services, request: Request) -> Response:
     """POST /embedding and /embeddings."""
-    wanted = llamacpp_tokens.decode_embedding(await request.body())
+    body = await request.body()
+    wanted = llamacpp_tokens.decode_embedding(body)
     model, ignored = await find(services, wanted.model, "embedding")
     done = await embed(services, request, msgspec.structs.replace(wanted, model=model.name))
-    return _json(llamacpp_tokens.encode_embedding(done.parts), ignored)
+    told = ignored_names(body, llamacpp_tokens.BODIES["/embedding"])
+    return _json(llamacpp_tokens.encode_embedding(done.parts), (*told, *ignored))
 
 
 async def rerank(services: Services, request: Request) -> Response:
-    """POST /rerank and /v1/rerank."""
+    """POST /rerank, /v1/rerank and the same with "ing"."""
     ranking = llamacpp_rerank.decode_rerank(await request.body())
-    model, ignored = await find(services, ranking.request.model, "embedding")
+    model, ignored = await find(services, ranking.request.model, "ranking")
     done = await embed(services, request, msgspec.structs.replace(ranking.request, model=model.name))
     name = model.name if ignored else ranking.request.model or model.name
     return _json(llamacpp_rerank.encode_ranking(ranking, name, done.parts), (*ranking.ignored, *ignored))
@@ -126,7 +131,7 @@ async def health(services: Services, request: Request) -> Response:
     return json_response({"status": "ok"})
 
 
-async def find(services: Services, name: str, capability: str) -> tuple[Model, tuple[str, ...]]:
+async def find(services: Services, name: str, capability: Capability) -> tuple[Model, tuple[str, ...]]:
     """The model that is meant, and ("model",) if its name had to be ignored. Raises InvalidFieldError."""
     if name:
         try:
@@ -134,7 +139,7 @@ async def find(services: Services, name: str, capability: str) -> tuple[Model, t
         except ModelNotFoundError:
             model, _ = await find(services, "", capability)
             return model, ("model",)
-    able = [model for model in await services.in_store(services.store.list) if capability in model.capabilities]
+    able = await services.in_store(_able, services.store, capability)
     loaded = {entry.model.key for entry in services.scheduler.running()}
     for among in (
         [model for model in able if model.key in loaded],
@@ -147,6 +152,23 @@ async def find(services: Services, name: str, capability: str) -> tuple[Model, t
             names = ", ".join(model.name for model in among)
             raise InvalidFieldError(f"several models are there, say which in `model`: {names}", field="model")
     raise InvalidFieldError(f"no model is there that can do {capability}", field="model", hint="localllm pull MODEL")
+
+
+def _able(store: ModelStore, capability: Capability) -> list[Model]:
+    """The models that can do it: a reranker is an embedding model to those who list models, but it does not embed."""
+    if capability == "completion":
+        return [model for model in store.list() if capability in model.capabilities]
+    embedders = [model for model in store.list() if "embedding" in model.capabilities]
+    if len(embedders) < 2:  # the only one is meant, and says itself what it cannot
+        return embedders
+    return [model for model in embedders if _ranks(store, model) == (capability == "ranking")]
+
+
+def _ranks(store: ModelStore, model: Model) -> bool:
+    try:
+        return store.header(model).architecture_integer("pooling_type") == _POOLING_OF_RANKS
+    except ModelFileError:  # it cannot be loaded either
+        return False
 
 
 async def _answer(services: Services, request: Request, decode: Callable[[bytes], Decoded]) -> AnswerResponse:

@@ -114,6 +114,7 @@ class FakeStore:
     blobs_dir = Path("/models/blobs")
 
     def __init__(self) -> None:
+        self.headers: dict[str, Header] = {}
         self.models = {
             "guide": replace(MODEL, is_bundled=True),
             "slow": replace(MODEL, name="slow:latest", key="/models/slow.gguf"),
@@ -129,8 +130,12 @@ class FakeStore:
     def list(self) -> tuple[Model, ...]:
         return tuple(self.models.values())
 
+    def add_reranker(self, name: str) -> None:
+        self.models[name] = replace(self.models["embed"], name=f"{name}:latest", key=f"/models/{name}.gguf")
+        self.headers[name] = replace(HEADER, metadata={**HEADER.metadata, "llama.pooling_type": 4})
+
     def header(self, model: Model) -> Header:
-        return HEADER
+        return self.headers.get(model.name.removesuffix(":latest"), HEADER)
 
     def pull_request(self, name: str, quant: str = "") -> PullRequest | None:
         self.find(name)

@@ -54,6 +54,21 @@ def test_the_modelfiles_context_counts_unless_the_client_says_another(server: Li
     assert expected == server.scheduler.embed_requests
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/embed", {"input": "a", "options": {"num_ctx": 9, "temperature": 1, "seed": None}, "user": "u"}),
+        ("/api/embeddings", {"prompt": "a", "options": {"num_ctx": 9, "temperature": 1}, "user": "u", "name": "x"}),
+        ("/v1/embeddings", {"input": "a", "options": {"num_ctx": 9, "temperature": 1}, "user": "u"}),
+    ],
+)
+def test_what_vectors_do_not_depend_on_is_told(server: LiveServer, path: str, body: dict[str, object]) -> None:
+    answer = post(server, path, **body)
+    assert (200, "user, options.temperature") == (answer.status_code, answer.headers["x-localllm-ignored"])
+    (request,) = server.scheduler.embed_requests
+    assert 9 == request.num_ctx
+
+
 def test_many_inputs_go_to_the_runner_in_parts_and_come_back_in_one(server: LiveServer) -> None:
     answer = post(server, "/v1/embeddings", input=["x" * (1 + index % 7) for index in range(2500)]).json()
     assert [1024, 1024, 452] == [len(request.inputs) for request in server.scheduler.embed_requests]
@@ -66,7 +81,10 @@ def test_many_inputs_go_to_the_runner_in_parts_and_come_back_in_one(server: Live
     [
         ("/api/embed", {"model": "guide"}, 400, '"guide" does not support embedding'),
         ("/v1/embeddings", {"model": "guide", "input": "a"}, 400, '"guide" does not support embedding'),
-        ("/api/embed", {"model": "absent"}, 404, "model 'absent' not found"),
+        ("/api/embed", {"model": "absent"}, 404, 'model "absent" not found, try pulling it first'),
+        ("/api/embeddings", {"model": "absent"}, 404, 'model "absent" not found, try pulling it first'),
+        ("/api/embed", {"model": ""}, 404, "model '' not found"),
+        ("/v1/embeddings", {"model": "absent", "input": "a"}, 404, "model 'absent' not found"),
         ("/api/embed", {"input": [1]}, 400, "invalid input type"),
         ("/v1/embeddings", {"input": []}, 400, "invalid input"),
     ],

@@ -129,6 +129,22 @@ def test_documents_are_ranked_for_a_query_in_two_forms(server):
     assert ("why", "why", False) == (first.query, second.query, first.normalises)
 
 
+def test_a_reranker_ranks_and_another_embeds_where_nobody_says_which(server):
+    server.store.add_reranker("ranker")
+    answer = post(server, "/rerank", query="why", documents=["b"]).json()
+    assert "ranker:latest" == answer["model"]
+    assert 200 == post(server, "/embedding", content="hi", temperature=1).status_code
+    assert ["ranker:latest", "embed:latest"] == [one.model for one in server.scheduler.embed_requests]
+
+
+def test_what_vectors_do_not_depend_on_is_told(server):
+    answer = post(server, "/embedding", content="hi", user="u", truncate=True)
+    assert "user" == answer.headers["x-localllm-ignored"]
+    ranked = post(server, "/rerank", query="why", texts=["b"], truncate=True, raw_scores=True)
+    assert "raw_scores" == ranked.headers["x-localllm-ignored"]
+    assert [True, True] == [one.truncates for one in server.scheduler.embed_requests]
+
+
 def test_props_tell_of_the_model_and_nothing_of_the_machine(one_model):
     answer = httpx.get(one_model.url + "/props")
     props = answer.json()

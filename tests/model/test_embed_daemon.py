@@ -123,6 +123,16 @@ def test_a_reranker_scores_each_document_for_the_query_whatever_is_ranked_beside
     assert other[0]["score"] != scores[0]
 
 
+def test_a_reranker_is_found_without_its_name_and_cuts_a_document_only_where_that_is_asked_for(daemon: Daemon) -> None:
+    asked = {"query": "why is the sky blue?", "documents": [LONG, "the sky"]}
+    refused = daemon.http.post("/v1/reranking", json=asked)
+    assert (400, "invalid_request_error") == (refused.status_code, refused.json()["error"]["type"])
+    assert "the input length exceeds the context length" in refused.json()["error"]["message"]
+    cut = daemon.http.post("/reranking", json={**asked, "truncate": True}).json()
+    assert (f"{RERANKER}:latest", {0, 1}) == (cut["model"], {one["index"] for one in cut["results"]})
+    assert 512 < cut["usage"]["prompt_tokens"] < 600
+
+
 @pytest.mark.parametrize(
     ("kind", "path", "body", "message"),
     [

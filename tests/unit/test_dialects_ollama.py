@@ -256,9 +256,10 @@ def test_half_an_emoji_becomes_the_replacement_character():
     assert "a\ufffd b\\ud83d \ufffd \U0001f600 \n" == decode_generate(body).request.prompt
 
 
-def test_tools_that_are_no_functions_are_skipped():
+def test_tools_that_are_no_functions_are_skipped_and_that_is_told():
     body = b'{"model": "m", "tools": [{"type": "web_search"}, {"type": "function", "function": {"name": "f"}}]}'
-    assert ["f"] == [tool.name for tool in decode_chat(body).request.tools]
+    decoded = decode_chat(body)
+    assert (["f"], ("tools[0]",)) == ([tool.name for tool in decoded.request.tools], decoded.ignored)
 
 
 def test_a_body_that_names_a_model_may_call_it_model_or_name():

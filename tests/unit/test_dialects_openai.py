@@ -187,6 +187,16 @@ def test_thinking_is_switched_as_anthropic_does_it():
     assert [True, False] == [decode(f'"thinking": {{"type": "{one}abled"}}').request.think for one in ("en", "dis")]
 
 
+def test_tools_that_are_no_functions_are_skipped_and_that_is_told():
+    decoded = decode(
+        '"tools": [{"type": "web_search"}, {"function": {"name": "g"}}, {"type": "custom"}], "store": true'
+    )
+    assert (["g"], ("store", "tools[0]", "tools[2]")) == (
+        [tool.name for tool in decoded.request.tools],
+        decoded.ignored,
+    )
+
+
 def test_tool_choice_none_drops_the_tools():
     tools = '"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"'
     assert () == decode(tools).request.tools
