@@ -16,6 +16,7 @@ from localllm.gguf import TensorInfo, read_header
 from localllm.gguf_adapters import ENDINGS
 
 ALPHA, RANK = 8.0, 4
+EMBEDDING = "token_embd.weight"
 SPREAD = 0.05
 
 
@@ -44,8 +45,11 @@ def write_adapter(
     random = np.random.default_rng(seed)
     for tensor in filter(changes, header.tensors):
         first, second, *more = tensor.shape
-        a = random.standard_normal((*more, rank, first)) * spread
-        b = random.standard_normal((*more, second, rank)) * (0.0 if is_zero else spread)
+        shapes = ((*more, rank, first), (*more, second, rank))
+        if tensor.name == EMBEDDING:  # a row for each token, and as many columns as the rank
+            shapes = ((second, rank), (first, rank))
+        a = random.standard_normal(shapes[0]) * spread
+        b = random.standard_normal(shapes[1]) * (0.0 if is_zero else spread)
         for ending, values in zip(ENDINGS, (a, b), strict=True):
             writer.add_tensor(f"{tensor.name}{ending}", values.astype(data_type))
     writer.write_header_to_file()
@@ -64,7 +68,8 @@ def merged(base: Path, adapter: Path, target: Path) -> Path:
     for name, tensor in tensors.items():
         if f"{name}{ENDINGS[0]}" in found:
             a, b = (found[f"{name}{ending}"] for ending in ENDINGS)
-            whole = _values(data, tensor) + (ALPHA / a.shape[-2]) * (b @ a)
+            added_to_it = a @ b.T / a.shape[-1] if name == EMBEDDING else b @ a / a.shape[-2]
+            whole = _values(data, tensor) + ALPHA * added_to_it
             data[tensor.offset : tensor.offset + tensor.size_bytes] = whole.astype(np.float32).tobytes()
     target.write_bytes(data)
     return target

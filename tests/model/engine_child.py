@@ -131,7 +131,9 @@ class Play:
 
     def __init__(self, scenario: Scenario) -> None:
         defaults = {"max_sequences": 4, "batch_tokens": 256, "threads": 1, "pool_tokens": 4096}
-        config = LlamaConfig(model_path=Path(scenario.model), **{**defaults, **scenario.config})
+        adapters = tuple(map(Path, scenario.config.get("adapters", ())))
+        more = {**defaults, **scenario.config, "adapters": adapters}
+        config = LlamaConfig(model_path=Path(scenario.model), **more)
         self.backend = WatchedBackend(config)
         self.engine = Engine(self.backend, time.monotonic, EnginePolicy(**scenario.policy))
         self.requests = [Request(**one) for one in scenario.requests]
