@@ -81,9 +81,13 @@ class InvalidNameError(BadRequestError):
 
 
 class InvalidOptionError(BadRequestError):
-    """An option has the wrong type or an impossible value."""
+    """An option has the wrong type or an impossible value; `option` is what the client called it, or None."""
 
     code = "invalid_option"
+
+    def __init__(self, message: str, *, option: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.option = option
 
 
 class InvalidFieldError(BadRequestError):

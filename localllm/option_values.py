@@ -47,23 +47,23 @@ def read_option(option: str, value: object, name: str) -> object:
     if option == "use_mmap":
         if isinstance(value, bool):
             return value
-        raise InvalidOptionError(f'option "{name}" must be of type boolean')
+        raise _wrong(name, "must be of type boolean")
     return _number(option, value, name)
 
 
 def _number(option: str, value: object, name: str) -> int | float:
     kind = "integer" if option in _INTEGERS else "float32"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidOptionError(f'option "{name}" must be of type {kind}')
+        raise _wrong(name, f"must be of type {kind}")
     if not abs(value) <= sys.float_info.max:  # NaN neither; math.isfinite() raises for integers beyond all floats
-        raise InvalidOptionError(f'option "{name}" must be a finite number')
+        raise _wrong(name, "must be a finite number")
     number: int | float = int(value) if option in _INTEGERS else float(value)
     if option == "seed":
         # -1 is "random" in every dialect; other values wrap to the 32 bits llama.cpp's generators take.
         return number if number == -1 else int(number) % _SEED_MODULUS
     low, high = _BOUNDS[option]
     if not low <= number <= high:
-        raise InvalidOptionError(f'option "{name}" must be between {low:.12g} and {high:.12g}, not {number}')
+        raise _wrong(name, f"must be between {low:.12g} and {high:.12g}, not {number}")
     return number
 
 
@@ -72,24 +72,26 @@ def _strings(name: str, value: object) -> tuple[str, ...]:
         return (value,)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(item for item in value if item)
-    raise InvalidOptionError(f'option "{name}" must be of type an array of strings')
+    raise _wrong(name, "must be of type an array of strings")
 
 
 def _breakers(name: str, texts: tuple[str, ...]) -> tuple[str, ...]:
     if len(texts) > _MOST_BREAKERS or any(len(text.encode("utf-8", "replace")) > _BREAKER_BYTES for text in texts):
-        raise InvalidOptionError(
-            f'option "{name}" holds at most {_MOST_BREAKERS} texts of at most {_BREAKER_BYTES} bytes'
-        )
+        raise _wrong(name, f"holds at most {_MOST_BREAKERS} texts of at most {_BREAKER_BYTES} bytes")
     return texts
 
 
 def _biases(name: str, value: object) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, dict):
-        raise InvalidOptionError(f'option "{name}" must be an object of token id to number')
+        raise _wrong(name, "must be an object of token id to number")
     try:
         pairs = tuple((int(token), float(bias)) for token, bias in value.items())
     except (TypeError, ValueError, OverflowError):
-        raise InvalidOptionError(f'option "{name}" must be an object of token id to number') from None
+        raise _wrong(name, "must be an object of token id to number") from None
     if any(token < 0 or token >= 2**31 or not math.isfinite(bias) for token, bias in pairs):
-        raise InvalidOptionError(f'option "{name}" has an impossible token id or value')
+        raise _wrong(name, "has an impossible token id or value")
     return pairs
+
+
+def _wrong(name: str, what: str) -> InvalidOptionError:
+    return InvalidOptionError(f'option "{name}" {what}', option=name)

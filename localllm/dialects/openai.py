@@ -129,7 +129,8 @@ class _ChatBody(CompletionFields):
 _TOLD_OTHERWISE = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
 # What is read where, for the document of the API.
-BODIES: dict[str, type[msgspec.Struct]] = {"/v1/chat/completions": _ChatBody, "/apply-template": _ChatBody}
+PATHS = ("/v1/chat/completions", "/chat/completions")  # the second is llama-server's
+BODIES: dict[str, type[msgspec.Struct]] = dict.fromkeys((*PATHS, "/apply-template"), _ChatBody)
 
 
 def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:

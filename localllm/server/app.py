@@ -109,6 +109,9 @@ ROUTES: tuple[Entry, ...] = (
     Entry("GET", "/props", llamacpp.properties, "What llama-server tells of its model"),
     Entry("GET", "/slots", llamacpp.slots, "How many requests a model serves at once, and how many it does"),
     Entry("GET", "/health", llamacpp.health, "Whether the daemon is well"),
+    Entry("GET", "/v1/health", llamacpp.health, "The same"),
+    Entry("GET", "/models", manage.openai_models, "As `/v1/models`, where llama-server has it, too"),
+    Entry("POST", "/chat/completions", generate.openai_chat, "As `/v1/chat/completions`"),
 )
 
 

@@ -21,12 +21,13 @@ from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.dialects.llamacpp_encode import LlamaCppEncoder
 from localllm.dialects.openai import decode_chat
 from localllm.errors import InvalidFieldError, ModelFileError, ModelNotFoundError
+from localllm.generation import Failed
 from localllm.server import model_json
 from localllm.server.choices import tokens_of
 from localllm.server.embed import embed
 from localllm.server.generate import Route, answer_decoded
 from localllm.server.questions import ask, ask_about
-from localllm.server.replies import json_response, told_headers
+from localllm.server.replies import failed_response, json_response, told_headers
 from localllm.server.services import ModelStore, RunningModel, Services
 from localllm.server.streaming import AnswerResponse
 from localllm.store.model import Model
@@ -117,12 +118,17 @@ async def properties(services: Services, request: Request) -> Response:
 
 
 async def slots(services: Services, request: Request) -> Response:
-    """GET /slots: as many as the model serves at once; requests have no slot of their own, so the first are busy."""
+    """GET /slots: as many as the model serves at once; requests have no slot of their own, so the first are busy.
+
+    With `fail_on_no_slot` it is an error that all are.
+    """
     model, _ = await find(services, request.query_params.get("model", ""), "completion")
     entry = _running(services, model)
     count = entry.loaded.parallel if entry and entry.loaded else services.settings.num_parallel
     context = _context(services, model, entry)
     active = entry.active if entry else 0
+    if active >= count and request.query_params.get("fail_on_no_slot", "0") not in ("", "0"):
+        return failed_response(Failed("no_slot", 503, "no slot available"), request.url.path)
     return json_response([{"id": one, "n_ctx": context, "is_processing": one < active} for one in range(count)])
 
 

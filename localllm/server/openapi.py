@@ -29,7 +29,7 @@ from localllm.dialects import (
 )
 from localllm.generation import Options
 from localllm.server.operations import OPERATIONS, Operation, error_of
-from localllm.server.replies import LLAMACPP_PATHS
+from localllm.server.replies import LLAMACPP_PATHS, speaks_openai
 from localllm.server.schemas import Schemas
 from localllm.server.terms import PRIORITY_HEADER, SESSION_HEADERS, TIMEOUT_HEADER
 from localllm.version import __version__
@@ -198,4 +198,5 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
 def _tag(path: str) -> str:
     if path in LLAMACPP_PATHS:
         return "llama.cpp"
-    return next((tag for start, tag in _OPEN_TAGS if path.startswith(start)), "localllm")
+    found = next((tag for start, tag in _OPEN_TAGS if path.startswith(start)), None)
+    return found or ("OpenAI" if speaks_openai(path) else "localllm")

@@ -12,7 +12,8 @@ from localllm.dialects import answers as a
 from localllm.dialects import answers_v1 as v1
 from localllm.dialects.framing import NDJSON_MEDIA_TYPE
 from localllm.dialects.llamacpp_rerank import PATHS as RERANK_PATHS
-from localllm.server.replies import LLAMACPP_PATHS
+from localllm.dialects.openai import PATHS as CHAT_PATHS
+from localllm.server.replies import LLAMACPP_PATHS, speaks_openai
 
 _SSE = "text/event-stream"
 _EVERYWHERE = (401, 403, 503)
@@ -82,9 +83,9 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "/api/blobs/{digest}": Operation(None, _FETCHING, good=(200, 201), takes_file=True),
     "/api/delete": Operation(None, _CHANGING, example={"model": "mine"}),
-    "/v1/models": Operation(v1.OpenAIModels, _LOOKING),
+    **dict.fromkeys(("/v1/models", "/models"), Operation(v1.OpenAIModels, _LOOKING)),
     "/v1/models/{id:path}": Operation(v1.OpenAIModel, _FINDING),
-    "/v1/chat/completions": _asking(v1.OpenAIChat, (_SSE, v1.OpenAIChunk), _CHAT, "model", "messages"),
+    **dict.fromkeys(CHAT_PATHS, _asking(v1.OpenAIChat, (_SSE, v1.OpenAIChunk), _CHAT, "model", "messages")),
     "/v1/completions": _asking(
         v1.OpenAICompletion, (_SSE, v1.OpenAIChunk), {"model": "guide", "prompt": "Hello"}, "model", "prompt"
     ),
@@ -121,8 +122,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "/embeddings": _asking(_EMBEDDED, None, {"content": "a"}),
     **dict.fromkeys(RERANK_PATHS, _asking(_RANKED, None, _RANK, "query")),
     "/props": Operation(a.LlamaCppProperties, _FINDING, query=_MODEL_QUERY),
-    "/slots": Operation(list[a.LlamaCppSlot], _FINDING, query=_MODEL_QUERY),
-    "/health": Operation(a.LlamaCppHealth, _LOOKING),
+    "/slots": Operation(
+        list[a.LlamaCppSlot], _FINDING, query={**_MODEL_QUERY, "fail_on_no_slot": {"enum": ["0", "1"]}}
+    ),
+    **dict.fromkeys(("/health", "/v1/health"), Operation(a.LlamaCppHealth, _LOOKING)),
 }
 
 
@@ -132,4 +135,4 @@ def error_of(path: str) -> type[a.Shape]:
         return v1.AnthropicError
     if path in LLAMACPP_PATHS:
         return a.LlamaCppError
-    return v1.OpenAIError if path.startswith("/v1/") else a.OllamaError
+    return v1.OpenAIError if speaks_openai(path) else a.OllamaError

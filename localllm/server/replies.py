@@ -14,6 +14,7 @@ from localllm.dialects.llamacpp_rerank import PATHS as RERANK_PATHS
 from localllm.errors import (
     DiskFullError,
     InvalidFieldError,
+    InvalidOptionError,
     LocalllmError,
     PayloadTooLargeError,
     QueueFullError,
@@ -31,8 +32,9 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _MOST_TOLD = 32
 LLAMACPP_PATHS = frozenset(
     ("/completion", "/completions", "/infill", "/tokenize", "/detokenize", "/apply-template", "/embedding",
-     "/embeddings", *RERANK_PATHS, "/props", "/slots", "/health")
+     "/embeddings", *RERANK_PATHS, "/props", "/slots", "/health", "/v1/health")
 )  # fmt: skip
+OPENAI_PATHS = frozenset(("/chat/completions", "/models"))  # besides those below /v1
 ANTHROPIC_PATH = "/v1/messages"
 TEXT_MEDIA_TYPE = "text/plain; charset=utf-8"
 INTERNAL = Failed(
@@ -53,13 +55,18 @@ def text_response(text: str, status: int = 200, headers: dict[str, str] | None =
     return Response(text, status, headers, TEXT_MEDIA_TYPE)
 
 
+def speaks_openai(path: str) -> bool:
+    """Whether a path is OpenAI's, unless it is Anthropic's or llama-server's."""
+    return path.startswith("/v1/") or path in OPENAI_PATHS
+
+
 def _error_body(failed: Failed, path: str, param: str | None = None) -> bytes:
     """A failure in the dialect that a route speaks."""
     if path.startswith(ANTHROPIC_PATH):
         return anthropic_encode.error_body(failed, request_id.get())
     if path in LLAMACPP_PATHS:
         return llamacpp_encode.error_body(failed)
-    if path.startswith("/v1/"):
+    if speaks_openai(path):
         return openai_encode.error_body(failed, param)
     return ollama_encode.error_body(failed)
 
@@ -68,6 +75,7 @@ def error_response(error: LocalllmError, path: str) -> Response:
     """An error as the client of `path` expects it, with the headers that belong to it."""
     failed = failed_from(error)
     param = error.field if isinstance(error, InvalidFieldError) else None
+    param = error.option if isinstance(error, InvalidOptionError) else param
     return Response(_error_body(failed, path, param), failed.status, error_headers(error), JSON_MEDIA_TYPE)
 
 
@@ -78,7 +86,7 @@ def failed_response(failed: Failed, path: str, headers: dict[str, str] | None = 
 
 def no_route_response(failed: Failed, path: str, headers: dict[str, str] | None = None) -> Response:
     """That there is no such route, or not by that method: a dialect's error where one is spoken, else Ollama's text."""
-    if path.startswith("/v1/") or path in LLAMACPP_PATHS:
+    if speaks_openai(path) or path in LLAMACPP_PATHS:
         return failed_response(failed, path, headers)
     return text_response(failed.message, failed.status, headers)
 

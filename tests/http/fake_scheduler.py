@@ -280,6 +280,7 @@ class FakeScheduler:
     cancelled: int = 0
     waiting: int = 0
     leased: int = 0
+    active: int = 1  # what it says of "guide"
     counts: Counts = field(default_factory=lambda: Counts(loads=3, unloads=2, evictions=1, deaths=1))
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -312,7 +313,7 @@ class FakeScheduler:
 
     def running(self) -> tuple[FakeRunning, ...]:
         slow = FakeRunning(FakeStore().find("slow"), loaded=None, state="loading", expires_at=None)
-        return (FakeRunning(MODEL), slow)
+        return (FakeRunning(MODEL, active=self.active), slow)
 
     async def stats(self) -> dict[str, Stats]:
         return {"guide:latest": Stats(1, 1, 0, 700, 1024, 0, 0, 0, resident_bytes=5000)}

@@ -179,6 +179,21 @@ def test_an_error_before_the_first_byte_has_its_status(server, path, body, statu
     assert "application/json; charset=utf-8" == answer.headers["content-type"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", chat("echo", temperature="x"), "temperature"),
+        ("/v1/chat/completions", chat("echo", max_completion_tokens="x"), "max_completion_tokens"),
+        ("/v1/completions", {"model": "guide", "prompt": "echo", "logit_bias": {"x": 1}}, "logit_bias"),
+        ("/v1/responses", {"model": "guide", "input": "echo", "top_p": 2}, "top_p"),
+        ("/v1/chat/completions", chat("echo", top_logprobs=2), "top_logprobs"),
+    ],
+)
+def test_an_error_of_openais_names_the_parameter(server, path, body, param):
+    error = post(server, path, body).json()["error"]
+    assert (param, "invalid_request_error") == (error["param"], error["type"])
+
+
 def test_tools_need_a_model_that_can_use_them(server):
     plain = replace(server.store.models["slow"], name="plain:latest", capabilities=("completion",))
     server.store.models["plain"] = plain

@@ -165,7 +165,27 @@ def test_slots_are_as_many_as_the_model_serves_at_once(one_model):
     )
 
 
+def test_slots_that_are_all_busy_are_an_error_for_who_asks_for_that(one_model):
+    path = f"{one_model.url}/slots?fail_on_no_slot="
+    assert 200 == httpx.get(path + "1").status_code
+    one_model.scheduler.active = 8
+    assert 200 == httpx.get(path + "0").status_code
+    refused = httpx.get(path + "1")
+    told = {"code": 503, "message": "no slot available", "type": "unavailable_error"}
+    assert (503, told) == (refused.status_code, refused.json()["error"])
+
+
+def test_a_chat_and_the_models_are_where_llama_server_has_them_too(server):
+    body = {"model": "guide", "messages": [{"role": "user", "content": "echo a b"}]}
+    answers = [post(server, path, **body).json() for path in ("/chat/completions", "/v1/chat/completions")]
+    assert ["a b", "a b"] == [one["choices"][0]["message"]["content"] for one in answers]
+    assert httpx.get(server.url + "/v1/models").json() == httpx.get(server.url + "/models").json()
+    refused = post(server, "/chat/completions", **{**body, "model": "absent"})
+    assert (404, "model_not_found") == (refused.status_code, refused.json()["error"]["code"])
+
+
 def test_health_is_told_without_a_key_and_everything_else_is_not():
     with live_server(api_key="secret") as server:
-        assert {"status": "ok"} == httpx.get(server.url + "/health").json()
+        for path in ("/health", "/v1/health"):
+            assert {"status": "ok"} == httpx.get(server.url + path).json()
         assert 401 == httpx.get(server.url + "/props").status_code

@@ -25,6 +25,7 @@ ASKED = {
     "/api/embeddings": {"model": "embed", "prompt": "a"},
     "/api/pull": {"model": "guide", "stream": False},
     "/v1/chat/completions": {"model": "guide", "messages": [{"role": "user", "content": ASK}]},
+    "/chat/completions": {"model": "guide", "messages": [{"role": "user", "content": ASK}]},
     "/v1/completions": {"model": "guide", "prompt": ASK},
     "/v1/responses": {"model": "guide", "input": ASK},
     "/v1/responses/input_tokens": {"model": "guide", "input": ASK},
@@ -45,7 +46,7 @@ ASKED = {
     "/v1/reranking": {"model": "embed", "query": "a", "documents": ["b", "c"]},
 }
 LOOKED_AT = ("/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/guide", "/props?model=guide",
-             "/slots?model=guide", "/health", "/openapi.json")  # fmt: skip
+             "/slots?model=guide", "/health", "/v1/health", "/models", "/openapi.json")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

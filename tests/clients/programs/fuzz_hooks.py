@@ -12,7 +12,8 @@ OTHER_MODELS = dict.fromkeys(
 ) | dict.fromkeys(RERANK_PATHS, "bert-reranker-tiny")
 LIMITS = {
     "/api/generate": ("options", "num_predict"), "/api/chat": ("options", "num_predict"),
-    "/v1/chat/completions": ("max_completion_tokens",), "/v1/completions": ("max_tokens",),
+    "/v1/chat/completions": ("max_completion_tokens",), "/chat/completions": ("max_completion_tokens",),
+    "/v1/completions": ("max_tokens",),
     "/v1/responses": ("max_output_tokens",), "/v1/messages": ("max_tokens",), "/completion": ("n_predict",),
     "/completions": ("n_predict",), "/infill": ("n_predict",),
 }  # fmt: skip
@@ -22,6 +23,7 @@ MESSAGES = [{"role": "user", "content": "How do I pull a model?"}]
 ASKED = {
     "/api/generate": {"prompt": "Hello"}, "/api/chat": {"messages": MESSAGES}, "/api/embed": {"input": ["a", "b"]},
     "/api/embeddings": {"prompt": "a"}, "/v1/chat/completions": {"messages": MESSAGES},
+    "/chat/completions": {"messages": MESSAGES},
     "/v1/completions": {"prompt": "Hello"}, "/v1/responses": {"input": "Hello"},
     "/v1/responses/input_tokens": {"input": "Hello"}, "/v1/messages": {"messages": MESSAGES},
     "/v1/messages/count_tokens": {"messages": MESSAGES}, "/v1/embeddings": {"input": "a"},
