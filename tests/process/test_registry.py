@@ -11,6 +11,7 @@ from threading import Thread
 
 import httpx
 import pytest
+from adapters import write_adapter
 from cli_process import run_cli
 from daemon_process import Daemon, lines_of, running_daemon, wait_for
 from hub_server import Fault, Pace
@@ -18,6 +19,7 @@ from pulls import GUIDE, LARGE, SUCCESS, names, partial_bytes, projector_bytes, 
 from registry_server import RegistryModel, RegistryServer, digest, registry_server
 
 NAME = "ollama.com/library/tiny"
+GUIDE_FILE = Path(__file__).resolve().parents[2] / "modelfiles" / "guide" / "guide.gguf"
 LARGE_NAME = f"{NAME}:large"
 GO_TEMPLATE = "{{ if .System }}<|system|>{{ .System }}{{ end }}<|user|>{{ .Prompt }}<|assistant|>"
 
@@ -91,6 +93,24 @@ def test_a_projector_is_kept_and_shown_and_nothing_claims_that_the_model_sees(tm
         assert "vision" not in shown["capabilities"]
         daemon.http.request("DELETE", "/api/delete", json={"model": NAME})
         assert not list(blobs(tmp_path).glob("sha256-*"))
+
+
+def test_an_adapter_comes_along_changes_the_answer_and_goes_with_the_name(tmp_path):
+    path = write_adapter(tmp_path / "lora.gguf", GUIDE_FILE, spread=0.2)
+    tuned = RegistryModel(model=GUIDE, more=(("adapter", path.read_bytes()),))
+    with daemon_and_registry(tmp_path, latest=tuned, plain=RegistryModel(model=GUIDE)) as (daemon, _):
+        assert SUCCESS == pull(daemon, NAME)[-1] == pull(daemon, f"{NAME}:plain")[-1]
+        assert 2 == len(list(blobs(tmp_path).glob("sha256-*")))
+        (shown,) = daemon.http.post("/api/show", json={"model": NAME}).json()["adapters"]
+        assert (path.stat().st_size, 4) == (shown["size"], shown["rank"])
+        body = {"prompt": "How do I pull a model?", "stream": False, "options": {"temperature": 0, "num_predict": 16}}
+        answers = [
+            daemon.http.post("/api/generate", json={"model": name, **body}).json()["response"]
+            for name in (NAME, f"{NAME}:plain")
+        ]
+        assert answers[0] != answers[1]
+        daemon.http.request("DELETE", "/api/delete", json={"model": NAME})
+        assert [f"sha256-{digest(GUIDE)[7:]}"] == [blob.name for blob in blobs(tmp_path).glob("sha256-*")]
 
 
 def test_the_longest_texts_come_through_whole(tmp_path):
