@@ -175,7 +175,7 @@ def test_the_rate_is_kept_to(tmp_path):
     with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, _):
         started = time.monotonic()
         assert SUCCESS == pull(daemon, NAME, limit_rate="2M")[-1]
-        assert 1.0 < time.monotonic() - started < 4.0
+        assert time.monotonic() - started > 1.0  # that the pauses are no longer than they must be: test_store_download
         assert 400 == daemon.http.post("/api/pull", json={"model": NAME, "limit_rate": "fast"}).status_code
 
 
