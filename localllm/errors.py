@@ -110,13 +110,13 @@ class PreviousResponseError(InvalidFieldError):
 
 
 class PromptTooLongError(BadRequestError):
-    """The prompt does not fit the context."""
+    """The prompt does not fit the context. Agents match on these words to shorten a conversation and ask again."""
 
     code = "prompt_too_long"
 
     def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, but the context holds {context_tokens}",
+            f"the prompt is too long: {prompt_tokens} tokens > {context_tokens} maximum context length",
             hint="shorten the prompt, or ask for a larger num_ctx if the model and memory allow it",
         )
         self.prompt_tokens = prompt_tokens

@@ -45,12 +45,15 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
     """A function the model may call. `definition` is the client's JSON text, passed to the template untouched.
 
-    The arguments of a `strict` one are held to its schema or the request is refused.
+    The arguments of a `strict` one are held to its schema or the request is refused. One that is not listed is not
+    given to the template: the conversation shows it.
     """
 
     name: str
     definition: str
     strict: bool = False
+    is_listed: bool = True
+    input_grammar: str | None = None  # in Lark, for the text that is its only argument
 
 
 class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):

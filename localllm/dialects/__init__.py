@@ -5,7 +5,7 @@ A name alone decodes bodies, NAME_encode turns events into answers, and other en
     ollama, ollama_encode; ollama_embed, ollama_create, ollama_pull
     openai, openai_encode; openai_completion, openai_completion_encode, openai_embed
     openai_responses, openai_responses_items, openai_responses_tools, openai_responses_encode
-    anthropic, anthropic_encode
+    anthropic, anthropic_tools, anthropic_encode
     llamacpp, llamacpp_encode, llamacpp_tokens, llamacpp_rerank
     plans                               /api/plan, ours alone
 

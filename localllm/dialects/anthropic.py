@@ -1,6 +1,6 @@
 """Anthropic's request body as a GenerationRequest: /v1/messages and /v1/messages/count_tokens.
 
-Not here: the answers (anthropic_encode), the names and capabilities of models (server/).
+Not here: the answers (anthropic_encode), the tools (anthropic_tools), the names and capabilities of models (server/).
 
 A message's blocks become turns: text and thinking stay together, each tool_use is a call, each tool_result a turn of
 its own. `cache_control` is accepted and needs nothing: every prefix is cached. What an agent writes anew for billing at
@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
+from localllm.dialects.anthropic_tools import ChangedTool, Toolbox, ToolFields
 from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive, read_text, with_tool_names
 from localllm.dialects.constraint_fields import required_choice, required_schema
-from localllm.dialects.framing import to_json
 from localllm.dialects.openai_fields import EFFORTS
 from localllm.errors import InvalidFieldError, UnsupportedError
 from localllm.generation import (
@@ -26,7 +26,6 @@ from localllm.generation import (
     Options,
     Rendering,
     ResponseFormat,
-    Tool,
     ToolCall,
     ToolChoice,
     merge_options,
@@ -35,8 +34,8 @@ from localllm.generation import (
 
 BILLING_LINE = "x-anthropic-billing-header:"
 _SKIPPED_BLOCKS = frozenset({"redacted_thinking"})  # nobody but its maker can read it
+_TOOL_CHANGES = frozenset({"tool_addition", "tool_removal"})
 _OPTION_OF = {"max_tokens": "num_predict", "stop_sequences": "stop", "thinking.budget_tokens": "thinking_budget"}
-_TOOL_TYPES = frozenset({None, "", "custom"})
 
 
 class _Block(msgspec.Struct):
@@ -49,19 +48,13 @@ class _Block(msgspec.Struct):
     tool_use_id: str | None = None
     content: str | list[_Block] | None = None
     is_error: bool | None = None
+    tool_name: str | None = None
+    tool: ChangedTool | None = None
 
 
 class _Message(msgspec.Struct):
     role: str | None = None
     content: str | list[_Block] | None = None
-
-
-class _Tool(msgspec.Struct):
-    type: str | None = None
-    name: str | None = None
-    description: str | None = None
-    input_schema: msgspec.Raw = msgspec.Raw()
-    strict: bool | None = None
 
 
 class _ToolChoice(msgspec.Struct):
@@ -99,7 +92,7 @@ class _Body(msgspec.Struct):
     top_p: Any = None
     top_k: Any = None
     stop_sequences: Any = None
-    tools: list[_Tool] | None = None
+    tools: list[ToolFields] | None = None
     tool_choice: _ToolChoice | None = None
     thinking: _Thinking | None = None
     metadata: _Metadata | None = None
@@ -136,9 +129,10 @@ def _decoded(fields: _Body, body: bytes) -> Decoded:
         raise InvalidFieldError("messages is required", field="messages")
     told: list[str] = []
     options, unknown = _options(fields)
-    tools = _tools(fields, told)
+    toolbox = Toolbox(fields.tools or (), told)
+    messages = _messages(fields, toolbox, told)
+    tools = toolbox.tools()
     choice = _tool_choice(fields.tool_choice, [tool.name for tool in tools])
-    messages = _messages(fields, told)
     request = GenerationRequest(
         model=fields.model,
         messages=messages,
@@ -216,38 +210,15 @@ def _tool_choice(choice: _ToolChoice | None, names: list[str]) -> ToolChoice:
     )
 
 
-def _tools(fields: _Body, told: list[str]) -> tuple[Tool, ...]:
-    found = (_tool(item, f"tools[{index}]", told) for index, item in enumerate(fields.tools or ()))
-    return tuple(tool for tool in found if tool is not None)
-
-
-def _tool(item: _Tool, field: str, told: list[str]) -> Tool | None:
-    """A tool in the form that templates know; None for one that Anthropic's servers would run themselves."""
-    if item.type not in _TOOL_TYPES:
-        told.append(field)
-        return None
-    if not item.name:
-        raise InvalidFieldError(f"{field}.name is missing", field=f"{field}.name")
-    schema = bytes(item.input_schema) or b"{}"
-    if not isinstance(read_text(schema, f"{field}.input_schema"), dict):
-        raise InvalidFieldError(f"{field}.input_schema must be an object", field=f"{field}.input_schema")
-    function: dict[str, Any] = {"name": item.name}
-    if item.description:
-        function["description"] = item.description
-    function["parameters"] = msgspec.Raw(schema)
-    definition = to_json({"type": "function", "function": function}).decode()
-    return Tool(item.name, definition, strict=bool(item.strict))
-
-
 def _is_begun(messages: Sequence[Message]) -> bool:
     """Whether the last message is the beginning of the answer, as Anthropic has it."""
     last = messages[-1] if messages else Message("user")
     return last.role == "assistant" and bool(last.content.strip()) and not last.tool_calls
 
 
-def _messages(fields: _Body, told: list[str]) -> tuple[Message, ...]:
+def _messages(fields: _Body, toolbox: Toolbox, told: list[str]) -> tuple[Message, ...]:
     messages = fields.messages or []
-    turns = [turn for index, item in enumerate(messages) for turn in _turns(item, f"messages[{index}]")]
+    turns = [turn for index, item in enumerate(messages) for turn in _turns(item, f"messages[{index}]", toolbox)]
     if turns and turns[-1].role == "assistant" and not _is_begun(turns):
         raise UnsupportedError(
             "the last message is the assistant's, and has no text alone to go on from", hint="end with a user message"
@@ -264,39 +235,39 @@ def _system(system: str | list[_Block] | None, told: list[str]) -> str:
     return "\n\n".join(text for text in texts if text)
 
 
-def _turns(item: _Message, field: str) -> Iterator[Message]:
+def _turns(item: _Message, field: str, toolbox: Toolbox) -> Iterator[Message]:
     blocks = [_Block("text", item.content)] if isinstance(item.content, str) else item.content or []
     if item.role == "assistant":
         yield _assistant(blocks, field)
     elif item.role in ("user", "system"):
-        yield from _user(blocks, field, item.role)
+        yield from _user(blocks, field, item.role, toolbox)
     else:
         raise InvalidFieldError(
             f'{field}.role is "{item.role or ""}", but must be "user", "assistant" or "system"', field=f"{field}.role"
         )
 
 
-def _user(blocks: list[_Block], field: str, role: Any) -> Iterator[Message]:
+def _user(blocks: list[_Block], field: str, role: Any, toolbox: Toolbox) -> Iterator[Message]:
     """Text, and each result of a tool as a turn of its own, in the order they stand in."""
     texts: list[str] = []
     for index, block in enumerate(blocks):
         where = f"{field}.content[{index}]"
         if block.type != "tool_result":
-            texts.append(_text(block, where))
+            texts.append(_told(block, where, toolbox))
             continue
         if texts:
             yield Message(role, "\n".join(texts))
             texts = []
-        yield _tool_result(block, where)
+        yield _tool_result(block, where, toolbox)
     if texts or not blocks:
         yield Message(role, "\n".join(texts))
 
 
-def _tool_result(block: _Block, field: str) -> Message:
+def _tool_result(block: _Block, field: str, toolbox: Toolbox) -> Message:
     if not block.tool_use_id:
         raise InvalidFieldError(f"{field}.tool_use_id is missing", field=f"{field}.tool_use_id")
     parts = [_Block("text", block.content)] if isinstance(block.content, str) else block.content or []
-    text = "\n".join(_text(part, f"{field}.content[{index}]") for index, part in enumerate(parts))
+    text = "\n".join(_told(part, f"{field}.content[{index}]", toolbox) for index, part in enumerate(parts))
     # No template has a place for a failure; the model must not take its text for a result.
     return Message("tool", f"Error: {text}" if block.is_error else text, tool_call_id=block.tool_use_id)
 
@@ -324,6 +295,15 @@ def _call(block: _Block, field: str) -> ToolCall:
     if not isinstance(read_text(text, f"{field}.input"), dict):
         raise InvalidFieldError(f"{field}.input must be an object", field=f"{field}.input")
     return ToolCall(block.id or "", block.name or "", text.decode())
+
+
+def _told(block: _Block, field: str, toolbox: Toolbox) -> str:
+    """The text of a block, or what it says about a tool."""
+    if block.type == "tool_reference":
+        return toolbox.bring_in(block.tool_name, f"{field}.tool_name")
+    if block.type in _TOOL_CHANGES:
+        return toolbox.change(block.type, block.tool, f"{field}.tool")
+    return _text(block, field)
 
 
 def _text(block: _Block, field: str) -> str:

@@ -260,7 +260,7 @@ class Conversations:
         rendering = request.rendering
         return self._voice(request).template.render(
             messages,
-            request.tools,
+            tuple(tool for tool in request.tools if tool.is_listed),
             think=request.think,
             add_generation_prompt=rendering.prompts,
             continue_final_message=rendering.continues_final_message,

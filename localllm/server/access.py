@@ -34,7 +34,7 @@ from localllm.server.keyring import Holder, Keyring, sent_key
 from localllm.server.progress import HEADER_NAMES
 from localllm.server.replies import FULL_QUEUE_HEADERS, error_response
 
-OPEN_PATHS = frozenset({"/", "/api/version", "/health", "/v1/health", "/openapi.json", "/docs"})
+OPEN_PATHS = frozenset({"/", "/api/version", "/api/hello", "/health", "/v1/health", "/openapi.json", "/docs"})
 UNLIMITED_PATH = "/api/blobs/"
 MANAGED_PATHS = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete"})
 FORWARDED_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")

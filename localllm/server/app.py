@@ -66,6 +66,7 @@ ROUTES: tuple[Entry, ...] = (
     Entry("GET", "/docs", manage.reference, "The same for people: the reference of the API"),
     Entry("GET|HEAD", "/api/version", manage.version, "The Ollama version this API follows, and localllm's own"),
     Entry("GET", "/api/status", manage.status, "That there is no cloud behind this"),
+    Entry("GET|HEAD", "/api/hello", manage.hello, "That somebody is here, as Claude Code asks"),
     Entry("GET|HEAD", "/api/tags", manage.tags, "The models there are"),
     Entry("POST", "/api/show", manage.show, "Everything about one model"),
     Entry("GET", "/api/ps", manage.running, "The models that are loaded, and the requests that wait"),

@@ -55,6 +55,11 @@ async def status(services: Services, request: Request) -> Response:
     return json_response({"cloud": {"disabled": True, "source": "localllm"}})
 
 
+async def hello(services: Services, request: Request) -> Response:
+    """GET|HEAD /api/hello: with this Claude Code finds out, before its first message, whether somebody is there."""
+    return json_response({"message": "hello"})
+
+
 async def push(services: Services, request: Request) -> Response:
     """POST /api/push: models come here and do not leave. Raises UnsupportedError, or that there is no such model."""
     name, _ = decode_name(await request.body())

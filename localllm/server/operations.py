@@ -63,6 +63,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "/metrics": Operation(str, _LOOKING, media_type="text/plain"),
     "/api/version": Operation(a.OllamaVersion, _LOOKING),
     "/api/status": Operation(dict[str, Any], _LOOKING),
+    "/api/hello": Operation(dict[str, Any], _LOOKING),
     "/api/tags": Operation(a.OllamaModels, _LOOKING),
     "/api/show": Operation(a.OllamaShown, _CHANGING, example={"model": "guide"}),
     "/api/ps": Operation(a.OllamaLoaded, _LOOKING),

@@ -119,3 +119,8 @@ def test_models_are_listed_in_anthropics_shape_for_its_clients(server):
     missing = httpx.get(server.url + "/v1/models/nosuch", headers=VERSION)
     assert (404, "not_found_error") == (missing.status_code, missing.json()["error"]["type"])
     assert "error" == missing.json()["type"]
+
+
+def test_claude_code_is_told_that_somebody_is_here(server):
+    assert (200, b"") == ((answer := httpx.head(server.url + "/api/hello")).status_code, answer.content)
+    assert {"message": "hello"} == httpx.get(server.url + "/api/hello").json()

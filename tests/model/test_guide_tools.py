@@ -80,3 +80,34 @@ def test_thinking_comes_apart_from_the_answer_and_may_be_cut_short(daemon):
     assert 0 < len(short["thinking"]) < len(said["thinking"])
     assert short["content"]
     assert "think>" not in short["content"]
+
+
+def test_a_tool_that_is_brought_in_later_is_called_and_leaves_the_prompts_beginning_as_it_was(daemon):
+    search = {"name": "find_tool", "input_schema": {"type": "object", "properties": {}}}
+    weather = {
+        "name": "get_weather",
+        "description": "Get the weather",
+        "input_schema": PARAMETERS,
+        "defer_loading": True,
+    }
+    call = {"type": "tool_use", "id": "t", "name": "find_tool", "input": {}}
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "t",
+        "content": [{"type": "tool_reference", "tool_name": "get_weather"}],
+    }
+
+    def ask(path: str, messages: list[dict], tools: list[dict], **more: object) -> dict:
+        body = {"model": "guide", "max_tokens": 60, "temperature": 0, "messages": messages, "tools": tools, **more}
+        answer = daemon.http.post(f"/v1/messages{path}", json=body)
+        assert 200 == answer.status_code, answer.text
+        return answer.json()
+
+    assert ask("/count_tokens", [QUESTION], [search]) == ask("/count_tokens", [QUESTION], [search, weather])
+    first = ask("", [QUESTION], [search])["usage"]
+    turns = [QUESTION, {"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}, QUESTION]
+    said = ask("", turns, [search, weather], tool_choice={"type": "tool", "name": "get_weather"})
+    assert said["usage"]["cache_read_input_tokens"] >= first["input_tokens"] - 8
+    (block,) = said["content"]
+    assert ("tool_use", "get_weather") == (block["type"], block["name"])
+    assert {"city"} == set(block["input"])

@@ -103,7 +103,7 @@ def test_a_load_parameter_shapes_the_runner(daemon: Daemon) -> None:
     create(daemon, "narrow", "FROM guide\nPARAMETER num_parallel 1\nPARAMETER num_ctx 64\nPARAMETER num_predict 1\n")
     refused = daemon.http.post("/api/generate", json={"model": "narrow", "prompt": "word " * 100, "stream": False})
     assert 400 == refused.status_code
-    assert "but the context holds 64" in refused.json()["error"]
+    assert "> 64 maximum context length" in refused.json()["error"]
     assert 1 == ask(daemon, "narrow")["eval_count"]
 
 

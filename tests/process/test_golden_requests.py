@@ -62,7 +62,7 @@ def view_of(answer: httpx.Response) -> dict[str, Any]:
     """An answer as the fixtures' paths see it."""
     kind = answer.headers.get("content-type", "")
     if kind.startswith("application/json"):
-        body = json.loads(answer.text)
+        body = json.loads(answer.text or "null")  # nothing, of HEAD
         view = dict(body) if isinstance(body, dict) else {"items": body}
         return {"headers": dict(answer.headers), "text": text_in(body), **view}
     if kind.startswith("text/plain"):

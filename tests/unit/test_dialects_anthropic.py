@@ -159,6 +159,85 @@ def test_a_tool_may_be_strict_and_a_format_be_asked_for_by_its_older_name():
     assert ResponseFormat("json_schema", '{"type": "object"}') == decode(older).request.response_format
 
 
+SEARCH = """"tools": [{"name": "find_tool", "input_schema": {"type": "object"}},
+    {"name": "get_weather", "description": "The weather", "defer_loading": true, "input_schema": {"type": "object"}}]"""
+WEATHER = (
+    '{"type":"function","function":{"name":"get_weather","description":"The weather","parameters":{"type": "object"}}}'
+)
+FIND = """{"role": "user", "content": "x"}, {"role": "assistant", "content": [
+    {"type": "tool_use", "id": "t", "name": "find_tool", "input": {}}]}"""
+
+
+def reference(name: str) -> str:
+    block = f'{{"type": "tool_reference", "tool_name": "{name}"}}'
+    result = f'{{"type": "tool_result", "tool_use_id": "t", "content": [{block}]}}'
+    return f'[{FIND}, {{"role": "user", "content": [{result}]}}]'
+
+
+def change(block: str) -> str:
+    return f'[{{"role": "user", "content": "x"}}, {{"role": "system", "content": [{block}]}}]'
+
+
+def names_of(decoded: Decoded) -> list[str]:
+    return [tool.name for tool in decoded.request.tools]
+
+
+def test_a_deferred_tool_is_not_there_until_a_result_refers_to_it_and_is_shown_where_it_does():
+    assert ["find_tool"] == names_of(decode(SEARCH))
+    found = decode(SEARCH, reference("get_weather")).request
+    assert [True, False] == [tool.is_listed for tool in found.tools]
+    assert Tool("get_weather", WEATHER, is_listed=False) == found.tools[1]
+    shown = f"This tool can be called now:\n{WEATHER}"
+    assert Message("tool", shown, tool_name="find_tool", tool_call_id="t") == (found.messages or ())[-1]
+
+
+def test_a_reference_to_a_tool_that_has_gone_is_told_to_the_model():
+    gone = decode(SEARCH, reference("get_time")).request
+    assert 'The tool "get_time" is not available.' == (gone.messages or ())[-1].content
+    assert ["find_tool"] == [tool.name for tool in gone.tools]
+
+
+def test_a_deferred_tool_can_be_demanded_once_it_was_brought_in():
+    wanted = SEARCH + ', "tool_choice": {"type": "tool", "name": "get_weather"}'
+    assert ("get_weather",) == decode(wanted, reference("get_weather")).request.tool_choice.names
+    with pytest.raises(LocalllmError, match="tools does not have it"):
+        decode(wanted)
+
+
+def test_a_message_of_the_systems_adds_and_removes_tools():
+    known = '{"type": "tool_addition", "tool": {"type": "tool_reference", "name": "get_weather"}}'
+    new = '{"type": "tool_addition", "tool": {"type": "tool_definition", "definition": {"name": "get_time"}}}'
+    gone = '{"type": "tool_removal", "tool": {"type": "tool_reference", "name": "find_tool"}}'
+    assert ["find_tool", "get_weather"] == names_of(decode(SEARCH, change(known)))
+    assert ["find_tool", "get_time"] == names_of(decode(SEARCH, change(new)))
+    removed = decode(SEARCH, change(gone))
+    assert [] == names_of(removed)
+    assert Message("system", 'The tool "find_tool" cannot be called any more.') == (removed.request.messages or ())[-1]
+
+
+def test_a_search_that_somebody_elses_server_would_run_leaves_every_tool_in_sight():
+    decoded = decode(SEARCH.replace("[{", '[{"type": "tool_search_tool_regex_20251119", "name": "s"}, {', 1))
+    assert (["find_tool", "get_weather"], True) == (names_of(decoded), decoded.request.tools[1].is_listed)
+    assert ("tools[0]",) == decoded.ignored
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (reference(""), r"messages\[2\].content\[0\].content\[0\].tool_name is missing"),
+        (change('{"type": "tool_removal"}'), r"messages\[1\].content\[0\].tool.name is missing"),
+        (change('{"type": "tool_addition"}'), r"messages\[1\].content\[0\].tool.name is missing"),
+        (
+            change('{"type": "tool_addition", "tool": {"definition": {"name": "f", "input_schema": 1}}}'),
+            r"messages\[1\].content\[0\].tool.definition.input_schema must be an object",
+        ),
+    ],
+)
+def test_a_tool_that_is_brought_in_wrongly_is_told(messages, message):
+    with pytest.raises(LocalllmError, match=message):
+        decode(SEARCH, messages)
+
+
 def test_a_budget_without_thinking_says_nothing():
     off = decode('"thinking": {"type": "disabled", "budget_tokens": 100}').request
     assert (False, None) == (off.think, off.options.thinking_budget)
