@@ -169,6 +169,9 @@ def _build_services(
     async def register(name: str, pulled: Pulled) -> None:
         await asyncio.get_running_loop().run_in_executor(store_thread, store.register_pulled, name, pulled)
 
+    async def check(name: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(store_thread, store.refuse_unwritable, name)
+
     return Services(
         settings=settings,
         store=store,
@@ -178,7 +181,7 @@ def _build_services(
         clock=Clock(time.monotonic, time.time_ns),
         new_id=lambda: secrets.token_hex(8),
         activity=activity,
-        pulls=Pulls(register),
+        pulls=Pulls(register, check),
         responses=ResponseStore(settings.responses_keep_seconds, settings.responses_most_bytes),
         ping_seconds=settings.ping_seconds,
     )

@@ -120,10 +120,19 @@ def _key(name: str, request: PullRequest) -> str:
 
 
 class Pulls:
-    """Every pull of this daemon. `register` makes a name stand for what was downloaded for it."""
+    """Every pull of this daemon. `register` makes a name stand for what was downloaded for it.
 
-    def __init__(self, register: Callable[[str, Pulled], Awaitable[None]], download: Download = download) -> None:
+    `check` raises what would keep it from that, before anything is downloaded.
+    """
+
+    def __init__(
+        self,
+        register: Callable[[str, Pulled], Awaitable[None]],
+        check: Callable[[str], Awaitable[None]] = lambda name: asyncio.sleep(0),
+        download: Download = download,
+    ) -> None:
         self._register = register
+        self._check = check
         self._download = download
         self._running: dict[str, _Pull] = {}
 
@@ -158,6 +167,7 @@ class Pulls:
 
     async def _run(self, name: str, request: PullRequest, pull: _Pull) -> None:
         try:
+            await self._check(name)
             async with aclosing(self._download(request)) as events:
                 async for event in events:
                     if isinstance(event, Pulled):

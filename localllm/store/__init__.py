@@ -8,7 +8,7 @@ What happens to a name, in order:
                                                     localllm keeps itself
     peek → remote_header, peeked                    looking at a model before it is pulled
     pull → source: hub (repository), registry (image) → download → pulled, ledger       pulling it, in a process
-    create → quantize → processes                   making one
+    create → quantize → processes                   making one; writable says beforehand whether it can be kept
     adopt → finding, finding_ollama → found         naming another tool's
     usage → cleaning                                who uses what of the disk
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from localllm.errors import ModelFileError
@@ -40,6 +41,15 @@ def refuse_changed(manifest: Manifest) -> None:
                 f"{part.size_bytes} bytes and has {seen.size_bytes}, or was written again"
             )
             raise ModelFileError(message, hint=f"if that was meant, register it again: {again}")
+
+
+def circle_hint(names: Sequence[str]) -> str:
+    """What to do about models that are made FROM one another, none of which has its file any more."""
+    chain = " FROM ".join((*names, names[0]))
+    return (
+        f"{chain} is a circle, and none of these can be made of the other again: make one of them of a file or another "
+        f"model, localllm create {names[0]} --from FILE.gguf, and then the rest of it"
+    )
 
 
 def refuse_unwritable_path(path: Path) -> None:

@@ -42,6 +42,7 @@ _checked: msgspec.json.Decoder[CheckEvent] = msgspec.json.Decoder(CheckEvent)
 class CreatingStore(Protocol):
     """What a create needs of store.Store."""
 
+    def refuse_unwritable(self, name: str) -> None: ...
     def base(self, creation: Creation) -> Manifest: ...
     def with_adapters(self, base: Manifest, files: Sequence[str]) -> tuple[Manifest, tuple[str, ...]]: ...
     def create(self, base: Manifest, settings: Modelfile) -> Model: ...
@@ -62,6 +63,7 @@ async def create(store: CreatingStore, in_store: InStore, creation: Creation) ->
     """The events of one create; the last is SUCCESS. Raises what Store.base does, and UnsupportedError."""
     refuse_unsupported(creation.settings)
     target = parse_target(creation.quantization) if creation.quantization else None
+    await in_store(store.refuse_unwritable, creation.name)
     yield PullStatus("parsing GGUF")
     base = await in_store(store.base, creation)
     if creation.settings.template:

@@ -22,11 +22,19 @@ from typing import Annotated
 
 import msgspec
 
-from localllm.errors import ModelFileError
+from localllm.errors import InvalidNameError, ModelFileError
 from localllm.generation import Message, Options
 from localllm.load_options import LoadOptions
 from localllm.store.model import Facts
-from localllm.store.names import HUB_HOST, REGISTRY_HOST, hub_manifests, registry_manifests
+from localllm.store.names import (
+    HUB_HOST,
+    REGISTRY_HOST,
+    hub_manifests,
+    manifest_path,
+    parse_name,
+    registry_manifests,
+)
+from localllm.store.writable import try_writing
 
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
@@ -150,6 +158,26 @@ def files_of(path: Path) -> tuple[str, ...]:
     return (manifest.file, *(part.file for part in further))
 
 
+def circle_of(folder: Path, path: Path) -> tuple[str, ...]:
+    """The names that are made FROM one another and lead from the manifest at `path` back to it; () when none do.
+
+    `folder` is that of local names. Such a circle is harmless, since each name has its file, until that is gone.
+    """
+    names: dict[Path, str] = {}
+    while path not in names:
+        try:
+            data = read(path)
+            manifest = decode(data, path) if data is not None else None
+            parent = parse_name(manifest.parent) if manifest is not None and manifest.parent else None
+        except (ModelFileError, InvalidNameError):
+            return ()
+        if manifest is None or parent is None or not parent.is_local:
+            return ()
+        names[path] = manifest.name
+        path = manifest_path(folder, parent)
+    return tuple(names.values()) if path == next(iter(names)) else ()
+
+
 def referenced_files(folder: Path) -> frozenset[str] | None:
     """Every file that a manifest names; None when one of them cannot be read, which may name any."""
     files: set[str] = set()
@@ -159,6 +187,14 @@ def referenced_files(folder: Path) -> frozenset[str] | None:
             return None
         files.update(named)
     return frozenset(files)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises ModelFileError when no manifest could be written at `path`."""
+    try:
+        try_writing(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def write(path: Path, data: bytes) -> None:

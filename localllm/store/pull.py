@@ -32,6 +32,7 @@ from localllm.store.image import license_name, settings_of
 from localllm.store.registry import Registry
 from localllm.store.repository import HubFile, Repository, choose
 from localllm.store.source import Source, patiently
+from localllm.store.writable import try_writing
 
 # What is written besides the file itself, and room for others to go on.
 _SPARE_BYTES = 64 * 2**20
@@ -77,10 +78,19 @@ def _pulled(
 def _download(
     source: Source, repository: Repository, files: tuple[HubFile, ...], request: PullRequest, effects: Effects
 ) -> tuple[PulledFile, ...]:
+    _check_writable(source, repository, files)
     check_room(source, repository, files, _free_bytes(source.cache_dir))
     paths = [download(source, repository, file, request.limit_bytes_per_second, effects) for file in files]
     effects.tell(PullStatus("verifying sha256 digest"))  # it was, byte by byte; clients wait for the words
     return tuple(PulledFile(str(path), file.oid) for path, file in zip(paths, files, strict=True))
+
+
+def _check_writable(source: Source, repository: Repository, files: tuple[HubFile, ...]) -> None:
+    """Raises OSError when a file that is still to come could not be written."""
+    missing = [file for file in files if source.find(repository, file) is None]
+    folders = {source.blob(repository, file).parent for file in missing}
+    for folder in (source.cache_dir, *folders) if missing else ():
+        try_writing(folder)
 
 
 def check_room(source: Source, repository: Repository, files: tuple[HubFile, ...], free_bytes: int) -> None:

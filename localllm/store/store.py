@@ -35,7 +35,13 @@ from localllm.store.adapters import read_adapter, with_adapters
 from localllm.store.blobs import blobs_dir
 from localllm.store.bundled import bundled_names
 from localllm.store.catalogue import Entry, entries, find_entry
-from localllm.store.checks import refuse_changed, refuse_no_projector, refuse_unusable, refuse_unwritable_path
+from localllm.store.checks import (
+    circle_hint,
+    refuse_changed,
+    refuse_no_projector,
+    refuse_unusable,
+    refuse_unwritable_path,
+)
 from localllm.store.headers import Headers
 from localllm.store.layers import layered, with_file_of, with_settings
 from localllm.store.manifest import SCHEMA, Manifest, Part
@@ -95,7 +101,13 @@ class Store:
     def _found(self, name: str) -> Registered:
         parsed = parse_name(name)
         for known in (parsed, parsed.local) if parsed.is_known else ():
-            found = self._known.find(manifest_path(self._manifests_dir, known)) or self._bundled.find(known)
+            path = manifest_path(self._manifests_dir, known)
+            try:
+                found = self._known.find(path) or self._bundled.find(known)
+            except ModelFileError as error:
+                if circle := manifests.circle_of(self._manifests_dir, path):
+                    error.hint = circle_hint(circle)
+                raise
             if found is not None:
                 return found
         raise self._not_found(name, parsed)
@@ -246,6 +258,10 @@ class Store:
             is_bundled = self._bundled.find(parsed) is not None
             refuse_unpullable(name, parsed, quant, self._other_tags(parsed), is_bundled=is_bundled)
         return request
+
+    def refuse_unwritable(self, name: str) -> None:
+        """Raises ModelFileError when nothing could be registered under `name`: known before it is made, or pulled."""
+        manifests.refuse_unwritable(manifest_path(self._manifests_dir, parse_name(name)))
 
     def register_pulled(self, name: str, pulled: Pulled) -> Model:
         """Let `name` stand for files that were downloaded for it. Raises ModelFileError for what is no whole model."""

@@ -105,6 +105,22 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_variable_that_moves_it
         assert 0 == hub.served_bytes()
 
 
+def test_a_models_folder_that_cannot_be_written_is_told_before_the_first_byte(tmp_path):
+    blocked = tmp_path / "models"
+    with (
+        hub_server(REPOSITORIES) as hub,
+        running_daemon(tmp_path, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"), NO_PROXY="*") as daemon,
+    ):
+        blocked.mkdir(exist_ok=True)
+        (blocked / "localllm").write_text("a file where the folder should be: not even root can write there")
+        last = pull(daemon, NAME)[-1]
+        assert "cannot be written: Not a directory" in last["error"]
+        assert "point LOCALLLM_MODELS at another folder" in last["hint"]
+        assert 0 == hub.served_bytes()
+        (blocked / "localllm").unlink()
+        assert SUCCESS == pull(daemon, NAME)[-1]
+
+
 def test_a_hub_that_names_files_outside_the_repository_is_not_followed(tmp_path):
     paths = ("../../../etc/x-Q4_K_M.gguf", "/etc/x.gguf", "a/./x.gguf", "a\\x.gguf", "C:/x.gguf", "a//x.gguf")
     repositories = {

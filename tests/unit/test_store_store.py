@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 from gguf_files import MODEL_METADATA, Tensor, gguf_bytes
 
+from localllm.creating import Creation
 from localllm.errors import BadRequestError, InvalidNameError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.generation import Message, Options
-from localllm.modelfile import parse
+from localllm.modelfile import Modelfile, parse
 from localllm.store.bundled import bundled_dir
 from localllm.store.model import Facts, capabilities_of, format_parameter_count
 from localllm.store.store import Store
+from localllm.store.writable import try_writing
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -421,6 +424,40 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, file):
     blocked.write_text("a file where the folder should be")
     with pytest.raises(ModelFileError, match="cannot be written"):
         Store(blocked, tmp_path / "bundled").create_from_file("tiny", file)
+
+
+def test_whether_a_folder_can_be_written_is_asked_without_leaving_anything(tmp_path):
+    try_writing(tmp_path / "not" / "there" / "yet")
+    assert [] == list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/below", "file/below/it"):
+        with pytest.raises(NotADirectoryError):
+            try_writing(tmp_path / place)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a folder where nobody may make a file")
+def test_a_folder_where_not_even_root_may_make_a_file_cannot_be_written():
+    with pytest.raises(OSError, match=r"not permitted|denied|such file|Read-only"):
+        try_writing(Path("/proc/sys/localllm"))
+
+
+def test_names_that_are_made_from_one_another_say_so_when_their_file_is_gone(store, file):
+    store.create_from_file("first", file)
+    for name, base in (("second", "first"), ("third", "second"), ("first", "third")):
+        said = Modelfile((base,))
+        store.create(store.base(Creation(name, said, base=base)), said)
+    store.create_from_file("alone", file)
+    assert "first:latest" == store.find("first").name
+    file.unlink()
+    for name in ("first", "second", "third"):
+        with pytest.raises(ModelFileError, match="is gone") as caught:
+            store.find(name)
+        assert " is a circle, and none of these can be made of the other again" in caught.value.hint
+        assert f"{name}:latest FROM " in caught.value.hint
+        assert f"localllm create {name}:latest --from FILE.gguf" in caught.value.hint
+    with pytest.raises(ModelFileError) as caught:
+        store.find("alone")
+    assert "circle" not in caught.value.hint
 
 
 def test_the_bundled_folder_is_the_one_beside_or_in_the_package():
