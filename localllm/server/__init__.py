@@ -7,7 +7,7 @@ From a connection to an answer, in order:
     app's table of routes → generate, embed, plan, questions, manage, create, pull      the handlers
     ollama, anthropic, llamacpp, responses     handlers of one dialect alone
     services, terms                     what a handler may use, and what a request says of itself
-    streaming, choices, progress → replies      answers on their way
+    streaming, waiting, choices, progress → replies     answers on their way
     model_json, plan_json               models and plans as JSON
     pulls, responses_store, activity    what outlives a request
     metrics, energy, traces             what is counted and told

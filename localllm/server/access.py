@@ -133,6 +133,15 @@ def announced_length(headers: Headers) -> int | None:
     return int(text)
 
 
+def check_encoding(headers: Headers) -> None:
+    """Raises BadRequestError for a body that is compressed: a few bytes of it could become any number."""
+    encoding = headers.get("content-encoding", "").strip()
+    if encoding.lower() not in ("", "identity"):
+        raise BadRequestError(
+            f"a body with the Content-Encoding {encoding[:40]!r} is not read", hint="send it as it is, without one"
+        )
+
+
 class Access:
     """The ASGI layer. Answers what is not allowed; everything else goes on with a body that counts itself."""
 
@@ -161,6 +170,7 @@ class Access:
         try:
             self._check_key(scope, headers)
             _check_scope(scope)
+            check_encoding(headers)
             length = announced_length(headers)
             if length is not None and length > self._rules.max_body_bytes and not is_unlimited:
                 raise PayloadTooLargeError(self._rules.max_body_bytes)

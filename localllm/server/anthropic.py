@@ -8,11 +8,9 @@ from starlette.responses import Response
 from localllm.dialects.anthropic import decode_count, decode_messages
 from localllm.dialects.anthropic_encode import AnthropicEncoder, count_body
 from localllm.dialects.body import Decoded
-from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.logs import request_id
 from localllm.server.generate import Route, answer
 from localllm.server.questions import ask_about
-from localllm.server.replies import told_headers
 from localllm.server.services import Services
 from localllm.server.streaming import AnswerResponse
 
@@ -25,8 +23,8 @@ async def messages(services: Services, request: Request) -> AnswerResponse:
 async def count_tokens(services: Services, request: Request) -> Response:
     """POST /v1/messages/count_tokens: exact, by the model's own template and tokenizer."""
     decoded = decode_count(await request.body())
-    tokens = await ask_about(services, request, decoded, lambda runner, asked: runner.prompt_tokens(asked))
-    return Response(count_body(len(tokens)), headers=told_headers(decoded.ignored), media_type=JSON_MEDIA_TYPE)
+    asked = await ask_about(services, request, decoded, lambda runner, asked: runner.prompt_tokens(asked))
+    return asked.response(count_body(len(asked.value)), decoded.ignored)
 
 
 def _encoder(decoded: Decoded, services: Services) -> AnthropicEncoder:

@@ -6,29 +6,25 @@ others have their turn between them.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
 
 from localllm.dialects import ollama_embed, openai_embed
 from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.embedding import Embeddings, EmbedRequest
-from localllm.errors import LocalllmError, ModelNotFoundError, UnsupportedError
+from localllm.errors import ModelNotFoundError, UnsupportedError
 from localllm.generation import Failed
 from localllm.server.progress import Progress
 from localllm.server.replies import failed_response, told_headers
 from localllm.server.services import Services, Turn
 from localllm.server.terms import terms_of
+from localllm.server.waiting import while_client_waits
 
 INPUTS_PER_MESSAGE = 1024
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ async def ollama_embed_inputs(services: Services, request: Request) -> Response:
         return _not_found(error, request)
     total_seconds = services.clock.monotonic() - arrived
     answer = ollama_embed.encode_embed(wanted.model, done.parts, total_seconds, done.load_seconds)
-    return _json(answer, done, _ignored(body, ollama_embed.BODIES, request))
+    return embedded_response(answer, done, _ignored(body, ollama_embed.BODIES, request))
 
 
 async def ollama_embed_prompt(services: Services, request: Request) -> Response:
@@ -62,7 +58,9 @@ async def ollama_embed_prompt(services: Services, request: Request) -> Response:
         done = await embed(services, request, wanted)
     except ModelNotFoundError as error:
         return _not_found(error, request)
-    return _json(ollama_embed.encode_embeddings(done.parts), done, _ignored(body, ollama_embed.BODIES, request))
+    return embedded_response(
+        ollama_embed.encode_embeddings(done.parts), done, _ignored(body, ollama_embed.BODIES, request)
+    )
 
 
 async def openai_embeddings(services: Services, request: Request) -> Response:
@@ -71,7 +69,7 @@ async def openai_embeddings(services: Services, request: Request) -> Response:
     wanted, as_base64 = openai_embed.decode_embeddings(body)
     done = await embed(services, request, wanted)
     answer = openai_embed.encode_embeddings(wanted.model, done.parts, as_base64=as_base64)
-    return _json(answer, done, _ignored(body, openai_embed.BODIES, request))
+    return embedded_response(answer, done, _ignored(body, openai_embed.BODIES, request))
 
 
 async def embed(services: Services, request: Request, wanted: EmbedRequest) -> Done:
@@ -84,7 +82,7 @@ async def embed(services: Services, request: Request, wanted: EmbedRequest) -> D
     terms = terms_of(request)
     turn = services.scheduler.lease(model, wanted.keep_alive_seconds, terms.requester)
     progress = Progress(turn, terms.timeout_seconds)
-    return await _while_client_waits(services, request.receive, _compute(turn, wanted, progress), progress)
+    return await while_client_waits(services, request, _compute(turn, wanted, progress), progress)
 
 
 async def _compute(turn: Turn, wanted: EmbedRequest, progress: Progress) -> Done:
@@ -97,42 +95,6 @@ async def _compute(turn: Turn, wanted: EmbedRequest, progress: Progress) -> Done
         return Done(tuple(parts), lease.load_seconds, progress.headers())
 
 
-class _Work:
-    """A task that the daemon's end can end."""
-
-    def __init__(self, task: asyncio.Task[Any]) -> None:
-        self._task = task
-        self.error: LocalllmError | None = None
-
-    def fail(self, error: LocalllmError) -> None:
-        """Give the task up; its request ends with `error`."""
-        self.error = self.error or error
-        self._task.cancel()
-
-
-async def _while_client_waits(
-    services: Services, receive: Receive, work: Coroutine[Any, Any, T], progress: Progress
-) -> T:
-    """The result of `work`, which ends with its client and its time. Raises what it raises, or ClientDisconnect."""
-    task, gone = asyncio.create_task(work), asyncio.create_task(_until_gone(receive))
-    answer = _Work(task)
-    try:
-        with services.activity.answer(answer), progress.time_limit(answer.fail):
-            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done() and not task.cancelled():
-            return task.result()
-        raise answer.error or ClientDisconnect
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.wait((task, gone))
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def _not_found(error: ModelNotFoundError, request: Request) -> Response:
     """Ollama has other words for it here."""
     message = f'model "{error.name}" not found, try pulling it first'
@@ -143,7 +105,8 @@ def _ignored(body: bytes, shapes: Mapping[str, type[msgspec.Struct]], request: R
     return ollama_embed.ignored_fields(body, shapes[request.url.path])
 
 
-def _json(body: bytes, done: Done, ignored: Sequence[str]) -> Response:
+def embedded_response(body: bytes, done: Done, ignored: Sequence[str]) -> Response:
+    """The answer as `body`, with what was waited for and the names of what was ignored."""
     response = Response(body, headers=told_headers(ignored), media_type=JSON_MEDIA_TYPE)
     response.raw_headers.extend(done.headers)
     return response

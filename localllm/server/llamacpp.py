@@ -7,7 +7,7 @@ leaves several, the request has to say which. A name that is not known is told a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,18 +17,17 @@ from starlette.responses import Response
 
 from localllm.dialects import llamacpp, llamacpp_rerank, llamacpp_tokens
 from localllm.dialects.body import Decoded, ignored_names
-from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.dialects.llamacpp_encode import LlamaCppEncoder
 from localllm.dialects.openai import decode_chat
 from localllm.errors import InvalidFieldError, ModelFileError, ModelNotFoundError
 from localllm.generation import Failed
 from localllm.server import model_json
 from localllm.server.choices import tokens_of
-from localllm.server.embed import embed
+from localllm.server.embed import embed, embedded_response
 from localllm.server.generate import Route, answer_decoded
 from localllm.server.questions import ask, ask_about
-from localllm.server.replies import failed_response, json_response, told_headers
-from localllm.server.services import ModelStore, RunningModel, Services
+from localllm.server.replies import failed_response, json_response
+from localllm.server.services import ModelStore, Runner, RunningModel, Services
 from localllm.server.streaming import AnswerResponse
 from localllm.store.model import Model
 from localllm.version import __version__
@@ -51,33 +50,30 @@ async def tokenize(services: Services, request: Request) -> Response:
     """POST /tokenize."""
     body = llamacpp_tokens.decode_tokenize(await request.body())
     model, ignored = await find(services, body.model or "", "completion")
-    asked, special, parse = llamacpp_tokens.pieces_of(body), body.add_special, body.parse_special
-    tokens = await ask(
-        services,
-        request,
-        model,
-        lambda runner: tokens_of(runner, asked, add_special=special, parse_special=parse),
-    )
-    pieces = None
-    if body.with_pieces and tokens:
-        pieces = await ask(services, request, model, lambda runner: runner.detokenize(tuple(tokens)))
-    return _json(llamacpp_tokens.encode_tokens(tokens, pieces), ignored)
+    wanted, special, parse = llamacpp_tokens.pieces_of(body), body.add_special, body.parse_special
+
+    async def question(runner: Runner) -> tuple[list[int], Sequence[bytes] | None]:
+        tokens = await tokens_of(runner, wanted, add_special=special, parse_special=parse)
+        return tokens, await runner.detokenize(tuple(tokens)) if body.with_pieces and tokens else None
+
+    asked = await ask(services, request, model, question)
+    return asked.response(llamacpp_tokens.encode_tokens(*asked.value), ignored)
 
 
 async def detokenize(services: Services, request: Request) -> Response:
     """POST /detokenize."""
     name, tokens = llamacpp_tokens.decode_detokenize(await request.body())
     model, ignored = await find(services, name, "completion")
-    pieces = await ask(services, request, model, lambda runner: runner.detokenize(tokens))
-    return _json(llamacpp_tokens.encode_text(pieces), ignored)
+    asked = await ask(services, request, model, lambda runner: runner.detokenize(tokens))
+    return asked.response(llamacpp_tokens.encode_text(asked.value), ignored)
 
 
 async def apply_template(services: Services, request: Request) -> Response:
     """POST /apply-template: what the model's own template makes of a conversation, and the tokens of that."""
     decoded = decode_chat(await request.body(), needs_model=False)
     _, decoded = await _with_model(services, decoded)
-    prompt, tokens = await ask_about(services, request, decoded, lambda runner, asked: runner.prompt(asked))
-    return _json(llamacpp_tokens.encode_prompt(prompt, tokens), decoded.ignored)
+    asked = await ask_about(services, request, decoded, lambda runner, asked: runner.prompt(asked))
+    return asked.response(llamacpp_tokens.encode_prompt(*asked.value), decoded.ignored)
 
 
 async def embedding(services: Services, request: Request) -> Response:
@@ -87,7 +83,7 @@ async def embedding(services: Services, request: Request) -> Response:
     model, ignored = await find(services, wanted.model, "embedding")
     done = await embed(services, request, msgspec.structs.replace(wanted, model=model.name))
     told = ignored_names(body, llamacpp_tokens.BODIES["/embedding"])
-    return _json(llamacpp_tokens.encode_embedding(done.parts), (*told, *ignored))
+    return embedded_response(llamacpp_tokens.encode_embedding(done.parts), done, (*told, *ignored))
 
 
 async def rerank(services: Services, request: Request) -> Response:
@@ -96,7 +92,8 @@ async def rerank(services: Services, request: Request) -> Response:
     model, ignored = await find(services, ranking.request.model, "ranking")
     done = await embed(services, request, msgspec.structs.replace(ranking.request, model=model.name))
     name = model.name if ignored else ranking.request.model or model.name
-    return _json(llamacpp_rerank.encode_ranking(ranking, name, done.parts), (*ranking.ignored, *ignored))
+    answer = llamacpp_rerank.encode_ranking(ranking, name, done.parts)
+    return embedded_response(answer, done, (*ranking.ignored, *ignored))
 
 
 async def properties(services: Services, request: Request) -> Response:
@@ -209,10 +206,6 @@ def _parameters(model: Model) -> dict[str, Any]:
     """What the Modelfile sets."""
     said: dict[str, Any] = msgspec.to_builtins(model.options)
     return said
-
-
-def _json(body: bytes, ignored: tuple[str, ...]) -> Response:
-    return Response(body, headers=told_headers(ignored), media_type=JSON_MEDIA_TYPE)
 
 
 _ROUTE = Route("generate", llamacpp.decode_completion, _encoder)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.dialects.ollama_encode import rendered_body
 from localllm.server.generate import OLLAMA_CHAT, OLLAMA_GENERATE, Route, answer_decoded
 from localllm.server.questions import ask_about
-from localllm.server.replies import told_headers
 from localllm.server.services import Services
 from localllm.server.streaming import AnswerResponse
 
@@ -28,7 +26,8 @@ async def _answer(services: Services, request: Request, route: Route) -> AnswerR
     decoded = route.decode(await request.body())
     if decoded.action != "render":
         return await answer_decoded(services, request, decoded, route)
-    prompt, tokens = await ask_about(services, request, decoded, lambda runner, asked: runner.prompt(asked))
+    asked = await ask_about(services, request, decoded, lambda runner, asked: runner.prompt(asked))
+    prompt, tokens = asked.value
     name, now_ns = decoded.request.model, services.clock.time_ns()
     body = rendered_body(name, prompt, tokens, now_ns, is_chat=route is OLLAMA_CHAT)
-    return Response(body, media_type=JSON_MEDIA_TYPE, headers=told_headers(decoded.ignored))
+    return asked.response(body, decoded.ignored)

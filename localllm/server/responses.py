@@ -30,7 +30,7 @@ from localllm.server.access import HOLDER
 from localllm.server.generate import Route, answer_decoded
 from localllm.server.keyring import Holder
 from localllm.server.questions import ask_about
-from localllm.server.replies import json_response, told_headers
+from localllm.server.replies import json_response
 from localllm.server.responses_store import Kept
 from localllm.server.services import Services
 from localllm.server.streaming import AnswerResponse
@@ -69,9 +69,9 @@ async def count_tokens(services: Services, request: Request) -> Response:
     """POST /v1/responses/input_tokens: exact, by the model's own template and tokenizer."""
     body = await request.body()
     decoded, _ = _decode(services, openai_responses.read_body(body), body, owner_of(request))
-    tokens = await ask_about(services, request, decoded.decoded, lambda runner, asked: runner.prompt_tokens(asked))
-    counted = to_json({"object": "response.input_tokens", "input_tokens": len(tokens)})
-    return Response(counted, headers=told_headers(decoded.decoded.ignored), media_type=JSON_MEDIA_TYPE)
+    asked = await ask_about(services, request, decoded.decoded, lambda runner, asked: runner.prompt_tokens(asked))
+    counted = to_json({"object": "response.input_tokens", "input_tokens": len(asked.value)})
+    return asked.response(counted, decoded.decoded.ignored)
 
 
 async def retrieve(services: Services, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 
 import httpx
@@ -127,6 +128,17 @@ def test_origins_can_be_allowed_one_by_one_or_with_a_star():
             assert 200 == get(server, origin=origin).status_code
         for origin in ("https://chat.example.evil.example", "https://team.example", "http://chat.example"):
             assert 403 == get(server, origin=origin).status_code
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd", "br", "x" * 500])
+def test_a_compressed_body_is_refused_by_name(server, encoding):
+    body = gzip.compress(b'{"model": "guide"}')
+    answer = httpx.post(f"{server.url}/v1/responses", content=body, headers={"content-encoding": encoding})
+    error = answer.json()["error"]
+    assert (400, "send it as it is, without one") == (answer.status_code, error["hint"])
+    assert f"a body with the Content-Encoding '{encoding[:40]}' is not read" == error["message"]
+    plain = httpx.post(f"{server.url}/api/show", json={"model": "guide"}, headers={"content-encoding": "identity"})
+    assert 200 == plain.status_code
 
 
 def test_a_preflight_allows_what_the_sdks_send(server):

@@ -104,7 +104,7 @@ ENDS = (
     ("/v1/chat/completions", "messages", '"hint":"the next request starts a new one"}}\n\ndata: [DONE]\n\n'),
     ("/v1/completions", "prompt", '"hint":"the next request starts a new one"}}\n\ndata: [DONE]\n\n'),
     ("/v1/responses", "input", '"background":false},"sequence_number":8}\n\n'),
-    ("/v1/messages", "messages", '"hint":"the next request starts a new one"}}\n\n'),
+    ("/v1/messages", "messages", '"hint":"the next request starts a new one"},"request_id":"id1"}\n\n'),
     ("/completion", "prompt", '"hint":"the next request starts a new one"}}\n\n'),
     ("/api/chat", "messages", '"hint":"the next request starts a new one"}\n'),
     ("/api/generate", "prompt", '"hint":"the next request starts a new one"}\n'),

@@ -130,6 +130,32 @@ def test_a_request_that_does_not_start_in_time_is_told_so_and_leaves_the_queue(s
     wait_until(lambda: server.scheduler.waiting == 0)
 
 
+ASKED_AT_ONCE = {
+    "/tokenize": {"content": "x"},
+    "/detokenize": {"tokens": [104]},
+    "/apply-template": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/responses/input_tokens": {"input": "x"},
+    "/api/chat": {"messages": [{"role": "user", "content": "x"}], "_debug_render_only": True},
+    "/embedding": {"content": "x"},
+    "/rerank": {"query": "x", "documents": ["y"]},
+    "/v1/embeddings": {"input": "x"},
+}
+
+
+@pytest.mark.parametrize("path", ASKED_AT_ONCE)
+def test_a_question_tells_what_it_waited_for_and_keeps_to_its_time(server, path):
+    model = "embed" if path in ("/embedding", "/rerank", "/v1/embeddings") else "guide"
+    answer = ask(server, {"model": model, **ASKED_AT_ONCE[path]}, path)
+    told = {"queue-position": "0", "queue-ms": "125", "load-ms": "250", "placement": "gpu 1/2 layers"}
+    assert (200, told) == (answer.status_code, ours(answer))
+    if model == "guide":
+        late = ask(server, {"model": "slow", **ASKED_AT_ONCE[path]}, path, x_request_timeout="0.1")
+        assert (504, "false") == (late.status_code, late.headers["x-should-retry"])
+        assert "the request was not started within 0.1 s: it was number 3 in the queue" in late.text
+        wait_until(lambda: server.scheduler.waiting == 0)
+
+
 def test_an_answer_that_runs_out_of_time_ends_in_the_words_of_its_dialect(server):
     answer = ask(server, {"model": "guide", "prompt": "wait"}, x_request_timeout="0.3")
     last = json.loads(answer.text.splitlines()[-1])
