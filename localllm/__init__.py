@@ -4,6 +4,7 @@ The packages, in the order a request meets them. Imports point down this list on
 
     cli/             parse the command line (typer), print the answer (rich); a module per noun
     client.py        the HTTP client (httpx) the CLI uses; a public API too
+    client_models.py  models as the client is told of them
     client_plans.py  plans as the client reads them
     connecting.py    the client's connections, and what goes wrong on the way
     server/          HTTP in, HTTP out, the wiring

@@ -15,13 +15,14 @@ DaemonError when the connection breaks or the answer is not ours, and for `{"err
 from __future__ import annotations
 
 import ssl
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
 
+from localllm.client_models import Details, ModelInfo
 from localllm.client_plans import Placement, PlanAnswer, PlanBody
 from localllm.connecting import ANSWER_SECONDS, CONNECT_SECONDS, LOOK_AT_LOG, connection_errors, http_client, httpx
 from localllm.errors import DaemonError
@@ -36,17 +37,6 @@ class Version(msgspec.Struct, frozen=True):
 
     version: str = ""
     localllm: str | None = None
-
-
-class Details(msgspec.Struct, frozen=True):
-    """What a model file is: the words of `list`, `ps` and `show`."""
-
-    format: str = ""
-    family: str = ""
-    families: tuple[str, ...] | None = None
-    parameter_size: str = ""
-    quantization_level: str = ""
-    context_length: int | None = None
 
 
 class ModelSummary(msgspec.Struct, frozen=True):
@@ -85,50 +75,6 @@ class QueuedRequest(msgspec.Struct, frozen=True):
     priority: str = ""
     waited_duration: int = 0
     eta_duration: int | None = None
-
-
-class TensorSummary(msgspec.Struct, frozen=True):
-    """One tensor of a model file; `shape` as the file has it."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-
-
-class ProjectorInfo(msgspec.Struct, frozen=True):
-    """The file that reads images for a model; `size` 0 when it is gone. `info` is its metadata."""
-
-    file: str = ""
-    size: int = 0
-    is_used: bool = False
-    info: dict[str, Any] | None = None
-
-
-class AdapterInfo(msgspec.Struct, frozen=True):
-    """One adapter of a model. It changes so many `matrices`, by `alpha` / `rank`; an `alpha` of 0 is by 1."""
-
-    file: str = ""
-    size: int = 0
-    rank: int = 0
-    alpha: float = 0.0
-    matrices: int = 0
-
-
-class ModelInfo(msgspec.Struct, frozen=True):
-    """Everything `show` knows. `model_info` is the file's own metadata, as JSON values."""
-
-    license: str | None = None
-    modelfile: str | None = None
-    parameters: str | None = None
-    template: str | None = None
-    system: str | None = None
-    details: Details = Details()
-    model_info: dict[str, Any] | None = None
-    tensors: tuple[TensorSummary, ...] | None = None
-    capabilities: tuple[str, ...] | None = None
-    modified_at: datetime | None = None
-    projector: ProjectorInfo | None = None
-    adapters: tuple[AdapterInfo, ...] = ()
 
 
 class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -265,9 +211,10 @@ class Client:
         api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
         tls: ssl.SSLContext | None = None,
+        hear_ignored: Callable[[str], None] | None = None,
     ) -> None:
         self.base_url = base_url
-        self._http = http_client(base_url, api_key, transport, tls)
+        self._http = http_client(base_url, api_key, transport, tls, hear_ignored)
 
     def __enter__(self) -> Client:
         return self

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from localllm.errors import DaemonAbsentError, DaemonError, UntrustedError
@@ -36,9 +36,22 @@ LOOK_AT_LOG = "its log says why; send the request again"
 
 
 def http_client(
-    base_url: str, api_key: str | None, transport: httpx.BaseTransport | None, tls: ssl.SSLContext | None
+    base_url: str,
+    api_key: str | None,
+    transport: httpx.BaseTransport | None,
+    tls: ssl.SSLContext | None,
+    hear_ignored: Callable[[str], None] | None = None,
 ) -> httpx.Client:
-    """A connection pool; whoever gets it closes it. `transport` replaces the network, `tls` says whom to trust."""
+    """A connection pool; whoever gets it closes it. `transport` replaces the network, `tls` says whom to trust.
+
+    `hear_ignored` is told, once an answer begins, each thing that the daemon says changed nothing.
+    """
+
+    def look(response: httpx.Response) -> None:
+        for name in response.headers.get("x-localllm-ignored", "").split(", "):
+            if name and hear_ignored is not None:
+                hear_ignored(name)
+
     return httpx.Client(
         base_url=base_url,
         headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
@@ -46,6 +59,7 @@ def http_client(
         trust_env=not _is_loopback(base_url),
         transport=transport,
         verify=True if tls is None else tls,
+        event_hooks={"response": [look]},
     )
 
 

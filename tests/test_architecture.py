@@ -52,7 +52,7 @@ LAYERS = (
     ("gguf_file", "gguf_types"),
     ("answer_rules", "embedding", "generation", "load_options"),
     ("config", "logs"),
-    ("client_plans", "connecting", "durations", "keys", "option_values", "paths"),
+    ("client_models", "client_plans", "connecting", "durations", "keys", "option_values", "paths"),
     ("remote_errors", "sizes", "template_syntax", "tls"),
     ("errors", "version"),
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def connect(settings: Settings, screen: Screen, serve: Sequence[str] = _SERVE) -
 
     Raises DaemonError. The caller closes the client.
     """
-    client = client_of(settings)
+    client = client_of(settings, _teller(screen))
     with ExitStack() as unless_connected:
         unless_connected.callback(client.close)  # also on Ctrl-C: the client has no other owner yet
         version = find_daemon(client, settings)
@@ -61,11 +61,26 @@ def connect(settings: Settings, screen: Screen, serve: Sequence[str] = _SERVE) -
     return client
 
 
-def client_of(settings: Settings) -> Client:
+def _teller(screen: Screen) -> Callable[[str], None]:
+    """Says once that of a model's Modelfile DRAFT had no effect; what a request asked in vain has its own words."""
+    unsaid = {"DRAFT"}
+
+    def tell(name: str) -> None:
+        if name in unsaid:
+            # Imported here: few models have one.
+            from localllm.modelfile import IGNORED
+
+            unsaid.remove(name)
+            screen.warn(f"DRAFT in the model's Modelfile has no effect: {IGNORED['draft']}")
+
+    return tell
+
+
+def client_of(settings: Settings, hear_ignored: Callable[[str], None] | None = None) -> Client:
     """A client of whatever is at the configured address. Raises ConfigError for a certificate that cannot be read."""
     address = settings.address
     tls = client_context(settings.tls_ca, settings.tls_cert) if address.is_tls else None
-    return Client(address.url, settings.api_key or None, tls=tls)
+    return Client(address.url, settings.api_key or None, tls=tls, hear_ignored=hear_ignored)
 
 
 def is_on_this_machine(settings: Settings) -> bool:

@@ -13,7 +13,8 @@ from localllm.cli.daemonize import connect
 from localllm.cli.figures import age_text
 from localllm.cli.output import screen_of
 from localllm.cli.sheet import sheet_lines
-from localllm.client import ModelInfo, ModelSummary
+from localllm.client import ModelSummary
+from localllm.client_models import ModelInfo
 from localllm.config import load_settings
 from localllm.errors import UnsupportedError
 from localllm.sizes import size_text

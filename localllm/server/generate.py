@@ -115,7 +115,8 @@ async def answer_decoded(
         events = _generate(services, model, turn, progress, answers(decoded, requests), arrived)
         if services.traces is not None:
             events = services.traces.follow(events, request.headers, requests[0], model.name)
-    encoder, headers = route.encoder(decoded, services), told_headers(decoded.ignored)
+    ignored = (*decoded.ignored, *(("DRAFT",) if model.draft else ()))
+    encoder, headers = route.encoder(decoded, services), told_headers(ignored)
     return AnswerResponse(events, encoder, services, progress, is_stream=decoded.stream, headers=headers)
 
 

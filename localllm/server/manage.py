@@ -83,7 +83,7 @@ async def show(services: Services, request: Request) -> Response:
     header = await services.in_store(services.store.header, model)
     answer = model_json.show(model, header, _served_context(services, model), verbose=verbose)
     projector = await services.in_store(projector_header, model.projector)
-    answer |= model_json.projector(model, projector, verbose=verbose)
+    answer |= model_json.projector(model, projector, verbose=verbose) | model_json.draft(model)
     if model.adapters:
         answer |= model_json.adapters(await services.in_store(services.store.adapters, model))
     if request.headers.get("user-agent", "").startswith("GitHubCopilotChat/"):

@@ -18,7 +18,7 @@ from localllm.generation import Options
 from localllm.gguf import ArrayInfo, Header, Value
 from localllm.gguf_adapters import AdapterFacts
 from localllm.load_options import LoadOptions
-from localllm.modelfile import load_parameters
+from localllm.modelfile import IGNORED, load_parameters
 from localllm.paths import without_folders
 from localllm.scheduler.state import QueuePlace
 from localllm.server.plan_json import proven_json, sizes_of
@@ -30,6 +30,7 @@ FOREVER = datetime(2318, 1, 1, tzinfo=UTC)
 LONGEST_SHOWN_ARRAY = 5
 # By its name, from which the same is made, and not by where its file lies on this machine.
 _FROM = re.compile(r"^FROM .*$", re.MULTILINE)
+_DRAFT = re.compile(r"^DRAFT \"?(?:.*/)?(.*?)\"?$", re.MULTILINE)
 _ADAPTER = re.compile(r"^ADAPTER \"?(?:.*/)?(.*?)\"?$", re.MULTILINE)
 _HIDDEN = frozenset({"general.name", "tokenizer.chat_template"})
 
@@ -99,7 +100,13 @@ def show(model: Model, header: Header, served_context: int, *, verbose: bool) ->
 def _modelfile(model: Model) -> str:
     """With the model's own name in FROM, with which its adapters come."""
     text = _FROM.sub(lambda _: f"FROM {model.name}", model.modelfile, count=1)
-    return _ADAPTER.sub(r"# ADAPTER \1 (comes with FROM)", text, count=len(model.adapters))
+    text = _ADAPTER.sub(r"# ADAPTER \1 (comes with FROM)", text, count=len(model.adapters))
+    return _DRAFT.sub(rf"# DRAFT \1 (no effect: {IGNORED['draft']})", text, count=1) if model.draft else text
+
+
+def draft(model: Model) -> dict[str, Any]:
+    """What /api/show says of what DRAFT names: {} without one. Ours, as the projector's words are."""
+    return {"draft": {"file": Path(model.draft).name, "is_used": False}} if model.draft else {}
 
 
 def adapters(found: Sequence[tuple[Path, AdapterFacts]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def layered(base: Manifest, said: Modelfile) -> Manifest:
         messages=said.messages or base.messages,
         parent=_parent(base, said.bases[0]),
         requires=said.requires or base.requires,
+        draft=said.draft or base.draft,
     )
 
 

@@ -55,7 +55,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     Of a pulled model, `source` is OWNER/REPO@COMMIT and `digests` the hub's hash of each file; it was verified. Of a
     created one, `parent` is what it was made FROM, and `requires` the Ollama version its Modelfile asks for;
     `bundled` is the model of localllm's own whose file it has, which another version may bring anew. `adapters` are
-    applied to the weights, in that order.
+    applied to the weights, in that order. `draft` is what DRAFT named, which has no effect.
     """
 
     schema: int
@@ -79,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     requires: str | None = None
     bundled: str | None = None
     adapters: tuple[Part, ...] = ()
+    draft: str | None = None
 
 
 _decoder = msgspec.json.Decoder(Manifest)

@@ -60,6 +60,7 @@ class Model:
     of the manifest's bytes. `template` is the Modelfile's override, `chat_template` what is in force. `parts` are the
     files after the first of a model in several. `parent` is what it was made FROM, `requires` an Ollama version.
     `projector` came with the model, to read images; no engine here uses it yet. `adapters` change the weights.
+    `draft` is what its Modelfile names as a draft model: none is used.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Model:
     parent: str | None = None
     requires: str | None = None
     adapters: tuple[Path, ...] = ()
+    draft: str | None = None
 
     @property
     def family(self) -> str:

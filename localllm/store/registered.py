@@ -153,6 +153,7 @@ def _model(manifest: Manifest, digest: str, is_bundled: bool) -> Model:
         parent=manifest.parent,
         requires=manifest.requires,
         adapters=tuple(Path(adapter.file) for adapter in manifest.adapters),
+        draft=manifest.draft,
     )
 
 
@@ -173,6 +174,7 @@ def _modelfile_text(manifest: Manifest) -> str:
         Modelfile(
             bases=(manifest.file,),
             adapters=tuple(adapter.file for adapter in manifest.adapters),
+            draft=manifest.draft,
             options=manifest.options,
             load=manifest.load,
             requires=manifest.requires,

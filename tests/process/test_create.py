@@ -87,6 +87,31 @@ def test_a_template_of_the_older_form_is_asked_with_the_prompt_alone(daemon: Dae
     assert daemon.http.post("/api/generate", json=raw).json()["prompt_eval_count"] == tokens
 
 
+def test_that_a_draft_model_has_no_effect_is_said_once_by_create_show_and_run(daemon: Daemon) -> None:
+    said = "DRAFT"
+    file = daemon.home / "drafted.Modelfile"
+    file.write_text("FROM guide\nDRAFT ./somewhere/small.gguf\nPARAMETER temperature 0\n")
+    made = run_cli("create", "drafted", "-f", str(file), environment=daemon.environment)
+    assert (0, 1) == (made.returncode, made.stderr.count(said))
+    assert "(line 2): DRAFT has no effect: no draft model is used" in made.stderr
+    shown = run_cli("show", "drafted", environment=daemon.environment)
+    assert 1 == shown.stdout.count("small.gguf")
+    assert "small.gguf (no effect: no draft model is used)" in shown.stdout
+    text = run_cli("show", "drafted", "--modelfile", environment=daemon.environment).stdout
+    assert "# DRAFT small.gguf (no effect: no draft model is used)" in text.splitlines()
+    for words in ((), ("Hello",)):
+        answered = run_cli("run", "drafted", *words, environment=daemon.environment, stdin="" if words else "Hello")
+        assert (0, 1) == (answered.returncode, answered.stderr.count(said))
+        assert "DRAFT in the model's Modelfile has no effect: no draft model is used" in answered.stderr
+        assert said not in answered.stdout
+    plain = run_cli("run", "guide", "Hello", environment=daemon.environment)
+    assert said not in plain.stderr
+    body = {"model": "drafted", "prompt": "Hello", "stream": False}
+    assert "DRAFT" == daemon.http.post("/api/generate", json=body).headers["x-localllm-ignored"]
+    create(daemon, "heir", "FROM drafted\n")
+    assert "draft" in daemon.http.post("/api/show", json={"model": "heir"}).json()
+
+
 def test_a_file_that_is_sent_becomes_a_model_that_answers(daemon: Daemon) -> None:
     data = GUIDE.read_bytes()
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"

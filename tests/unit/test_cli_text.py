@@ -23,7 +23,8 @@ from localllm.cli.run import is_path, prepare_arguments, prompt_text
 from localllm.cli.running import memory_rows, ps_table
 from localllm.cli.sheet import sheet_lines
 from localllm.cli.wordwrap import WordWrapper
-from localllm.client import Details, Metrics, ModelInfo, ModelSummary, RunningModel, TensorSummary
+from localllm.client import Metrics, ModelSummary, RunningModel
+from localllm.client_models import Details, ModelInfo, TensorSummary
 from localllm.client_plans import DeviceShare, MeasuredShare, Placement
 from localllm.errors import LocalllmError
 from localllm.sizes import size_text
