@@ -4,8 +4,9 @@ Not here: the answers (anthropic_encode), the tools (anthropic_tools), the names
 
 A message's blocks become turns: text and thinking stay together, each tool_use is a call, each tool_result a turn of
 its own. `cache_control` is accepted and needs nothing: every prefix is cached. What an agent writes anew for billing at
-the head of each system prompt would end every cached prefix there; it is left out, and that is told. Refused are
-images, documents and a last message of the assistant's, from which this version cannot go on.
+the head of each system prompt would end every cached prefix there; it is left out, and that is told. So are blocks of
+tools that Anthropic's servers run. Documents and search results are read where they are text. Refused are images, other
+documents, and a last message of the assistant's that is no text to go on from.
 """
 
 from __future__ import annotations
@@ -33,9 +34,20 @@ from localllm.generation import (
 )
 
 BILLING_LINE = "x-anthropic-billing-header:"
-_SKIPPED_BLOCKS = frozenset({"redacted_thinking"})  # nobody but its maker can read it
+# What nobody but its maker can read, and what Anthropic's own tools and servers leave in a conversation.
+_SKIPPED_BLOCKS = frozenset(
+    ("redacted_thinking", "server_tool_use", "web_search_tool_result", "web_fetch_tool_result",
+     "code_execution_tool_result", "bash_code_execution_tool_result", "text_editor_code_execution_tool_result",
+     "tool_search_tool_result", "mcp_tool_use", "mcp_tool_result", "container_upload", "compaction")
+)  # fmt: skip
 _TOOL_CHANGES = frozenset({"tool_addition", "tool_removal"})
 _OPTION_OF = {"max_tokens": "num_predict", "stop_sequences": "stop", "thinking.budget_tokens": "thinking_budget"}
+
+
+class _Source(msgspec.Struct):
+    type: str | None = None
+    data: str | None = None
+    content: str | list[_Block] | None = None
 
 
 class _Block(msgspec.Struct):
@@ -46,8 +58,11 @@ class _Block(msgspec.Struct):
     name: str | None = None
     input: msgspec.Raw = msgspec.Raw()
     tool_use_id: str | None = None
-    content: str | list[_Block] | None = None
+    content: str | list[_Block] | _Block | None = None
     is_error: bool | None = None
+    source: str | _Source | None = None
+    title: str | None = None
+    context: str | None = None
     tool_name: str | None = None
     tool: ChangedTool | None = None
 
@@ -218,7 +233,7 @@ def _is_begun(messages: Sequence[Message]) -> bool:
 
 def _messages(fields: _Body, toolbox: Toolbox, told: list[str]) -> tuple[Message, ...]:
     messages = fields.messages or []
-    turns = [turn for index, item in enumerate(messages) for turn in _turns(item, f"messages[{index}]", toolbox)]
+    turns = [turn for index, item in enumerate(messages) for turn in _turns(item, f"messages[{index}]", toolbox, told)]
     if turns and turns[-1].role == "assistant" and not _is_begun(turns):
         raise UnsupportedError(
             "the last message is the assistant's, and has no text alone to go on from", hint="end with a user message"
@@ -235,23 +250,30 @@ def _system(system: str | list[_Block] | None, told: list[str]) -> str:
     return "\n\n".join(text for text in texts if text)
 
 
-def _turns(item: _Message, field: str, toolbox: Toolbox) -> Iterator[Message]:
-    blocks = [_Block("text", item.content)] if isinstance(item.content, str) else item.content or []
+def _turns(item: _Message, field: str, toolbox: Toolbox, told: list[str]) -> Iterator[Message]:
+    placed = [(f"{field}.content[{index}]", block) for index, block in enumerate(_blocks(item.content))]
+    told += (where for where, block in placed if block.type in _SKIPPED_BLOCKS)
+    blocks = [(where, block) for where, block in placed if block.type not in _SKIPPED_BLOCKS]
     if item.role == "assistant":
-        yield _assistant(blocks, field)
+        yield _assistant(blocks)
     elif item.role in ("user", "system"):
-        yield from _user(blocks, field, item.role, toolbox)
+        yield from _user(blocks, item.role, toolbox)
     else:
         raise InvalidFieldError(
             f'{field}.role is "{item.role or ""}", but must be "user", "assistant" or "system"', field=f"{field}.role"
         )
 
 
-def _user(blocks: list[_Block], field: str, role: Any, toolbox: Toolbox) -> Iterator[Message]:
+def _blocks(content: str | list[_Block] | _Block | None) -> list[_Block]:
+    if isinstance(content, str):
+        return [_Block("text", content)]
+    return [content] if isinstance(content, _Block) else content or []
+
+
+def _user(blocks: list[tuple[str, _Block]], role: Any, toolbox: Toolbox) -> Iterator[Message]:
     """Text, and each result of a tool as a turn of its own, in the order they stand in."""
     texts: list[str] = []
-    for index, block in enumerate(blocks):
-        where = f"{field}.content[{index}]"
+    for where, block in blocks:
         if block.type != "tool_result":
             texts.append(_told(block, where, toolbox))
             continue
@@ -266,23 +288,22 @@ def _user(blocks: list[_Block], field: str, role: Any, toolbox: Toolbox) -> Iter
 def _tool_result(block: _Block, field: str, toolbox: Toolbox) -> Message:
     if not block.tool_use_id:
         raise InvalidFieldError(f"{field}.tool_use_id is missing", field=f"{field}.tool_use_id")
-    parts = [_Block("text", block.content)] if isinstance(block.content, str) else block.content or []
-    text = "\n".join(_told(part, f"{field}.content[{index}]", toolbox) for index, part in enumerate(parts))
+    parts = enumerate(_blocks(block.content))
+    text = "\n".join(_told(part, f"{field}.content[{index}]", toolbox) for index, part in parts)
     # No template has a place for a failure; the model must not take its text for a result.
     return Message("tool", f"Error: {text}" if block.is_error else text, tool_call_id=block.tool_use_id)
 
 
-def _assistant(blocks: list[_Block], field: str) -> Message:
+def _assistant(blocks: list[tuple[str, _Block]]) -> Message:
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []
-    for index, block in enumerate(blocks):
-        where = f"{field}.content[{index}]"
+    for where, block in blocks:
         if block.type == "thinking":
             thoughts.append(block.thinking or "")
         elif block.type == "tool_use":
             calls.append(_call(block, where))
-        elif block.type not in _SKIPPED_BLOCKS:
+        else:
             texts.append(_text(block, where))
     return Message("assistant", "".join(texts), "\n".join(thoughts) or None, tuple(calls))
 
@@ -307,6 +328,28 @@ def _told(block: _Block, field: str, toolbox: Toolbox) -> str:
 
 
 def _text(block: _Block, field: str) -> str:
+    """The text of a block, or of the document or search result that it is."""
+    if block.type == "search_result" and isinstance(block.source, str):
+        return _read(block.content, field, block.title, block.source)
+    if block.type == "document" and isinstance(block.source, _Source):
+        if block.source.type == "text" and block.source.data is not None:
+            return _read(block.source.data, field, block.title, block.context)
+        if block.source.type == "content":
+            return _read(block.source.content, f"{field}.source", block.title, block.context)
+        raise UnsupportedError(
+            f'{field}.source has the type "{block.source.type or ""}", but this version reads only text there',
+            hint="send the document's text, as a source of the type text",
+        )
+    return _plain(block, field)
+
+
+def _plain(block: _Block, field: str) -> str:
     if block.type not in (None, "text") or block.text is None:
         raise UnsupportedError(f'{field} has the type "{block.type or ""}", but this version reads only text there')
     return block.text
+
+
+def _read(content: str | list[_Block] | _Block | None, field: str, *heads: str | None) -> str:
+    """The texts of `content`, below what is said of them."""
+    texts = (_plain(part, f"{field}.content[{index}]") for index, part in enumerate(_blocks(content)))
+    return "\n".join(text for text in (*heads, *texts) if text)

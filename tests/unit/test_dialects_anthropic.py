@@ -75,7 +75,7 @@ def test_a_body_with_every_field_becomes_a_request():
         ),
         stream=True,
         unknown_options=("warp",),
-        ignored=("service_tier", "tools[1]"),
+        ignored=("service_tier", "tools[1]", "messages[1].content[1]"),
         thinks_if_it_can=True,
     ) == decode_messages(body)
 
@@ -280,9 +280,59 @@ def test_a_bad_option_is_told_by_the_name_that_it_came_with(fields, message):
     assert (400, message) == (caught.value.status, caught.value.message)
 
 
+DOCUMENT = """[{"role": "user", "content": [
+    {"type": "document", "title": "Notes", "context": "mine", "citations": {"enabled": true},
+     "source": {"type": "text", "media_type": "text/plain", "data": "one"}},
+    {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "two"}]}},
+    {"type": "document", "source": {"type": "content", "content": "three"}},
+    {"type": "search_result", "source": "http://a/b", "title": "Found", "content": [{"type": "text", "text": "four"}]},
+    {"type": "text", "text": "Sum it up."}]},
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [
+        {"type": "document", "source": {"type": "text", "data": "five"}}]}]}]"""
+
+
+def test_a_document_that_is_text_is_read_with_what_is_said_of_it():
+    question, _, result = turns(DOCUMENT) or ()
+    assert "Notes\nmine\none\ntwo\nthree\nFound\nhttp://a/b\nfour\nSum it up." == question.content
+    assert "five" == result.content
+
+
+def test_what_anthropics_servers_did_is_skipped_and_that_is_told():
+    decoded = decode(
+        '"stream": false',
+        """[{"role": "user", "content": [{"type": "container_upload", "file_id": "f"}, {"type": "text", "text": "a"}]},
+            {"role": "assistant", "content": [
+                {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "q"}},
+                {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"type": "web_search_result"}]},
+                {"type": "web_fetch_tool_result", "tool_use_id": "s", "content": {"type": "web_fetch_tool_error"}},
+                {"type": "text", "text": "b"}]},
+            {"role": "user", "content": "c"}]""",
+    )
+    assert ["a", "b", "c"] == [message.content for message in decoded.request.messages or ()]
+    places = ["messages[0].content[0]", *(f"messages[1].content[{index}]" for index in range(3))]
+    assert tuple(places) == decoded.ignored
+
+
+def test_documents_within_documents_are_no_documents():
+    nested = '{"type": "document", "source": {"type": "content", "content": [' * 300
+    messages = f'[{{"role": "user", "content": [{nested}{"]}}" * 300}]}}]'
+    with pytest.raises(LocalllmError, match=r'content\[0\] has the type "document", but this version reads only text'):
+        turns(messages)
+
+
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
+        (
+            '[{"role": "user", "content": [{"type": "document", "source": {"type": "base64", "data": "aGk="}}]}]',
+            'messages[0].content[0].source has the type "base64", but this version reads only text there',
+        ),
+        (
+            '[{"role": "user", "content": [{"type": "document", "source": {"type": "content", "content": '
+            '[{"type": "image"}]}}]}]',
+            'messages[0].content[0].source.content[0] has the type "image", but this version reads only text there',
+        ),
         (
             '[{"role": "user", "content": [{"type": "image", "source": {}}]}]',
             'messages[0].content[0] has the type "image", but this version reads only text there',
