@@ -169,6 +169,9 @@ class Backend(Protocol):
         Raises BadRequestError for a grammar that cannot be kept.
         """
 
+    def prepare_constraints(self) -> None:
+        """Build what all constraints share, which is slow the first time: seconds for a large vocabulary."""
+
     def special_token(self, text: str) -> int | None:
         """The token that is this text and that no text is split into but by reading marks; thread-safe."""
 

@@ -21,24 +21,24 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 from localllm.chat.tools import call_ids
 from localllm.engine.backend import Backend, ModelLoadError
 from localllm.engine.engine import Engine
 from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceOutput
-from localllm.errors import BadRequestError, LocalllmError, UnsupportedError
+from localllm.errors import LocalllmError, UnsupportedError
 from localllm.failures import failed_from
-from localllm.generation import Failed, GenerationRequest
+from localllm.generation import Failed
 from localllm.logs import set_up_logging
 from localllm.runner import protocol
 from localllm.runner.conversation import Conversations, Prepared, Rejection, Sources, Stream
 from localllm.runner.embedding import EmbeddingTexts, EmbeddingWorker, Inbox, describe_embedder, open_embedder
+from localllm.runner.preparer import Pipe, Preparer, Work
 from localllm.runner.speaker import Speaker, Spoken
 
 try:
@@ -47,90 +47,6 @@ except ImportError:  # Windows does not tell: threads are not tuned there
     resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
-
-Work = protocol.Generate | protocol.Tokenize | protocol.Detokenize | protocol.Render
-
-
-class Texts(Protocol):
-    """What a preparer does its work with."""
-
-    def prepare(self, request_id: int, request: GenerationRequest) -> Prepared: ...
-    def render(self, request: GenerationRequest) -> tuple[str, list[int]]: ...
-    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
-    def detokenize(self, tokens: Sequence[int]) -> list[bytes]: ...
-
-
-class Pipe:
-    """Both ends of the child's pipe pair; writing is safe from any thread."""
-
-    def __init__(self, read_descriptor: int, write_descriptor: int) -> None:
-        self._input = os.fdopen(read_descriptor, "rb")
-        self._output = write_descriptor
-        self._lock = threading.Lock()
-
-    def receive(self) -> protocol.ToRunner | None:
-        """The next message, or None when the daemon closed its end. Raises FrameError."""
-        header = self._input.read(4)
-        if len(header) < 4:
-            return None
-        return protocol.decode_to_runner(self._input.read(protocol.frame_length(header)))
-
-    def send(self, message: protocol.FromRunner) -> None:
-        """Write one frame; a daemon that is gone ends this process."""
-        data = memoryview(protocol.encode(message))
-        with self._lock:
-            try:
-                while data:
-                    data = data[os.write(self._output, data) :]
-            except BrokenPipeError:
-                os._exit(0)
-
-
-class Preparer(threading.Thread):
-    """Renders and tokenizes, one request after the other."""
-
-    def __init__(self, pipe: Pipe, conversations: Texts, inbox: Inbox, work: queue.SimpleQueue[Work]) -> None:
-        super().__init__(name="preparer", daemon=True)
-        self._work = work
-        self._pipe = pipe
-        self._conversations = conversations
-        self._inbox = inbox
-
-    def run(self) -> None:
-        """For ever: the process ends with the reader."""
-        while True:
-            message = self._work.get()
-            self._pipe.send(protocol.RenderStarted(message.id))
-            try:
-                self._handle(message)
-            except LocalllmError as error:
-                self._refuse(message, error)
-            except (RecursionError, MemoryError, ValueError, TypeError, ArithmeticError, LookupError) as error:
-                # Templates are programs of strangers: what they raise beyond their own errors is theirs too.
-                self._refuse(message, BadRequestError(f"the model's chat template failed: {error}"))
-            finally:
-                self._pipe.send(protocol.RenderEnded(message.id))
-
-    def _handle(self, message: Work) -> None:
-        match message:
-            case protocol.Generate():
-                self._inbox.put(self._conversations.prepare(message.id, message.request))
-            case protocol.Tokenize():
-                tokens = self._conversations.tokenize(message.text, message.add_special, message.parse_special)
-                self._pipe.send(protocol.Tokenized(message.id, tuple(tokens)))
-            case protocol.Render():
-                prompt, tokens = self._conversations.render(message.request)
-                self._pipe.send(protocol.Rendered(message.id, prompt, tuple(tokens)))
-            case protocol.Detokenize():
-                pieces = self._conversations.detokenize(message.tokens)
-                self._pipe.send(protocol.Detokenized(message.id, tuple(pieces)))
-
-    def _refuse(self, message: Work, error: LocalllmError) -> None:
-        failed = failed_from(error)
-        if isinstance(message, protocol.Generate):
-            self._inbox.put(Rejection(message.id, failed))
-        else:
-            self._pipe.send(protocol.Rejected(message.id, failed))
 
 
 class Worker:
@@ -364,7 +280,7 @@ def serve_answers(pipe: Pipe, load: protocol.Load, inbox: Inbox, reader: Reader)
         new_seed=lambda: int.from_bytes(os.urandom(4), "little"), new_call_id=call_ids(Random()), now=datetime.now
     )
     conversations = Conversations(backend, load.template, sources)
-    Preparer(pipe, conversations, inbox, reader.work).start()
+    Preparer(pipe, conversations, inbox, reader.work, backend.prepare_constraints).start()
     engine = Engine(backend, time.monotonic, EnginePolicy(stretch=load.stream_slowdown), _forced_off)
     reader.interrupt = engine.interrupt
     gc.freeze()  # what is loaded stays: looking through it for garbage would hold up a token of every stream
