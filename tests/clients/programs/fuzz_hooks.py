@@ -41,9 +41,16 @@ def before_call(context, case, kwargs):
     if case.headers:
         case.headers.pop("x-request-timeout", None)  # its own 504 would be an answer as it should be
     body = case.body
-    if not isinstance(body, dict) or not len(repr(body)) % 5:  # a fifth stays as it is
+    if not isinstance(body, dict):
         return
     path = case.operation.path
+    if len(repr(body)) % 5:  # a fifth stays as it is, but for answers without an end
+        steer(body, path)
+    limit_answer(body, LIMITS.get(path, ()))
+
+
+def steer(body, path):
+    """Ask a model that is here for what it can do."""
     if len(repr(body)) % 2:
         body |= ASKED.get(path, {})
     body["model"] = OTHER_MODELS.get(path, MODEL)
@@ -52,15 +59,16 @@ def before_call(context, case, kwargs):
     for name in ("n", "best_of"):
         if isinstance(body.get(name), int) and body[name] > MOST_CHOICES:
             body[name] = MOST_CHOICES
-    limit_answer(body, LIMITS.get(path, ()))
 
 
 def limit_answer(body, way):
-    """Put a small number where the way leads, unless what is there is no number anyway."""
+    """Put a small number where the way leads, unless what is there is smaller, or refused anyway."""
     *outer, last = way or ("",)
     for name in outer:
         body = body.setdefault(name, {})
         if not isinstance(body, dict):
             return
-    if last and isinstance(body.get(last, 0), int | float | None):
+    said = body.get(last)
+    is_long = isinstance(said, int | float) and (-2 <= said < 0 or MOST_TOKENS < said < 2**31)
+    if last and (said is None or is_long):
         body[last] = MOST_TOKENS
