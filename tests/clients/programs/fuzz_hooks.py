@@ -65,7 +65,9 @@ def limit_answer(body, way):
     """Put a small number where the way leads, unless what is there is smaller, or refused anyway."""
     *outer, last = way or ("",)
     for name in outer:
-        body = body.setdefault(name, {})
+        if body.get(name) is None:
+            body[name] = {}
+        body = body[name]
         if not isinstance(body, dict):
             return
     said = body.get(last)
