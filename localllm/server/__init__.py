@@ -6,7 +6,7 @@ From a connection to an answer, in order:
     connections → app → access (keyring), bodies, limits       who may come, and how much
     app's table of routes → generate, embed, plan, questions, manage, create, pull      the handlers
     ollama, anthropic, llamacpp, responses     handlers of one dialect alone
-    services, terms                     what a handler may use, and what a request says of itself
+    services, terms, meant_model        what a handler may use, and what a request says of itself
     streaming, waiting, choices, progress → replies     answers on their way
     model_json, plan_json               models and plans as JSON
     pulls, responses_store, activity    what outlives a request

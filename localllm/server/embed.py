@@ -18,6 +18,7 @@ from localllm.dialects.framing import JSON_MEDIA_TYPE
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.errors import ModelNotFoundError, UnsupportedError
 from localllm.generation import Failed
+from localllm.server.meant_model import find
 from localllm.server.progress import Progress
 from localllm.server.replies import failed_response, told_headers
 from localllm.server.services import Services, Turn
@@ -25,6 +26,7 @@ from localllm.server.terms import terms_of
 from localllm.server.waiting import while_client_waits
 
 INPUTS_PER_MESSAGE = 1024
+PLACEHOLDER = "GPT-4"  # what llama.vscode calls whichever model embeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,13 @@ async def openai_embeddings(services: Services, request: Request) -> Response:
     """POST /v1/embeddings."""
     body = await request.body()
     wanted, as_base64 = openai_embed.decode_embeddings(body)
+    unused: tuple[str, ...] = ()
+    if wanted.model == PLACEHOLDER:
+        model, unused = await find(services, wanted.model, "embedding")
+        wanted = msgspec.structs.replace(wanted, model=model.name)
     done = await embed(services, request, wanted)
     answer = openai_embed.encode_embeddings(wanted.model, done.parts, as_base64=as_base64)
-    return embedded_response(answer, done, _ignored(body, openai_embed.BODIES, request))
+    return embedded_response(answer, done, (*_ignored(body, openai_embed.BODIES, request), *unused))
 
 
 async def embed(services: Services, request: Request, wanted: EmbedRequest) -> Done:

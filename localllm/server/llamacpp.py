@@ -1,15 +1,13 @@
 """The handlers of llama-server's dialect: completions, gaps, tokens, embeddings, and what it tells of itself.
 
-llama-server has one model, so its clients name none, or any. Here a name that is known counts; else it is the only one
-that is loaded, else the only one besides those that come with localllm, else the one that comes with it; where that
-leaves several, the request has to say which. A name that is not known is told as ignored.
+llama-server has one model, so its clients name none, or any: meant_model says which that is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -19,21 +17,18 @@ from localllm.dialects import llamacpp, llamacpp_rerank, llamacpp_tokens
 from localllm.dialects.body import Decoded, ignored_names
 from localllm.dialects.llamacpp_encode import LlamaCppEncoder
 from localllm.dialects.openai import decode_chat
-from localllm.errors import InvalidFieldError, ModelFileError, ModelNotFoundError
 from localllm.generation import Failed
 from localllm.server import model_json
 from localllm.server.choices import tokens_of
 from localllm.server.embed import embed, embedded_response
 from localllm.server.generate import Route, answer_decoded
+from localllm.server.meant_model import find
 from localllm.server.questions import ask, ask_about
 from localllm.server.replies import failed_response, json_response
-from localllm.server.services import ModelStore, Runner, RunningModel, Services
+from localllm.server.services import Runner, RunningModel, Services
 from localllm.server.streaming import AnswerResponse
 from localllm.store.model import Model
 from localllm.version import __version__
-
-Capability = Literal["completion", "embedding", "ranking"]
-_POOLING_OF_RANKS = 4  # llama_pooling_type of llama.h
 
 
 async def completion(services: Services, request: Request) -> AnswerResponse:
@@ -132,46 +127,6 @@ async def slots(services: Services, request: Request) -> Response:
 async def health(services: Services, request: Request) -> Response:
     """GET /health: models are loaded when they are asked for, so that a daemon that answers is well."""
     return json_response({"status": "ok"})
-
-
-async def find(services: Services, name: str, capability: Capability) -> tuple[Model, tuple[str, ...]]:
-    """The model that is meant, and ("model",) if its name had to be ignored. Raises InvalidFieldError."""
-    if name:
-        try:
-            return await services.in_store(services.store.find, name), ()
-        except ModelNotFoundError:
-            model, _ = await find(services, "", capability)
-            return model, ("model",)
-    able = await services.in_store(_able, services.store, capability)
-    loaded = {entry.model.key for entry in services.scheduler.running()}
-    for among in (
-        [model for model in able if model.key in loaded],
-        [model for model in able if not model.is_bundled],
-        [model for model in able if model.is_bundled],
-    ):
-        if len(among) == 1:
-            return among[0], ()
-        if among:
-            names = ", ".join(model.name for model in among)
-            raise InvalidFieldError(f"several models are there, say which in `model`: {names}", field="model")
-    raise InvalidFieldError(f"no model is there that can do {capability}", field="model", hint="localllm pull MODEL")
-
-
-def _able(store: ModelStore, capability: Capability) -> list[Model]:
-    """The models that can do it: a reranker is an embedding model to those who list models, but it does not embed."""
-    if capability == "completion":
-        return [model for model in store.list() if capability in model.capabilities]
-    embedders = [model for model in store.list() if "embedding" in model.capabilities]
-    if len(embedders) < 2:  # the only one is meant, and says itself what it cannot
-        return embedders
-    return [model for model in embedders if _ranks(store, model) == (capability == "ranking")]
-
-
-def _ranks(store: ModelStore, model: Model) -> bool:
-    try:
-        return store.header(model).architecture_integer("pooling_type") == _POOLING_OF_RANKS
-    except ModelFileError:  # it cannot be loaded either
-        return False
 
 
 async def _answer(services: Services, request: Request, decode: Callable[[bytes], Decoded]) -> AnswerResponse:

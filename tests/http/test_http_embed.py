@@ -69,6 +69,12 @@ def test_what_vectors_do_not_depend_on_is_told(server: LiveServer, path: str, bo
     assert 9 == request.num_ctx
 
 
+def test_what_llama_vscode_calls_every_model_is_the_one_that_embeds(server: LiveServer) -> None:
+    answer = post(server, "/v1/embeddings", model="GPT-4", input="why")
+    assert ("embed:latest", "model") == (answer.json()["model"], answer.headers["x-localllm-ignored"])
+    assert 404 == post(server, "/v1/embeddings", model="gpt-4", input="why").status_code
+
+
 def test_many_inputs_go_to_the_runner_in_parts_and_come_back_in_one(server: LiveServer) -> None:
     answer = post(server, "/v1/embeddings", input=["x" * (1 + index % 7) for index in range(2500)]).json()
     assert [1024, 1024, 452] == [len(request.inputs) for request in server.scheduler.embed_requests]
