@@ -62,6 +62,20 @@ AT_LEAST_ONE = {
 # Two tokens are shifted into one another in each layer, and two must be stated.
 TWO_SHIFTS = frozenset(["rwkv6", "rwkv7"])
 
+# Some layers attend and some are recurrent; those are recurrent that have no heads of keys and values.
+MIXED_BY_HEADS = frozenset(
+    """
+    bailingmoe3 glm5-next granitehybrid jamba kimi-k3 kimi-linear lfm2 lfm2moe nemotron_h nemotron_h_moe plamo2
+    """.split()
+)
+# Of these a layer with a feed-forward width is neither.
+NEITHER_WITH_FEED_FORWARD = frozenset(["nemotron_h", "nemotron_h_moe"])
+# Here every so many layers one attends, and how many when the file does not say.
+MIXED_BY_INTERVAL = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 4, "qwen4exp": 4}
+
+# Numbers that must be zero.
+ALWAYS_ZERO = {"plamo2": ("ssm.group_count",)}
+
 # Encoders with windowed layers between others, and how far apart those others are when the file does not say.
 WINDOWED_ENCODERS = {"gemma-embedding": 6}
 

@@ -21,12 +21,16 @@ from localllm.gguf import Header, TensorInfo
 from localllm.gguf_architectures import (
     ADDED_TOKENS,
     ALWAYS_EXPERTS,
+    ALWAYS_ZERO,
     AT_LEAST_ONE,
     COMPANIONS,
     EQUAL_HEADS,
     GATED_DELTA_NETS,
     INNER_TWICE_AS_WIDE,
     LATENT_KEYS,
+    MIXED_BY_HEADS,
+    MIXED_BY_INTERVAL,
+    NEITHER_WITH_FEED_FORWARD,
     OTHER_WIDTHS,
     STATED_GATING,
     TWO_SHIFTS,
@@ -253,8 +257,32 @@ def _states(header: Header) -> Complaints:
             yield f"{header.architecture}.ssm.inner_size is {inner}, but {heads} heads of {state} make {state * heads}"
         if heads and groups is not None and (groups < 1 or heads % groups):
             yield f"its {heads} recurrent heads share {groups} keys"
+    for suffix in ALWAYS_ZERO.get(header.architecture, ()):
+        yield from _out_of_range(header, suffix, 0, 0)
     yield from _out_of_range(header, "full_attention_interval", 1, MAX_LAYERS)
     yield from _wind(header, width)
+
+
+def _mixed(header: Header) -> Complaints:
+    """Of layers that attend and layers that are recurrent there must be one each: each kind has its own memory, and
+    llama.cpp aborts when one of them is empty."""
+    count = min(header.block_count, MAX_LAYERS) - (_number(header, "nextn_predict_layers") or 0)
+    kinds = set()
+    if header.architecture in MIXED_BY_HEADS:
+        heads = _per_layer(header, "attention.head_count_kv") or _per_layer(header, "attention.head_count") or ()
+        widths = (0,) * count
+        if header.architecture in NEITHER_WITH_FEED_FORWARD:
+            widths = _per_layer(header, "feed_forward_length") or widths
+        kinds = {kv_heads == 0 for kv_heads, width in zip(heads[:count], widths[:count], strict=False) if width == 0}
+    elif interval := MIXED_BY_INTERVAL.get(header.architecture):
+        flags = header.metadata.get(f"{header.architecture}.attention.recurrent_layers")
+        interval = max(_number(header, "full_attention_interval") or interval, 1)
+        by_interval = tuple((layer + 1) % interval != 0 for layer in range(count))
+        kinds = {bool(flag) for flag in (flags[:count] if isinstance(flags, tuple) else by_interval)}
+    else:
+        return
+    if kinds != {True, False}:
+        yield f"{header.architecture} mixes layers that attend and recurrent ones, and it has not both"
 
 
 def _wind(header: Header, width: int) -> Complaints:
@@ -340,4 +368,5 @@ _RULES: tuple[Callable[[Header], Complaints], ...] = (
     _places,
     _windows,
     _vocabulary,
+    _mixed,
 )

@@ -231,7 +231,7 @@ def _write(base: ctypes.CDLL, recipe: Recipe, vocabulary: Path, target: Path, se
     import numpy as np
 
     random = np.random.default_rng(seed)
-    tensors: list[int] = []
+    tensors: dict[str, int] = {}  # an output that is the embedding again is told twice
 
     def fill(tensor: int, _user_data: object) -> None:
         size = base.ggml_nelements(tensor)
@@ -245,7 +245,7 @@ def _write(base: ctypes.CDLL, recipe: Recipe, vocabulary: Path, target: Path, se
             values = random.standard_normal(size, dtype=np.float32) * np.float32(spread)
         base.ggml_backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)
         if not _is_listed(name, recipe.left_out):
-            tensors.append(tensor)
+            tensors.setdefault(name, tensor)
 
     callback = native.llama_model_set_tensor_data_t(fill)
     native.llama_backend_init()
@@ -253,7 +253,7 @@ def _write(base: ctypes.CDLL, recipe: Recipe, vocabulary: Path, target: Path, se
     model = native.llama_model_init_from_user(metadata, callback, None, native.llama_model_default_params())
     if not model:
         raise SystemExit(f"llama.cpp could not make a {recipe.architecture} of this recipe")
-    for tensor in tensors:
+    for tensor in tensors.values():
         base.gguf_add_tensor(metadata, tensor)
     if not base.gguf_write_to_file(metadata, str(target).encode(), False):
         raise SystemExit(f"{target} could not be written")

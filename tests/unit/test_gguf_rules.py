@@ -150,7 +150,8 @@ def test_numbers_that_llama_cpp_aborts_on_are_refused(tmp_path, metadata, compla
         of("llama", rope__scaling__type="yarn"),
         of("llama", pooling_type=-1),
         of("phi2", rope__dimension_count=8),
-        of("qwen3next", rope__dimension_count=4),
+        of("qwen3next", rope__dimension_count=4, block_count=4),
+        of("qwen35", block_count=2, attention__recurrent_layers=[True, False]),
         of("gemma3", attention__value_length_swa=16, attention__key_length_swa=16),
         of("llama", block_count="many"),
     ],
@@ -191,8 +192,8 @@ def test_a_layer_of_phi3_has_one_matrix_for_queries_keys_and_values_or_three(tmp
 def test_a_gated_recurrent_layer_has_both_of_its_projections_or_the_old_one(tmp_path):
     recurrent = [Tensor("token_embd.weight", (64, 8)), Tensor("blk.0.ssm_out.weight", (64, 64))]
     qkv, gate = Tensor("blk.0.attn_qkv.weight", (64, 64)), Tensor("blk.0.attn_gate.weight", (64, 64))
-    check(tmp_path, of("qwen3next"), [*recurrent, qkv, gate])
-    check(tmp_path, of("qwen3next"), [*recurrent, Tensor("blk.0.ssm_in.weight", (64, 64))])
+    check(tmp_path, of("qwen3next", block_count=4), [*recurrent, qkv, gate])
+    check(tmp_path, of("qwen3next", block_count=4), [*recurrent, Tensor("blk.0.ssm_in.weight", (64, 64))])
     for architecture, tensors in (
         ("qwen3next", [qkv, Tensor("blk.0.ssm_in.weight", (64, 64))]),
         ("qwen3next", [gate]),
@@ -204,13 +205,15 @@ def test_a_gated_recurrent_layer_has_both_of_its_projections_or_the_old_one(tmp_
 
 def test_a_convolution_that_is_always_followed_by_its_bias_has_one(tmp_path):
     convolution = [Tensor("token_embd.weight", (64, 8)), Tensor("blk.0.ssm_conv1d.weight", (4, 64))]
-    check(tmp_path, of("nemotron_h"), [*convolution, Tensor("blk.0.ssm_conv1d.bias", (64,))])
+    both = of("nemotron_h", block_count=2, attention__head_count_kv=[0, 2], feed_forward_length=[0, 0])
+    check(tmp_path, both, [*convolution, Tensor("blk.0.ssm_conv1d.bias", (64,))])
     with pytest.raises(ModelFileError, match=r"layer 0 has ssm_conv1d\.weight, and not ssm_conv1d\.bias"):
         check(tmp_path, of("nemotron_h"), convolution)
 
 
 def test_another_width_of_the_output_needs_a_layer_that_makes_it(tmp_path):
-    check(tmp_path, of("lfm2", embedding_length_out=32), [*TENSORS, Tensor("dense_2.weight", (64, 32))])
+    both = {"block_count": 2, "attention__head_count_kv": [2, 0]}
+    check(tmp_path, of("lfm2", embedding_length_out=32, **both), [*TENSORS, Tensor("dense_2.weight", (64, 32))])
     with pytest.raises(ModelFileError, match="embedding_length_out is 32, and no dense layer makes that of 64"):
         check(tmp_path, of("bert", embedding_length_out=32))
 
@@ -222,7 +225,28 @@ def test_weights_must_lie_where_a_mapped_file_can_be_computed_with(tmp_path):
 
 
 def test_a_layer_with_other_mixers_than_plain_attention_has_widths_of_its_own(tmp_path):
-    check(tmp_path, of("jamba", attention__head_count=2), [*TENSORS, Tensor("blk.0.ssm_in.weight", (64, 64))])
+    jamba = of("jamba", attention__head_count=2, attention__head_count_kv=[2, 0], block_count=2)
+    check(tmp_path, jamba, [*TENSORS, Tensor("blk.0.ssm_in.weight", (64, 64))])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        of("jamba", block_count=2, attention__head_count_kv=[2, 2]),
+        of("jamba", block_count=2, attention__head_count_kv=[0, 0]),
+        of("granitehybrid", block_count=2),
+        of("granitehybrid", block_count=3, attention__head_count_kv=[0, 0, 2], nextn_predict_layers=1),
+        of("nemotron_h", block_count=3, attention__head_count_kv=[0, 2, 2], feed_forward_length=[96, 0, 0]),
+        of("nemotron_h", block_count=3, attention__head_count_kv=[0, 0, 2], feed_forward_length=[0, 0, 96]),
+        of("qwen35", block_count=3),
+        of("qwen35", block_count=4, full_attention_interval=1),
+        of("qwen3next", block_count=2, attention__recurrent_layers=[True, True]),
+        of("minimax-01", block_count=4),
+    ],
+)
+def test_a_mixture_of_attending_and_recurrent_layers_has_both(tmp_path, metadata):
+    with pytest.raises(ModelFileError, match="mixes layers that attend and recurrent ones, and it has not both"):
+        check(tmp_path, metadata, TENSORS[:2])
 
 
 @pytest.mark.parametrize("vocabulary", [bpe("qwen2"), spm(), wpm(), ugm(), rwkv()])
