@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from localllm.chat.element_values import ElementValues
 from localllm.chat.json_schema import Schema, resolved, standalone
 from localllm.chat.lark import BLANKS, Lark, Part, Rule, Text, literal, maybe, other_than, pattern
+from localllm.chat.lark_texts import arguments_object
 from localllm.chat.notation import GEMMA, KEY_PATTERN, PYTHON, Values, properties_of
 from localllm.chat.syntax import (
     WILD,
@@ -63,6 +64,12 @@ def call_grammar(lark: Lark, syntax: Syntax, tools: Sequence[CallableTool], begu
     raise BadRequestError("calls cannot be held to their schemas in this model's notation")
 
 
+def json_arguments(lark: Lark, tool: CallableTool) -> Rule:
+    """The arguments of a call as a JSON object."""
+    schema = tool.parameters
+    return arguments_object(lark, schema, lambda: lark.json(standalone(schema, schema)))
+
+
 def main_start(syntax: Syntax) -> str:
     """The mark that a call which must be made begins with; empty for a bare one."""
     if isinstance(syntax, (CallSyntax, PythonSyntax)):
@@ -93,7 +100,7 @@ class _JsonCalls:
 
     def _object(self, tool: CallableTool) -> tuple[Part, ...]:
         syntax = self._syntax
-        arguments = self._lark.json(standalone(tool.parameters, tool.parameters))
+        arguments = json_arguments(self._lark, tool)
         if syntax.name_key is None:
             return (literal("{"), BLANKS, *_member(tool.name), arguments, BLANKS, literal("}"))
         others = [(key, _other_value(key)) for key in syntax.other_keys]
@@ -157,7 +164,7 @@ class _TaggedCalls:
     def _given(self, tool: CallableTool) -> tuple[Part, ...]:
         """The arguments of a call."""
         if self._syntax.arguments is None:
-            return (BLANKS, self._lark.json(standalone(tool.parameters, tool.parameters)))
+            return (BLANKS, json_arguments(self._lark, tool))
         return (Rule(self._arguments(tool, self._syntax.arguments)),)
 
     def _name(self, name: str) -> tuple[Part, ...]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from localllm.chat.call_grammar import CallableTool, call_grammar
-from localllm.chat.json_schema import standalone
+from localllm.chat.call_grammar import CallableTool, call_grammar, json_arguments
 from localllm.chat.lark import BLANKS, SPACE, Lark, Part, literal
 from localllm.chat.syntax import Channels, Marker, Syntax, TaggedSyntax
 
@@ -55,7 +54,7 @@ def begun_call(lark: Lark, channels: Channels, syntax: Syntax, tools: Sequence[C
     if channels.calls is not None:
         return call_grammar(lark, channels.calls, tools, None, several=False)
     if channels.recipient == "":
-        return lark.sequence(BLANKS, lark.json(standalone(tools[0].parameters, tools[0].parameters)))
+        return lark.sequence(BLANKS, json_arguments(lark, tools[0]))
     heads = [syntax]
     if isinstance(syntax, TaggedSyntax):
         heads += [
@@ -71,5 +70,4 @@ def _named_head(lark: Lark, channels: Channels, tool: CallableTool) -> tuple[Par
 
 
 def _named(lark: Lark, channels: Channels, tool: CallableTool) -> tuple[Part, ...]:
-    arguments = lark.json(standalone(tool.parameters, tool.parameters))
-    return (*_named_head(lark, channels, tool), arguments)
+    return (*_named_head(lark, channels, tool), json_arguments(lark, tool))

@@ -27,6 +27,8 @@ from localllm.chat.formats import OutputFormat
 from localllm.chat.gbnf import is_gbnf, lark_of_gbnf
 from localllm.chat.json_schema import KINDS, closed, unsound
 from localllm.chat.lark import BLANKS, Lark, Marks, Part, pattern
+from localllm.chat.lark_grammar import complaint_of
+from localllm.chat.lark_texts import KEYWORD
 from localllm.chat.syntax import CallSyntax, Channels, PythonSyntax, Syntax
 from localllm.errors import BadRequestError
 from localllm.generation import GenerationRequest, ResponseFormat, Tool, ToolChoice
@@ -299,6 +301,8 @@ class _Plan:
         parameters = parameters_of(tool)
         is_strict = tool.strict or self._must_call
         complaints: list[str] = []
+        if tool.input_grammar is not None and (complaint := complaint_of(tool.input_grammar)):
+            raise BadRequestError(f'the grammar of the tool "{tool.name}" cannot be kept: {complaint}')
         for schema in (parameters, *(() if is_strict else lesser_schemas(parameters))):
             candidate = CallableTool(tool.name, schema)
             complaint = self._complaint(schema) or self._cannot_write(candidate, syntax)
@@ -356,6 +360,9 @@ def parameters_of(tool: Tool) -> Mapping[str, object]:
     parameters = inner.get("parameters") if isinstance(inner, dict) else None
     if not isinstance(parameters, dict) or not parameters:
         return NO_ARGUMENTS
+    if tool.input_grammar is not None and isinstance(texts := parameters.get("properties"), dict):
+        texts = {key: {"type": "string", KEYWORD: tool.input_grammar} for key in texts}
+        return {"type": "object", "properties": texts, "required": list(texts), "additionalProperties": False}
     return parameters if "$ref" in parameters else {**parameters, "type": "object"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from localllm.chat.branches import branches_of, has_any_text
 from localllm.chat.json_schema import Schema, kinds_of, resolved, standalone
 from localllm.chat.lark import BLANKS, Lark, Part, Rule, Text, other_than, without
+from localllm.chat.lark_texts import follows_grammar, plain_text
 from localllm.chat.notation import STANDARD_KEYWORDS, properties_of
 from localllm.chat.raw_text import LITERAL_WORDS, PLAIN_TEXT, TEXT_KEYWORDS, listed, raw_text
 from localllm.chat.syntax import ElementSyntax
@@ -44,6 +45,8 @@ class ElementValues:
 
     def _values(self, node: object, end: str) -> list[tuple[Part, ...]]:
         closing = self._lark.mark(end)
+        if (grammar := follows_grammar(node)) is not None:
+            return [plain_text(self._lark, grammar, [end], closing)]
         if ReadSchema(node, self._root).is_text:
             return [(self._text(branch, end), *closing) for branch in branches_of(node, self._root)]
         found: list[tuple[Part, ...]] = []

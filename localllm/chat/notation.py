@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from localllm.chat.json_schema import ANNOTATIONS, KINDS, Schema, kinds_of, resolved
 from localllm.chat.lark import Lark, Part, Rule, Text, any_of, literal, other_than, pattern
+from localllm.chat.lark_texts import follows_grammar, plain_text, quoted_text
 from localllm.chat.raw_text import listed, raw_text
 from localllm.errors import BadRequestError
 
@@ -76,6 +77,8 @@ class Values:
         return self._rules[key]
 
     def _alternatives(self, schema: Schema) -> list[str]:
+        if (grammar := follows_grammar(schema)) is not None:
+            return [self._lark.sequence(*self._following(grammar))]
         for key in ("anyOf", "oneOf", "allOf"):
             if key in schema:
                 return self._combined(key, schema)
@@ -134,6 +137,13 @@ class Values:
             return self._lark.sequence(*self._quoted(raw_text(own, [self._notation.quote])))
         in_json = self._lark.json({"type": "string", **own}).name
         return in_json if own else f"{in_json} | {self._lark.sequence(pattern(_SINGLE_QUOTED))}"
+
+    def _following(self, grammar: str) -> tuple[Part, ...]:
+        """A text that follows a grammar; JSON's escapes mean the same in Python."""
+        if not self._notation.quote:
+            return quoted_text(self._lark, grammar)
+        quote = self._lark.mark(self._notation.quote)
+        return (*quote, *plain_text(self._lark, grammar, [self._notation.quote], quote))
 
     def _quoted(self, text: Text) -> tuple[Part, ...]:
         quote = self._lark.mark(self._notation.quote)

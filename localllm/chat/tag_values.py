@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from localllm.chat.branches import branches_of, has_any_text
 from localllm.chat.json_schema import Schema, kinds_of, standalone
 from localllm.chat.lark import Lark, Part, Text, literal, other_than, without
+from localllm.chat.lark_texts import follows_grammar, plain_text
 from localllm.chat.notation import STANDARD_KEYWORDS
 from localllm.chat.raw_text import LITERAL_WORDS, PLAIN_TEXT, TEXT_KEYWORDS, listed, raw_text
 from localllm.chat.syntax import WILD, ArgumentMarkers
@@ -35,7 +36,10 @@ class TagValues:
 
     def alternatives(self, node: object) -> Iterator[tuple[str, tuple[Part, ...]]]:
         """The ways to write a value: the word in WILD's place in its tag, and the value with its end."""
-        if any(WILD in word for word in self._markers.middle.words):
+        if (grammar := follows_grammar(node)) is not None:
+            word = self._markers.text_middle or "string"
+            yield word, (*self._line, *plain_text(self._lark, grammar, self._forbidden, (*self._line, *self._end)))
+        elif any(WILD in word for word in self._markers.middle.words):
             for branch in branches_of(node, self._root):
                 yield from self._by_word(branch)
         elif ReadSchema(node, self._root).is_text:

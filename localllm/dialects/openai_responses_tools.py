@@ -5,8 +5,8 @@
     namespace  {"type", "name", "tools": [functions and customs]}      each under NAMESPACE__NAME
 
 Agents send kinds that OpenAI's own servers run (web_search, image_generation …) with every request: they are skipped,
-and told. A regular expression that a custom tool's input is to match is kept, or refused where it cannot be. A Lark
-grammar is shown to the model, and not enforced: the input is a string within JSON, whose escapes no grammar has.
+and told. A regular expression or a Lark grammar that a custom tool's input is to follow is kept, or refused where it
+cannot be.
 """
 
 from __future__ import annotations
@@ -106,11 +106,21 @@ def _read_tool(
         raise InvalidFieldError(f"{field}.name is missing", field=f"{field}.name")
     name = template_name(function.name, namespace)
     definition = _custom(name, item) if kind == "custom" else _function(name, function, field)
-    is_kept = kind == "custom" and _pattern(item.format) is not None
-    found[name] = Tool(name, definition, strict=bool(function.strict) or is_kept)
+    wanted = _grammar(item.format, f"{field}.format") if kind == "custom" else None
+    grammar = wanted.definition if wanted is not None and wanted.syntax == "lark" else None
+    found[name] = Tool(name, definition, strict=bool(function.strict) or wanted is not None, input_grammar=grammar)
     called[name] = CalledTool(kind, function.name, namespace)
-    if kind == "custom" and item.format is not None and item.format.type == "grammar" and not is_kept:
-        told.append(f"{field}.format")
+
+
+def _grammar(wanted: _Format | None, field: str) -> _Format | None:
+    """What an input is to follow, None for any text. Raises InvalidFieldError for what says it in no known way."""
+    if wanted is None or wanted.type != "grammar":
+        return None
+    if wanted.syntax not in ("lark", "regex"):
+        raise InvalidFieldError(f'{field}.syntax must be "lark" or "regex"', field=f"{field}.syntax")
+    if not wanted.definition:
+        raise InvalidFieldError(f"{field}.definition is missing", field=f"{field}.definition")
+    return wanted
 
 
 def _function(name: str, item: _Function, field: str) -> str:
@@ -128,9 +138,10 @@ def _custom(name: str, item: _Tool) -> str:
         syntax = item.format.syntax or "lark"
         about["description"] += f" It must follow this {syntax} grammar:\n{item.format.definition}"
     schema: dict[str, Any] = {"type": "object", "properties": {INPUT: about}, "required": [INPUT]}
-    if (pattern := _pattern(item.format)) is not None:
-        about["pattern"] = pattern
+    if item.format is not None and item.format.type == "grammar":
         schema["additionalProperties"] = False
+        if (pattern := _pattern(item.format)) is not None:
+            about["pattern"] = pattern
     return _definition(name, item.description, to_json(schema))
 
 

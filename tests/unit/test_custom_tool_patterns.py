@@ -1,4 +1,4 @@
-"""The input of a custom tool of OpenAI's Responses: a regular expression for it is kept, a Lark grammar shown only."""
+"""The input of a custom tool of OpenAI's Responses matches its regular expression."""
 
 from __future__ import annotations
 
@@ -45,7 +45,3 @@ def test_an_input_matches_its_regular_expression_from_start_to_end(name, pattern
 def test_a_regular_expression_that_cannot_be_kept_is_refused_and_not_left_out():
     with pytest.raises(BadRequestError, match="note"):
         answers(asked(r"(?=a)b", "auto"), upstream_templates()["Qwen-Qwen3-0.6B"])
-
-
-def test_a_lark_grammar_is_told_to_be_ignored_and_a_regular_expression_is_not():
-    assert ((), ("tools[0].format",)) == (decoded("regex", "x").ignored, decoded("lark", "start: X").ignored)

@@ -87,7 +87,7 @@ def test_a_custom_tool_is_a_function_with_one_text():
     assert ("patch", ["input"]) == (tool.name, function["parameters"]["required"])
     assert "start: X" in function["parameters"]["properties"]["input"]["description"]
     assert {"patch": CalledTool("custom", "patch")} == dict(found.tools)
-    assert ("tools[0].format",) == found.decoded.ignored
+    assert ((), "start: X", True) == (found.decoded.ignored, tool.input_grammar, tool.strict)
     call = {"type": "custom_tool_call", "call_id": "c1", "name": "patch", "input": 'a "b"'}
     result = {"type": "custom_tool_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "ok"}]}
     _, said, told = messages(say("user", "x"), call, result)
