@@ -17,7 +17,15 @@ from typing import Any
 import msgspec
 
 from localllm.dialects.anthropic_tools import ChangedTool, Toolbox, ToolFields
-from localllm.dialects.body import Decoded, ignored_names, read, read_keep_alive, read_text, with_tool_names
+from localllm.dialects.body import (
+    Decoded,
+    ignored_names,
+    part_text,
+    read,
+    read_keep_alive,
+    read_text,
+    with_tool_names,
+)
 from localllm.dialects.constraint_fields import required_choice, required_schema
 from localllm.dialects.openai_fields import EFFORTS
 from localllm.errors import InvalidFieldError, UnsupportedError
@@ -337,16 +345,14 @@ def _text(block: _Block, field: str) -> str:
         if block.source.type == "content":
             return _read(block.source.content, f"{field}.source", block.title, block.context)
         raise UnsupportedError(
-            f'{field}.source has the type "{block.source.type or ""}", but this version reads only text there',
+            f'{field}.source has the type "{block.source.type or ""}", but this version reads only text',
             hint="send the document's text, as a source of the type text",
         )
     return _plain(block, field)
 
 
 def _plain(block: _Block, field: str) -> str:
-    if block.type not in (None, "text") or block.text is None:
-        raise UnsupportedError(f'{field} has the type "{block.type or ""}", but this version reads only text there')
-    return block.text
+    return part_text(block.type, block.text, (None, "text"), field)
 
 
 def _read(content: str | list[_Block] | _Block | None, field: str, *heads: str | None) -> str:

@@ -8,14 +8,14 @@ text.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from localllm.durations import parse_keep_alive
-from localllm.errors import InvalidFieldError
+from localllm.errors import InvalidFieldError, UnsupportedError
 from localllm.generation import MOST_LOGPROBS, GenerationRequest, Message, Role, Tool
 
 T = TypeVar("T")
@@ -144,6 +144,15 @@ def read_logprobs(logprobs: bool | None, top_logprobs: int | None) -> int | None
     if top_logprobs and not logprobs:
         raise InvalidFieldError("top_logprobs needs logprobs to be true", field="top_logprobs")
     return (top_logprobs or 0) if logprobs else None
+
+
+def part_text(kind: str | None, text: str | None, kinds: Collection[str | None], field: str) -> str:
+    """The text of a part of a message, which is of one of these `kinds`. Raises BadRequestError's kinds."""
+    if kind not in kinds:
+        raise UnsupportedError(f'{field} has the type "{kind or ""}", but this version reads only text')
+    if text is None:
+        raise InvalidFieldError(f"{field}.text is missing", field=f"{field}.text")
+    return text
 
 
 def read_role(text: str | None, field: str) -> Role:

@@ -16,6 +16,7 @@ import msgspec
 from localllm.dialects.body import (
     Decoded,
     ignored_names,
+    part_text,
     read,
     read_keep_alive,
     read_logprobs,
@@ -126,6 +127,7 @@ class _ChatBody(CompletionFields):
     continue_final_message: bool | None = None
 
 
+_TEXT_PARTS = frozenset({None, "text", "input_text", "output_text"})
 _TOLD_OTHERWISE = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
 # What is read where, for the document of the API.
@@ -283,10 +285,9 @@ def _content(content: str | list[_Part] | None, field: str) -> str:
 
 
 def _text(part: _Part, field: str) -> str:
-    text = part.refusal if part.type == "refusal" else part.text
-    if part.type not in (None, "text", "input_text", "output_text", "refusal") or text is None:
-        raise UnsupportedError(f'{field} has the type "{part.type or ""}", but this version reads only text')
-    return text
+    if part.type == "refusal":
+        return part.refusal or ""
+    return part_text(part.type, part.text, _TEXT_PARTS, field)
 
 
 def _tool_call(call: _ToolCall, field: str) -> ToolCall:

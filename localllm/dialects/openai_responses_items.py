@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from localllm.dialects.body import read_inside, read_role, read_text
+from localllm.dialects.body import part_text, read_inside, read_role, read_text
 from localllm.dialects.framing import is_object, to_json
 from localllm.dialects.openai_responses_tools import custom_arguments, template_name
-from localllm.errors import InvalidFieldError, UnsupportedError
+from localllm.errors import InvalidFieldError
 from localllm.generation import Message, ToolCall
 
 _SEALED_PREFIX = "localllm1."
@@ -253,7 +253,6 @@ def _text(content: str | list[_Part] | None, where: str) -> str:
 
 
 def _part(part: _Part, where: str) -> str:
-    text = part.refusal if part.type == "refusal" else part.text
-    if (part.type not in _TEXT_PARTS and part.type != "refusal") or text is None:
-        raise UnsupportedError(f'{where} has the type "{part.type or ""}", but this version reads only text')
-    return text
+    if part.type == "refusal":
+        return part.refusal or ""
+    return part_text(part.type, part.text, _TEXT_PARTS, where)

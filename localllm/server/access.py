@@ -32,7 +32,7 @@ from localllm.errors import AccessDeniedError, BadRequestError, LocalllmError, P
 from localllm.server.bodies import limited
 from localllm.server.keyring import Holder, Keyring, sent_key
 from localllm.server.progress import HEADER_NAMES
-from localllm.server.replies import FULL_QUEUE_HEADERS, error_response
+from localllm.server.replies import FULL_QUEUE_HEADERS, IGNORED_HEADER, error_response
 
 OPEN_PATHS = frozenset({"/", "/api/version", "/api/hello", "/health", "/v1/health", "/openapi.json", "/docs"})
 UNLIMITED_PATH = "/api/blobs/"
@@ -52,7 +52,9 @@ ALLOWED_HEADERS = (
     "x-stainless-custom-poll-interval, x-stainless-timeout, x-request-timeout, x-localllm-priority, x-localllm-client"
 )
 PREFLIGHT_SECONDS = "43200"
-EXPOSED_HEADERS = ", ".join(("retry-after", "x-request-id", "request-id", *FULL_QUEUE_HEADERS, *HEADER_NAMES))
+EXPOSED_HEADERS = ", ".join(
+    ("retry-after", "x-should-retry", "x-request-id", "request-id", IGNORED_HEADER, *FULL_QUEUE_HEADERS, *HEADER_NAMES)
+)
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, -]*")
 
 

@@ -27,6 +27,7 @@ from localllm.failures import failed_from
 from localllm.generation import Failed
 from localllm.logs import request_id
 
+IGNORED_HEADER = "x-localllm-ignored"
 FULL_QUEUE_HEADERS = ("x-localllm-queue-length", "x-localllm-queue-limit")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _MOST_TOLD = 32
@@ -94,7 +95,7 @@ def no_route_response(failed: Failed, path: str, headers: dict[str, str] | None 
 def told_headers(ignored: Sequence[str]) -> dict[str, str]:
     """The header that names the fields of a request which changed nothing; odd names are left out of it."""
     names = [name for name in ignored if _HEADER_NAME.fullmatch(name)][:_MOST_TOLD]
-    return {"x-localllm-ignored": ", ".join(names)} if names else {}
+    return {IGNORED_HEADER: ", ".join(names)} if names else {}
 
 
 def error_headers(error: LocalllmError | None) -> dict[str, str]:

@@ -156,6 +156,8 @@ def test_a_preflight_allows_what_the_sdks_send(server):
     allowed = {name.strip() for name in answer.headers["access-control-allow-headers"].split(",")}
     assert {*asked.split(","), "x-stainless-retry-count", "content-type"} <= allowed
     assert "DELETE" in answer.headers["access-control-allow-methods"]
+    told = answer.headers["access-control-expose-headers"].split(", ")
+    assert {"retry-after", "request-id", "x-localllm-ignored", "x-localllm-queue-ms"} <= set(told)
     assert "true" == answer.headers["access-control-allow-private-network"]
     assert 403 == httpx.options(server.url, headers={"origin": "https://evil.example"}).status_code
     assert 204 == httpx.options(server.url).status_code

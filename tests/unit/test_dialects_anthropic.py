@@ -326,21 +326,22 @@ def test_documents_within_documents_are_no_documents():
     [
         (
             '[{"role": "user", "content": [{"type": "document", "source": {"type": "base64", "data": "aGk="}}]}]',
-            'messages[0].content[0].source has the type "base64", but this version reads only text there',
+            'messages[0].content[0].source has the type "base64", but this version reads only text',
         ),
         (
             '[{"role": "user", "content": [{"type": "document", "source": {"type": "content", "content": '
             '[{"type": "image"}]}}]}]',
-            'messages[0].content[0].source.content[0] has the type "image", but this version reads only text there',
+            'messages[0].content[0].source.content[0] has the type "image", but this version reads only text',
         ),
         (
             '[{"role": "user", "content": [{"type": "image", "source": {}}]}]',
-            'messages[0].content[0] has the type "image", but this version reads only text there',
+            'messages[0].content[0] has the type "image", but this version reads only text',
         ),
         (
             '[{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]',
             "the last message is the assistant's, and has no text alone to go on from",
         ),
+        ('[{"role": "user", "content": [{"type": "text"}]}]', "messages[0].content[0].text is missing"),
         ('[{"role": "tool"}]', 'messages[0].role is "tool", but must be "user", "assistant" or "system"'),
         ('[{"role": "user", "content": [{"type": "tool_result"}]}]', "messages[0].content[0].tool_use_id is missing"),
         (

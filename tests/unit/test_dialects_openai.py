@@ -312,6 +312,10 @@ def test_what_cannot_be_done_is_refused_by_its_name(fields, field, message):
             'messages[0].content[0] has the type "image_url", but this version reads only text',
         ),
         (
+            b'{"model": "m", "messages": [{"role": "user", "content": [{"type": "text"}]}]}',
+            "messages[0].content[0].text is missing",
+        ),
+        (
             b'{"model": "m", "messages": [{"role": "user", "content": 5}]}',
             "messages[0].content must be a string or an array, not an integer",
         ),
