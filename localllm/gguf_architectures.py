@@ -73,6 +73,25 @@ NEITHER_WITH_FEED_FORWARD = frozenset(["nemotron_h", "nemotron_h_moe"])
 # Here every so many layers one attends, and how many when the file does not say.
 MIXED_BY_INTERVAL = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 4, "qwen4exp": 4}
 
+# One token is shifted in each layer, and that must be stated: two are the default.
+ONE_SHIFT = frozenset(["arwkv7", "rwkv6qwen2"])
+
+# As many heads of keys and values as of queries.
+AS_MANY_HEADS = frozenset(["minicpm3"])
+
+# Keys of the index are turned by a matrix, whose width is a power of two.
+TURNED_INDEX = frozenset(["deepseek32", "deepseek4", "dots3note", "glm-dsa"])
+INDEX_LEAST = 64
+
+# Tokens that are built into the code.
+LEAST_VOCABULARY = {"chameleon": 8196, "qwen3tts": 3072}
+
+# A layer's tensors that make llama.cpp take another way, for which others are not loaded.
+MISLEADING = {"rwkv6qwen2": "time_mix_first.weight"}
+
+# In this version of llama.cpp they abort whatever the file says.
+BROKEN = frozenset(["plm"])
+
 # Numbers that must be zero.
 ALWAYS_ZERO = {"plamo2": ("ssm.group_count",)}
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from localllm.errors import ModelFileError
@@ -21,24 +20,22 @@ from localllm.gguf import Header, TensorInfo
 from localllm.gguf_architectures import (
     ADDED_TOKENS,
     ALWAYS_EXPERTS,
-    ALWAYS_ZERO,
+    AS_MANY_HEADS,
     AT_LEAST_ONE,
+    BROKEN,
     COMPANIONS,
     EQUAL_HEADS,
-    GATED_DELTA_NETS,
-    INNER_TWICE_AS_WIDE,
-    LATENT_KEYS,
-    MIXED_BY_HEADS,
-    MIXED_BY_INTERVAL,
-    NEITHER_WITH_FEED_FORWARD,
+    LEAST_VOCABULARY,
+    MISLEADING,
+    ONE_SHIFT,
     OTHER_WIDTHS,
     STATED_GATING,
     TWO_SHIFTS,
     WHOLE_ROTATION,
-    WINDOWED_ENCODERS,
 )
+from localllm.gguf_memory_rules import index, latent, mixed, states, windows
+from localllm.gguf_numbers import MAX_LAYERS, Complaints, by_layer, head_sizes, number_of, out_of_range, per_layer
 
-MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 MAX_WINDOW = 2**24
 MAPPED_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml
@@ -52,13 +49,16 @@ _ELEMENTWISE = re.compile(
     r".*norm.*|.*\.bias|.*ssm_(conv1d|a|d)\b.*|.*shortconv\.conv\b.*|.*time_mix_(first|decay|lerp|w0|a0|v0|k_k|k_a|r_k).*"
     r"|.*(attn_sinks|rope_freqs|rope_factors|token_types).*"
 )
-_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 _OTHER_MIXERS = ("ssm_", "attn_kv_", "attn_q_a", "kda_")
-Complaints = Iterator[str]
 
 
 def check_model(header: Header, path: Path) -> None:
     """Raises ModelFileError for a model whose file is in order and whose words are not."""
+    if header.architecture in BROKEN:
+        raise ModelFileError(
+            f"{path} is of the architecture {header.architecture}, which this version of llama.cpp cannot compute",
+            hint="choose a model of another architecture",
+        )
     for rule in _RULES:
         for complaint in rule(header):
             raise ModelFileError(
@@ -67,44 +67,36 @@ def check_model(header: Header, path: Path) -> None:
             )
 
 
-def _number(header: Header, suffix: str) -> int | None:
-    return header.integer(f"{header.architecture}.{suffix}")
-
-
-def _out_of_range(header: Header, suffix: str, least: int, most: int) -> Complaints:
-    value = _number(header, suffix)
-    if value is not None and not least <= value <= most:
-        yield f"{header.architecture}.{suffix} is {value}, but must be {least} to {most}"
-
-
 def _layers(header: Header) -> Complaints:
-    yield from _out_of_range(header, "block_count", 1, MAX_LAYERS)
-    yield from _out_of_range(header, "nextn_predict_layers", 0, header.block_count)
-    yield from _out_of_range(header, "attention.sliding_window", 0, MAX_WINDOW)
+    yield from out_of_range(header, "block_count", 1, MAX_LAYERS)
+    yield from out_of_range(header, "nextn_predict_layers", 0, header.block_count)
+    yield from out_of_range(header, "attention.sliding_window", 0, MAX_WINDOW)
     for suffix in AT_LEAST_ONE.get(header.architecture, ()):
-        yield from _out_of_range(header, suffix, 1, 2**31 - 1)
+        yield from out_of_range(header, suffix, 1, 2**31 - 1)
     if header.architecture in TWO_SHIFTS:
-        yield from _out_of_range(header, "token_shift_count", 2, 2)
+        yield from out_of_range(header, "token_shift_count", 2, 2)
+    if header.architecture in ONE_SHIFT and number_of(header, "token_shift_count") != 1:
+        yield f"{header.architecture}.token_shift_count must be 1"
 
 
 def _experts(header: Header) -> Complaints:
-    yield from _out_of_range(header, "expert_count", 0, MAX_EXPERTS)
-    count = _number(header, "expert_count") or 0
-    used_by_layer = _per_layer(header, "expert_used_count") or (0,)
+    yield from out_of_range(header, "expert_count", 0, MAX_EXPERTS)
+    count = number_of(header, "expert_count") or 0
+    used_by_layer = per_layer(header, "expert_used_count") or (0,)
     used = max(used_by_layer)
     least = 1 if count else 0
     if not least <= used <= count:
         yield f"it uses {used} of {count} experts"
     if header.architecture in ALWAYS_EXPERTS and not (count and used_by_layer[0]):  # llama.cpp looks at the first alone
         yield f"its layers are mixtures, and the first uses {used_by_layer[0]} of {count} experts"
-    groups, used_groups = (_number(header, f"expert_group_{name}") or 0 for name in ("count", "used_count"))
+    groups, used_groups = (number_of(header, f"expert_group_{name}") or 0 for name in ("count", "used_count"))
     if groups and groups >= max(count, 1):
         yield f"its {count} experts are in {groups} groups"
     if groups > 1 and (count % groups or not 0 < used_groups < groups):
         yield f"it uses {used_groups} of {groups} groups of its {count} experts"
     least_gating = 1 if header.architecture in STATED_GATING and count else 0
-    yield from _out_of_range(header, "expert_gating_func", least_gating, 4)
-    if least_gating and _number(header, "expert_gating_func") is None:
+    yield from out_of_range(header, "expert_gating_func", least_gating, 4)
+    if least_gating and number_of(header, "expert_gating_func") is None:
         yield f"it has {count} experts and no {header.architecture}.expert_gating_func"
 
 
@@ -116,29 +108,9 @@ def _numerals(header: Header) -> Complaints:
     if scaling is not None and scaling not in _SCALINGS:
         yield f"{header.architecture}.rope.scaling.type is {scaling[:40]!r}, but must be one of {', '.join(_SCALINGS)}"
     for suffix in ("pooling_type", "classifier.pooling_type"):
-        pooling = _number(header, suffix)
+        pooling = number_of(header, suffix)
         if pooling is not None and pooling not in _POOLINGS:
             yield f"{header.architecture}.{suffix} is {pooling}, which is no way of pooling"
-
-
-def _per_layer(header: Header, suffix: str) -> tuple[int, ...] | None:
-    """A value for every layer, said once or for each; None when it is absent or no whole numbers."""
-    value = header.metadata.get(f"{header.architecture}.{suffix}")
-    if isinstance(value, int):
-        return (value,) * max(1, min(header.block_count, MAX_LAYERS))
-    if isinstance(value, tuple) and value and all(isinstance(item, int) for item in value):
-        return tuple(int(item) for item in value)
-    return None
-
-
-def _head_sizes(header: Header) -> tuple[int, int]:
-    """Elements of a key and of a value; (0, 0) for a model without heads."""
-    heads = (_per_layer(header, "attention.head_count") or (0,))[0]
-    if heads <= 0:
-        return 0, 0
-    share = header.embedding_length // heads
-    key, value = (_number(header, f"attention.{name}_length") for name in ("key", "value"))
-    return share if key is None else key, share if value is None else value
 
 
 def _rotation(header: Header) -> Complaints:
@@ -146,55 +118,36 @@ def _rotation(header: Header) -> Complaints:
         said = header.metadata.get(f"{header.architecture}.attention.{name}_length", 1)
         if not isinstance(said, int) or isinstance(said, bool) or said < 1:
             yield f"{header.architecture}.attention.{name}_length is {said!r}, but must be a count"
-    key, value = _head_sizes(header)
+    key, value = head_sizes(header)
     if not key:
         return
     if key != value and header.architecture in EQUAL_HEADS:
         yield f"its keys have {key} elements and its values {value}; {header.architecture} has as many of both"
-    turned = _number(header, "rope.dimension_count")
+    turned = number_of(header, "rope.dimension_count")
     if turned is not None and header.architecture in WHOLE_ROTATION and turned != key:
         yield f"{header.architecture}.rope.dimension_count is {turned}, but its keys have {key} elements"
-    for name, size in (("", key), ("_swa", _number(header, "attention.key_length_swa") or key)):
-        count = _number(header, f"rope.dimension_count{name}")
-        largest = max(size, _number(header, "attention.key_length_mla") or 0)
+    for name, size in (("", key), ("_swa", number_of(header, "attention.key_length_swa") or key)):
+        count = number_of(header, f"rope.dimension_count{name}")
+        largest = max(size, number_of(header, "attention.key_length_mla") or 0)
         if count is not None and (count % 2 or not 0 < count <= largest):
             yield f"{header.architecture}.rope.dimension_count{name} is {count}, of {largest} elements of a key"
-    sections = _per_layer(header, "rope.dimension_sections")
+    sections = per_layer(header, "rope.dimension_sections")
     if sections is not None and (min(sections) < 0 or not 0 < sum(sections) <= key):
         yield f"{header.architecture}.rope.dimension_sections is {list(sections)}, of {key} elements of a key"
-    yield from _latent(header)
-
-
-def _latent(header: Header) -> Complaints:
-    """Attention to a compressed latent: one head of it for all, and a part of each key that is not turned."""
-    key = _number(header, "attention.key_length_mla")
-    if not key:
-        return
-    kv_heads = _per_layer(header, "attention.head_count_kv") or _per_layer(header, "attention.head_count") or (1,)
-    if set(kv_heads) != {1}:
-        yield f"it keeps one latent for all heads, but {header.architecture}.attention.head_count_kv is not 1"
-    kept = _head_sizes(header)[0]
-    turned = _number(header, "rope.dimension_count")
-    turned = kept if turned is None else turned
-    if turned >= key:
-        yield f"{header.architecture}.rope.dimension_count is {turned}, and must leave some of {key} elements of a key"
-    rank = _number(header, "attention.kv_lora_rank")
-    if header.architecture in LATENT_KEYS and rank is not None and kept != rank + turned:
-        yield f"it keeps {kept} elements of a latent of {rank} and a turned key of {turned}"
-    scale = header.metadata.get(f"{header.architecture}.attention.temperature_scale")
-    if header.architecture in LATENT_KEYS and scale and not _number(header, "attention.temperature_length"):
-        yield f"it has {header.architecture}.attention.temperature_scale and no temperature_length"
+    yield from latent(header)
 
 
 def _attention(header: Header) -> Complaints:
     """The width of plain attention's matrices is heads times the size of one."""
-    heads = _per_layer(header, "attention.head_count")
+    heads = per_layer(header, "attention.head_count")
     if f"{header.architecture}.attention.head_count" not in header.metadata:
         heads = (0,) * max(1, min(header.block_count, MAX_LAYERS))  # unsaid is none to llama.cpp, which divides by it
-    kv_heads = _per_layer(header, "attention.head_count_kv") or heads
+    kv_heads = per_layer(header, "attention.head_count_kv") or heads
     if heads is None or kv_heads is None:
         return
-    for number, tensors in _by_layer(header.tensors).items():
+    if header.architecture in AS_MANY_HEADS and heads != kv_heads:
+        yield f"it has {kv_heads[0]} heads of keys and values, but must have as many as of queries, {heads[0]}"
+    for number, tensors in by_layer(header.tensors).items():
         if number >= min(len(heads), len(kv_heads)) or "attn_output.weight" not in tensors:
             continue
         if any(name.startswith(_OTHER_MIXERS) for name in tensors):
@@ -208,9 +161,9 @@ def _attention(header: Header) -> Complaints:
 
 def _widths(header: Header, layer: int, tensors: Mapping[str, TensorInfo], heads: tuple[int, int]) -> Complaints:
     """Of one layer with `heads` for queries and for keys and values; windowed layers may have sizes of their own."""
-    key, value = _head_sizes(header)
+    key, value = head_sizes(header)
     keys, values = (
-        {size, _number(header, f"attention.{name}_length_swa") or size}
+        {size, number_of(header, f"attention.{name}_length_swa") or size}
         for name, size in (("key", key), ("value", value))
     )
     for name, axis, count, sizes in (
@@ -226,14 +179,6 @@ def _widths(header: Header, layer: int, tensors: Mapping[str, TensorInfo], heads
             yield f"'{tensor.name}' is {width} wide, but {count} heads of {max(sizes)} make {count * max(sizes)}"
 
 
-def _by_layer(tensors: Iterable[TensorInfo]) -> dict[int, dict[str, TensorInfo]]:
-    layers: dict[int, dict[str, TensorInfo]] = defaultdict(dict)
-    for tensor in tensors:
-        if found := _LAYER.fullmatch(tensor.name):
-            layers[int(found[1])][found[2]] = tensor
-    return layers
-
-
 def _tensor_types(header: Header) -> Complaints:
     for tensor in header.tensors:
         if tensor.type_name in NO_WEIGHTS and not _INDEX_TENSORS.fullmatch(tensor.name):
@@ -243,70 +188,17 @@ def _tensor_types(header: Header) -> Complaints:
             yield f"tensor '{tensor.name}' is of type {tensor.type_name}, but must be F32"
 
 
-def _states(header: Header) -> Complaints:
-    """Recurrent layers: what they keep of a sequence is cut into heads that must come out even."""
-    width = header.embedding_length
-    inner = _number(header, "ssm.inner_size")
-    if header.architecture in INNER_TWICE_AS_WIDE and inner is not None and inner != 2 * width:
-        yield f"{header.architecture}.ssm.inner_size is {inner}, but must be twice the width of {width}"
-    if header.architecture in GATED_DELTA_NETS:
-        state, heads, groups = (
-            _number(header, f"ssm.{name}") for name in ("state_size", "time_step_rank", "group_count")
-        )
-        if inner is not None and state is not None and heads is not None and inner != state * heads:
-            yield f"{header.architecture}.ssm.inner_size is {inner}, but {heads} heads of {state} make {state * heads}"
-        if heads and groups is not None and (groups < 1 or heads % groups):
-            yield f"its {heads} recurrent heads share {groups} keys"
-    for suffix in ALWAYS_ZERO.get(header.architecture, ()):
-        yield from _out_of_range(header, suffix, 0, 0)
-    yield from _out_of_range(header, "full_attention_interval", 1, MAX_LAYERS)
-    yield from _wind(header, width)
-
-
-def _mixed(header: Header) -> Complaints:
-    """Of layers that attend and layers that are recurrent there must be one each: each kind has its own memory, and
-    llama.cpp aborts when one of them is empty."""
-    count = min(header.block_count, MAX_LAYERS) - (_number(header, "nextn_predict_layers") or 0)
-    kinds = set()
-    if header.architecture in MIXED_BY_HEADS:
-        heads = _per_layer(header, "attention.head_count_kv") or _per_layer(header, "attention.head_count") or ()
-        widths = (0,) * count
-        if header.architecture in NEITHER_WITH_FEED_FORWARD:
-            widths = _per_layer(header, "feed_forward_length") or widths
-        kinds = {kv_heads == 0 for kv_heads, width in zip(heads[:count], widths[:count], strict=False) if width == 0}
-    elif interval := MIXED_BY_INTERVAL.get(header.architecture):
-        flags = header.metadata.get(f"{header.architecture}.attention.recurrent_layers")
-        interval = max(_number(header, "full_attention_interval") or interval, 1)
-        by_interval = tuple((layer + 1) % interval != 0 for layer in range(count))
-        kinds = {bool(flag) for flag in (flags[:count] if isinstance(flags, tuple) else by_interval)}
-    else:
-        return
-    if kinds != {True, False}:
-        yield f"{header.architecture} mixes layers that attend and recurrent ones, and it has not both"
-
-
-def _wind(header: Header, width: int) -> Complaints:
-    """RWKV's heads."""
-    size = _number(header, "wkv.head_size")
-    if size is None:
-        return
-    if not 0 < size <= width or width % size:
-        yield f"{header.architecture}.wkv.head_size is {size}, of which no whole number makes the width of {width}"
-    for kv_heads in set(
-        _per_layer(header, "attention.head_count_kv") or _per_layer(header, "attention.head_count") or ()
-    ):
-        if kv_heads and (kv_heads < 0 or (width // size) % kv_heads):
-            yield f"its {width // size} heads share {kv_heads} heads of keys and values"
-
-
 def _embedding(header: Header) -> Complaints:
-    width = _number(header, "embedding_length")
+    width = number_of(header, "embedding_length")
     if width is None or header.architecture in OTHER_WIDTHS:
         return
     for tensor in header.tensors:
         if tensor.name == "token_embd.weight" and tensor.shape[:1] != (width,):
             yield f"its width is {width}, but '{tensor.name}' has the shape {list(tensor.shape)}"
-    out = _number(header, "embedding_length_out")
+        least = LEAST_VOCABULARY.get(header.architecture, 0)
+        if tensor.name == "token_embd.weight" and tensor.elements < least * width:
+            yield f"it has {tensor.elements // max(width, 1)} tokens, and {header.architecture} at least {least}"
+    out = number_of(header, "embedding_length_out")
     if out and out != width and not any(tensor.name.startswith("dense_") for tensor in header.tensors):
         yield f"{header.architecture}.embedding_length_out is {out}, and no dense layer makes that of {width}"
 
@@ -320,24 +212,14 @@ def _places(header: Header) -> Complaints:
 
 def _companions(header: Header) -> Complaints:
     rules = [rule for rule in COMPANIONS if header.architecture in rule.architectures]
-    for number, tensors in _by_layer(header.tensors).items() if rules else ():
+    misleading = MISLEADING.get(header.architecture)
+    for number, tensors in by_layer(header.tensors).items() if rules or misleading else ():
+        if misleading in tensors:
+            yield f"layer {number} has {misleading}, which {header.architecture} must not have"
         for rule in rules:
             if tensors.keys() >= rule.given and not any(tensors.keys() >= needed for needed in rule.needed):
                 wanted = " or ".join(", ".join(sorted(needed)) for needed in rule.needed)
                 yield f"layer {number} has {', '.join(sorted(rule.given))}, and not {wanted}"
-
-
-def _windows(header: Header) -> Complaints:
-    """Models with two kinds of layers allocate what each kind needs, and abort when one kind has no layer."""
-    if not _number(header, "attention.sliding_window"):
-        return
-    pattern = _number(header, "attention.sliding_window_pattern")
-    flags = header.metadata.get(f"{header.architecture}.attention.sliding_window_pattern")
-    if pattern == 1 or (isinstance(flags, tuple) and not any(flags)):
-        yield "it has a window for its attention, and no layer with one"
-    default = WINDOWED_ENCODERS.get(header.architecture)
-    if default is not None and (pattern or default) > header.block_count:
-        yield f"every {pattern or default}th of {header.block_count} layers attends to all tokens, and that is none"
 
 
 def _vocabulary(header: Header) -> Complaints:
@@ -360,13 +242,14 @@ _RULES: tuple[Callable[[Header], Complaints], ...] = (
     _embedding,
     _experts,
     _numerals,
-    _states,
+    states,
     _rotation,
     _attention,
     _companions,
     _tensor_types,
     _places,
-    _windows,
+    windows,
     _vocabulary,
-    _mixed,
+    mixed,
+    index,
 )

@@ -48,6 +48,8 @@ LAYERS = (
     ("placement.shape",),
     ("gguf_adapters",),
     ("gguf_rules",),
+    ("gguf_memory_rules",),
+    ("gguf_numbers",),
     ("gguf",),
     ("gguf_tokens", "gguf_architectures"),
     ("gguf_file", "gguf_types"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from localllm.errors import ModelFileError
 from localllm.gguf import Header
-from localllm.gguf_rules import MAX_LAYERS
+from localllm.gguf_numbers import MAX_LAYERS
 from localllm.placement.shape import CELL_STEP, ContextShape, row_bytes
 from localllm.placement.windows import windows_of
 

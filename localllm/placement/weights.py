@@ -15,7 +15,8 @@ from typing import Literal
 from localllm.errors import ModelFileError
 from localllm.gguf import Header, TensorInfo
 from localllm.gguf_adapters import is_adapter_tensor
-from localllm.gguf_rules import MAPPED_ALIGNMENT, MAX_LAYERS
+from localllm.gguf_numbers import MAX_LAYERS
+from localllm.gguf_rules import MAPPED_ALIGNMENT
 from localllm.placement.cache import ENCODERS
 
 TensorClass = Literal["attention", "recurrent", "dense_ffn", "experts", "shared_experts", "other"]

@@ -230,6 +230,53 @@ def test_a_layer_with_other_mixers_than_plain_attention_has_widths_of_its_own(tm
 
 
 @pytest.mark.parametrize(
+    ("metadata", "tensors", "complaint"),
+    [
+        (of("plamo2", ssm__group_count=2), (), "plamo2.ssm.group_count is 2, but must be 0 to 0"),
+        (of("arwkv7"), (), "arwkv7.token_shift_count must be 1"),
+        (of("rwkv6qwen2", token_shift_count=2), (), "rwkv6qwen2.token_shift_count must be 1"),
+        (
+            of("rwkv6qwen2", token_shift_count=1),
+            (Tensor("blk.0.time_mix_first.weight", (16, 4)),),
+            "layer 0 has time_mix_first.weight, which rwkv6qwen2 must not have",
+        ),
+        (of("minicpm3"), (), "it has 2 heads of keys and values, but must have as many as of queries, 4"),
+        (of("chameleon"), (), "it has 8 tokens, and chameleon at least 8196"),
+        (of("qwen3tts"), (), "it has 8 tokens, and qwen3tts at least 3072"),
+        (of("deepseek32", attention__indexer__key_length=32), (), "key_length is 32, but must be 64, 128, 256"),
+        (of("glm-dsa", attention__indexer__key_length=192), (), "key_length is 192, but must be 64, 128, 256"),
+        (
+            of("glm-dsa", attention__indexer__key_length=64, rope__dimension_count=66, attention__key_length=80),
+            (),
+            "key_length is 64, but must be",
+        ),
+        (of("plm"), (), "is of the architecture plm, which this version of llama.cpp cannot compute"),
+    ],
+)
+def test_what_single_architectures_abort_on_is_refused(tmp_path, metadata, tensors, complaint):
+    with pytest.raises(ModelFileError) as caught:
+        check(tmp_path, metadata, (*TENSORS[:2], *tensors))
+    assert complaint in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_latent_for_all_heads_is_asked_of_the_layers_that_attend_alone(tmp_path):
+    latent = {
+        "attention__key_length_mla": 24,
+        "attention__key_length": 40,
+        "attention__kv_lora_rank": 32,
+        "rope__dimension_count": 8,
+        "attention__head_count": [4, 4],
+        "block_count": 2,
+    }
+    check(tmp_path, of("kimi-linear", attention__head_count_kv=[0, 1], **latent), TENSORS[:2])
+    with pytest.raises(ModelFileError, match="keeps one latent for all heads"):
+        check(tmp_path, of("kimi-linear", attention__head_count_kv=[0, 2], **latent), TENSORS[:2])
+    with pytest.raises(ModelFileError, match="keeps one latent for all heads"):
+        check(tmp_path, of("deepseek2", attention__head_count_kv=[0, 1], **latent), TENSORS[:2])
+
+
+@pytest.mark.parametrize(
     "metadata",
     [
         of("jamba", block_count=2, attention__head_count_kv=[2, 2]),
