@@ -1,6 +1,6 @@
 """The well-formed models that mutations start from: small ones of every kind of tokenizer, memory and tensor layout.
 
-    python -m gguf_fuzz.seeds FOLDER        writes what is missing there; half a minute
+    python -m gguf_fuzz.seeds FOLDER        writes what is missing there; some minutes
 
 llama.cpp makes the tensors (tests/synthetic_models.py, a child per file); with the vocabularies of vocabularies.py, of
 a few hundred tokens, a file has some 400 KB and loads in milliseconds.
@@ -18,6 +18,20 @@ from typing import Any
 import synthetic_models
 from gguf_files import gguf_bytes
 from gguf_fuzz.document import Document, Pair, Tensor
+from gguf_fuzz.rare_seeds import (
+    DELTA,
+    ENCODER,
+    EVERY_SECOND,
+    EXPERTS,
+    LATENT,
+    LORAS,
+    SHARED,
+    SHARED_WIDTH,
+    STATE,
+    WIND,
+    WINDOW,
+    rare_seeds,
+)
 from gguf_fuzz.vocabularies import bpe, plamo2, rwkv, spm, ugm, wpm
 from synthetic_models import Recipe
 
@@ -43,39 +57,6 @@ def _transformer(**more: Any) -> dict[str, Any]:
     }
 
 
-_EXPERTS = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
-_STATE = {
-    "ssm.conv_kernel": 4,
-    "ssm.inner_size": 128,
-    "ssm.state_size": 16,
-    "ssm.time_step_rank": 8,
-    "ssm.group_count": 2,
-}
-_ENCODER = {"attention.causal": False, "attention.head_count_kv": 4, "tokenizer.ggml.token_type_count": 2}
-_LATENT = {
-    "attention.head_count_kv": 1,
-    "attention.key_length": 40,
-    "attention.value_length": 32,
-    "attention.key_length_mla": 24,
-    "attention.value_length_mla": 16,
-    "attention.kv_lora_rank": 32,
-    "attention.q_lora_rank": 24,
-    "rope.dimension_count": 8,
-    "expert_gating_func": 2,
-}
-_WIND = {
-    "wkv.head_size": 16,
-    "attention.head_count": 0,
-    "attention.head_count_kv": 0,
-    "token_shift_count": 2,
-    "rescale_every_n_layers": 6,
-}
-_WINDOW = {"attention.sliding_window": 32, "attention.sliding_window_pattern": 2}
-_EVERY_SECOND = {"attention.head_count_kv": (0, 2)}
-_SHARED = {"expert_shared_count": 1, "leading_dense_block_count": 1, "expert_weights_scale": 1.0}
-_SHARED_WIDTH = {"expert_shared_feed_forward_length": 32}
-_RANKS = ("decay_lora_rank", "iclr_lora_rank", "value_residual_mix_lora_rank", "gate_lora_rank")
-_LORAS = {f"attention.{name}": 8 for name in _RANKS}
 _PLAIN = Recipe.left_out
 _PHI3 = (*_PLAIN, "rope_factors_long.weight", "rope_factors_short.weight")
 _BIASED = (
@@ -87,13 +68,6 @@ _BIASED = (
     "cls.output.weight",
     "cls.output.bias",
 )
-_DELTA = {
-    "rope.dimension_sections": (4, 2, 2, 0),
-    "full_attention_interval": 2,
-    "ssm.time_step_rank": 4,
-    "ssm.inner_size": 64,
-}
-
 Seed = tuple[Recipe, Mapping[str, Any], str | None]  # how, vocabulary, quantisation
 
 
@@ -108,14 +82,14 @@ def _quantized(seed: Seed, quantization: str) -> Seed:
 SEEDS: Mapping[str, Seed] = {
     "llama-spm": _seed("llama", spm(), _PLAIN),
     "llama-bpe-q4_0": _quantized(_seed("llama", bpe("llama-bpe"), _PLAIN), "Q4_0"),
-    "llama-moe": _seed("llama", spm(), _PLAIN, **_EXPERTS),
+    "llama-moe": _seed("llama", spm(), _PLAIN, **EXPERTS),
     "llama-plamo2": _seed("llama", plamo2(), _PLAIN),
     "qwen2-q8_0": _quantized(_seed("qwen2", bpe("qwen2")), "Q8_0"),
     "qwen3-k": _quantized(
         _seed("qwen3", bpe("qwen2"), _PLAIN, embedding_length=256, feed_forward_length=256), "Q4_K_M"
     ),
-    "qwen3moe": _seed("qwen3moe", bpe("qwen2"), _PLAIN, **_EXPERTS),
-    "gemma3": _seed("gemma3", spm(), _PLAIN, **_WINDOW),
+    "qwen3moe": _seed("qwen3moe", bpe("qwen2"), _PLAIN, **EXPERTS),
+    "gemma3": _seed("gemma3", spm(), _PLAIN, **WINDOW),
     "phi2": _seed("phi2", bpe("gpt-2"), **{"attention.head_count_kv": 4, "rope.dimension_count": 8}),
     "phi3": _seed("phi3", bpe("gpt-2", "</s>", "<unk>", "<s>"), _PHI3, **{"attention.sliding_window": 32}),
     "gpt2": _seed("gpt2", bpe("gpt-2"), **{"attention.head_count_kv": 4}),
@@ -127,27 +101,31 @@ SEEDS: Mapping[str, Seed] = {
     "bitnet": _seed("bitnet", spm()),
     "olmo2": _seed("olmo2", bpe("olmo"), _PLAIN),
     "granite": _seed("granite", bpe("starcoder"), _PLAIN, **{"attention.scale": 0.1, "logit_scale": 8.0}),
-    "gptoss": _seed("gpt-oss", bpe("gpt-4o"), **_EXPERTS, **_WINDOW),
-    "glm4moe": _seed("glm4moe", bpe("qwen2"), **_EXPERTS, **_SHARED, **{"rope.dimension_count": 8}),
-    "smallthinker": _seed("smallthinker", bpe("qwen2"), _PLAIN, **_EXPERTS, expert_gating_func=1),
-    "deepseek2": _seed("deepseek2", bpe("deepseek-llm"), _PLAIN, **_EXPERTS, **_SHARED, **_LATENT),
-    "mamba": _seed("mamba", bpe("gpt-2"), **_STATE, **{"attention.head_count": 0}),
-    "mamba2": _seed("mamba2", bpe("gpt-2"), **_STATE, **{"attention.head_count": 0}),
-    "jamba": _seed("jamba", bpe("gpt-2"), **_STATE, **_EXPERTS, **_EVERY_SECOND),
-    "falcon-h1": _seed("falcon-h1", bpe("falcon"), **_STATE),
-    "nemotron_h": _seed("nemotron_h", bpe("tekken"), **_STATE, **_EVERY_SECOND, feed_forward_length=(0, 0)),
-    "granitehybrid": _seed("granitehybrid", bpe("starcoder"), **_STATE, **_EVERY_SECOND),
-    "lfm2": _seed("lfm2", bpe("lfm2"), **_EVERY_SECOND, **{"shortconv.l_cache": 3}),
-    "qwen35": _seed("qwen35", bpe("qwen2"), **{**_STATE, **_DELTA}),
-    "qwen3next": _seed("qwen3next", bpe("qwen2"), **{**_STATE, **_DELTA, **_EXPERTS}, **_SHARED_WIDTH),
-    "rwkv6": _seed("rwkv6", rwkv(), **_WIND, time_mix_extra_dim=8, time_decay_extra_dim=8),
-    "rwkv7": _seed("rwkv7", rwkv(), **_WIND, **_LORAS),
-    "bert": _seed("bert", wpm(), **_ENCODER, pooling_type=1),
-    "bert-ugm": _seed("bert", ugm(), **_ENCODER, pooling_type=2),
-    "nomic-bert": _seed("nomic-bert", wpm(), **_ENCODER, pooling_type=1),
-    "gemma-embedding": _seed("gemma-embedding", spm(), _PLAIN, **_WINDOW, pooling_type=1),
+    "gptoss": _seed("gpt-oss", bpe("gpt-4o"), **EXPERTS, **WINDOW),
+    "glm4moe": _seed("glm4moe", bpe("qwen2"), **EXPERTS, **SHARED, **{"rope.dimension_count": 8}),
+    "smallthinker": _seed("smallthinker", bpe("qwen2"), _PLAIN, **EXPERTS, expert_gating_func=1),
+    "deepseek2": _seed("deepseek2", bpe("deepseek-llm"), _PLAIN, **EXPERTS, **SHARED, **LATENT),
+    "mamba": _seed("mamba", bpe("gpt-2"), **STATE, **{"attention.head_count": 0}),
+    "mamba2": _seed("mamba2", bpe("gpt-2"), **STATE, **{"attention.head_count": 0}),
+    "jamba": _seed("jamba", bpe("gpt-2"), **STATE, **EXPERTS, **EVERY_SECOND),
+    "falcon-h1": _seed("falcon-h1", bpe("falcon"), **STATE),
+    "nemotron_h": _seed("nemotron_h", bpe("tekken"), **STATE, **EVERY_SECOND, feed_forward_length=(0, 0)),
+    "granitehybrid": _seed("granitehybrid", bpe("starcoder"), **STATE, **EVERY_SECOND),
+    "lfm2": _seed("lfm2", bpe("lfm2"), **EVERY_SECOND, **{"shortconv.l_cache": 3}),
+    "qwen35": _seed("qwen35", bpe("qwen2"), **{**STATE, **DELTA}),
+    "qwen3next": _seed("qwen3next", bpe("qwen2"), **{**STATE, **DELTA, **EXPERTS}, **SHARED_WIDTH),
+    "rwkv6": _seed("rwkv6", rwkv(), **WIND, time_mix_extra_dim=8, time_decay_extra_dim=8),
+    "rwkv7": _seed("rwkv7", rwkv(), **WIND, **LORAS),
+    "bert": _seed("bert", wpm(), **ENCODER, pooling_type=1),
+    "bert-ugm": _seed("bert", ugm(), **ENCODER, pooling_type=2),
+    "nomic-bert": _seed("nomic-bert", wpm(), **ENCODER, pooling_type=1),
+    "gemma-embedding": _seed("gemma-embedding", spm(), _PLAIN, **WINDOW, pooling_type=1),
     "qwen3-embedding": _seed("qwen3", bpe("qwen2"), _PLAIN, pooling_type=3),
     "t5": _seed("t5", ugm(), _PLAIN, **{"attention.relative_buckets_count": 32, "attention.head_count_kv": 4}),
+    **{
+        name: _seed(name, vocabulary, (*_BIASED, *left_out), **numbers)
+        for name, vocabulary, numbers, left_out in rare_seeds()
+    },
 }
 
 
