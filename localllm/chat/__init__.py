@@ -8,7 +8,7 @@ What comes of a request, in order:
                  tag_values, element_values, notation, branches, raw_text    arguments as each family writes them;
                  lark_texts → lark_grammar, lark_quoting → lark_tree         a client's grammar for a text among these
     parser → marked or messages → reader, readers, elements, tools, said     an answer to events; in readers: gemma,
-                                  early, cursor, logprobs                    python_calls, values
+                                  early, cursor, logprobs                    python_calls, values, programs
 
 What a template wants of a conversation is demands', effort's and conversation's business; known_templates has those of
 files without one; lint judges one, in check's process. template_code is what one is compiled to, and lengths count what

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 
 from localllm.chat.element_values import ElementValues
 from localllm.chat.json_schema import Schema, resolved, standalone
-from localllm.chat.lark import BLANKS, Lark, Part, Rule, Text, literal, maybe, other_than, pattern
+from localllm.chat.lark import BLANKS, Lark, Part, Rule, Text, escaped, literal, maybe, other_than, pattern
 from localllm.chat.lark_texts import arguments_object
-from localllm.chat.notation import GEMMA, KEY_PATTERN, PYTHON, Values, properties_of
+from localllm.chat.notation import GEMMA, KEY_PATTERN, PYTHON, STANDARD_KEYWORDS, Values, properties_of
 from localllm.chat.syntax import (
     WILD,
     ArgumentMarkers,
     CallSyntax,
     ElementSyntax,
     GemmaSyntax,
+    ProgramSyntax,
     PythonSyntax,
     Syntax,
     TaggedSyntax,
@@ -48,7 +49,7 @@ def call_grammar(lark: Lark, syntax: Syntax, tools: Sequence[CallableTool], begu
     match syntax:
         case CallSyntax():
             objects = _JsonCalls(lark, syntax, tools).grammar(begun, several=several)
-            other = _method_calls(lark, syntax.other, tools) if syntax.other and begun is not None else []
+            other = _other_calls(lark, syntax.other, tools) if syntax.other and begun is not None else []
             return lark.rule(objects, *other).name if other else objects
         case TaggedSyntax():
             return _TaggedCalls(lark, syntax, tools).grammar(begun, several=several)
@@ -233,12 +234,32 @@ def _python_calls(
     return f"{head} {call.name}{more} {lark.sequence(literal(']'), *end)}"
 
 
-def _method_calls(lark: Lark, syntax: PythonSyntax, tools: Sequence[CallableTool]) -> list[str]:
-    """Each tool's call behind a mark, of those that can be written so."""
+def _other_calls(lark: Lark, syntax: PythonSyntax | ProgramSyntax, tools: Sequence[CallableTool]) -> list[str]:
+    """What may stand behind a mark besides objects: calls of methods, and a program."""
+    calls = _method_calls(lark, syntax.method, tools) if syntax.method else []
+    if isinstance(syntax, ProgramSyntax) and any(_takes_program(tool, syntax) for tool in tools):
+        # What a reader would take for an object, or for another tool's call, is to be one.
+        names = "|".join(escaped(f"{tool.name}{syntax.method}(") for tool in tools)
+        methods = rf" & ~/(?:{names})(?s:.*)/" if syntax.method else ""
+        calls.append(lark.sequence(BLANKS, Text(rf"(/[^{{\s](?s:.*)/{methods})")))
+    return calls
+
+
+def _takes_program(tool: CallableTool, syntax: ProgramSyntax) -> bool:
+    """Whether the schema of a tool's program allows any."""
+    if tool.name != syntax.tool:
+        return False
+    named = resolved(tool.parameters, tool.parameters).get("properties")
+    says = named.get(syntax.argument, True) if isinstance(named, Mapping) else True
+    return says is True or (isinstance(says, Mapping) and {"type"} >= STANDARD_KEYWORDS & says.keys())
+
+
+def _method_calls(lark: Lark, method: str, tools: Sequence[CallableTool]) -> list[str]:
+    """Each tool's call of that method, of those that can be written so."""
     found: list[str] = []
     for tool in tools:
         try:
-            found.append(lark.sequence(BLANKS, *_python_call(lark, tool, syntax.method)))
+            found.append(lark.sequence(BLANKS, *_python_call(lark, tool, method)))
         except BadRequestError:
             continue
     return found

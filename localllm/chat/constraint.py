@@ -29,6 +29,7 @@ from localllm.chat.json_schema import KINDS, closed, unsound
 from localllm.chat.lark import BLANKS, Lark, Marks, Part, pattern
 from localllm.chat.lark_grammar import complaint_of
 from localllm.chat.lark_texts import KEYWORD
+from localllm.chat.programs import with_programs
 from localllm.chat.syntax import CallSyntax, Channels, PythonSyntax, Syntax
 from localllm.errors import BadRequestError
 from localllm.generation import GenerationRequest, ResponseFormat, Tool, ToolChoice
@@ -117,7 +118,8 @@ class _Plan:
         self._stages: list[Stage] = []
         self._places: dict[str, int] = {}
         self._must_call = asked.tool_choice.mode == "required"
-        self._syntax = self._format.calls if asked.tools else None
+        syntax, mark = self._format.calls if asked.tools else None, self._format.program_mark
+        self._syntax = with_programs(syntax, mark, asked.tools)[0] if syntax is not None else None
         self._callable = self._callable_tools()
 
     def stages(self) -> list[Stage]:

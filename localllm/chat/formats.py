@@ -7,7 +7,7 @@ searched for in its source. What is recognised (…: any text, blanks allowed be
 
     Hermes, Qwen     <tool_call>{"name": …, "arguments": …}</tool_call>
     Llama 3          {"name": …, "parameters": …}   as the whole answer, or behind <|python_tag|>; more after ";"
-                     <|python_tag|>name.call(key="value")
+                     <|python_tag|>name.call(key="value")   or a program
     Mistral          [TOOL_CALLS][{"name": …, "arguments": …}, …]
     others           the name between markers, arguments as JSON or between markers too, Python's calls (syntax.py)
     thinking         <think>…</think> and other pairs of markers
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from localllm.chat.calls import HERMES_CALLS, LLAMA_CALLS, MISTRAL_CALLS, call_syntax
 from localllm.chat.channels import find_channels, head_of_thinking, written_calls
 from localllm.chat.probes import Probe
+from localllm.chat.programs import PROGRAM_MARK
 from localllm.chat.syntax import AnswerMarkers, CallSyntax, Channels, Syntax, ThinkingMarkers, tokens_of
 from localllm.chat.templates import Template
 from localllm.chat.thinking import THINK_TAGS, answer_markers, thinking_markers
@@ -44,6 +45,7 @@ class OutputFormat:
 
     With `channels` these alone say how an answer is read; thinking and calls are what they come to. `shows_tools` says
     whether the template tells the model what tools there are, `parallel_calls` whether it shows several in one answer.
+    Behind a `program_mark` a program may stand (programs.py).
     """
 
     thinking: ThinkingMarkers | None = None
@@ -52,13 +54,14 @@ class OutputFormat:
     channels: Channels | None = None
     shows_tools: bool = True
     parallel_calls: bool = True
+    program_mark: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts the parser must see although a vocabulary may hold them as control tokens."""
         thinking = (*tokens_of(self.thinking.start), *tokens_of(self.thinking.end)) if self.thinking else ()
         parts = (self.calls, self.answer, self.channels)
-        found = (*thinking, *(marker for part in parts if part for marker in part.markers))
+        found = (*thinking, *(marker for part in parts if part for marker in part.markers), self.program_mark)
         return tuple(dict.fromkeys(marker for marker in found if marker))
 
     @property
@@ -86,7 +89,8 @@ def detect(template: Template) -> OutputFormat:
     answer = answer_markers(probe, thinking)
     calls = call_syntax(probe, answer)
     parallel = probe.parallel_calls or (probe.called is None and calls is not None)
-    return OutputFormat(thinking, calls, answer, shows_tools=probe.shows_tools, parallel_calls=parallel)
+    mark = PROGRAM_MARK if PROGRAM_MARK in template.source else ""
+    return OutputFormat(thinking, calls, answer, None, probe.shows_tools, parallel, mark)
 
 
 def _of_channels(channels: Channels, probe: Probe) -> OutputFormat:

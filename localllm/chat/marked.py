@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from localllm.chat.cursor import BLANKS, Cursor
 from localllm.chat.early import ObjectCall
 from localllm.chat.formats import OutputFormat
+from localllm.chat.programs import with_programs
 from localllm.chat.reader import Reader
 from localllm.chat.readers import open_reader
 from localllm.chat.said import Said, TextKind, begun, finder
@@ -68,14 +69,16 @@ class MarkedParser(Cursor):
         self._said = Said(new_call_id)
         self._thinking_start = thinking.start if thinking else ""
         self._thinking_end = thinking.end if thinking else ""
-        self._syntax = output_format.calls if output_format.calls and tools else _NO_CALLS
+        syntax = output_format.calls if output_format.calls and tools else _NO_CALLS
+        self._syntax, self._program = with_programs(syntax, output_format.program_mark, tools)
         # The steps below are for calls that are JSON objects; readers.py has those of all other syntaxes.
         self._calls = self._syntax if isinstance(self._syntax, CallSyntax) else _NO_CALLS
         self._schemas = schemas_of(tools)
         self._reader: Reader | None = None
-        self._starts = self._syntax.starts
+        self._starts = (*self._syntax.starts, *([self._program.start] if self._program else []))
         # Before anything is said each of these may stand once; the ends count behind the start only.
-        self._skippable = [mark for mark in (answer.again, "" if opens_text else answer.start) if mark]
+        firsts = (answer.again, "" if opens_text else answer.start, "" if tools else output_format.program_mark)
+        self._skippable = [mark for mark in firsts if mark]
         if thinking and thinking.ends_alone and not opens_thinking:
             self._skippable.append(thinking.end)
         self._answer = answer
@@ -116,14 +119,11 @@ class MarkedParser(Cursor):
         return self._said.take()
 
     def finish(self, *, stopped: bool = False) -> list[Event]:
-        """The answer has ended: whatever was held back comes out.
-
-        With `stopped` the model ended it itself, and a call that lacks nothing but its last brackets gets them.
-        """
+        """All that was held back; if the model `stopped`, a call that lacks but its last brackets gets them."""
         events: list[Event] = []
         while self._reader is not None:
             # What a reader leaves may begin another call, but is shorter than what began this one.
-            self._reader.finish()
+            self._reader.finish(stopped=stopped)
             self.has_unfinished_call |= self._is_marked and bool(self._reader.refused)
             self._take_from_reader(self._reader)
             events += self.feed("")
@@ -226,10 +226,11 @@ class MarkedParser(Cursor):
             self._find = finder(self._marks())
 
     def _begin_calls(self, start: str) -> None:
-        if self._syntax is self._calls:
+        program = self._program if self._program and start == self._program.start else None
+        if program is None and self._syntax is self._calls:
             self._begin_candidate([start], _State.CALL_START)
         else:
-            self._reader = open_reader(self._syntax, start, self._schemas, early=self._early)
+            self._reader = open_reader(program or self._syntax, start, self._schemas, early=self._early)
             self._is_marked = start in self._starts
             self._state = _State.READER
 

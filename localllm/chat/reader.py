@@ -42,6 +42,7 @@ class Reader(ABC):
         self._buffer = ""
         self._held = [began]  # what is read of a call that is not complete
         self._ended = False
+        self._is_stopped = True
         self._run: Wait = self._read()
         self._go_on()
 
@@ -50,9 +51,9 @@ class Reader(ABC):
         self._buffer += text
         self._go_on()
 
-    def finish(self) -> None:
-        """There is no more text."""
-        self._ended = True
+    def finish(self, *, stopped: bool = True) -> None:
+        """There is no more text, since the model `stopped` or was cut."""
+        self._ended, self._is_stopped = True, stopped
         self._go_on()
 
     def take_calls(self) -> list[Call | str]:

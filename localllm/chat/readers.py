@@ -18,6 +18,7 @@ from localllm.chat.syntax import (
     ElementSyntax,
     GemmaSyntax,
     Marker,
+    ProgramSyntax,
     PythonSyntax,
     Syntax,
     TaggedSyntax,
@@ -212,6 +213,27 @@ class PythonReader(Reader):
             self._accept(Call(name, calls[0].arguments))
 
 
+class ProgramReader(PythonReader):
+    """Reads ProgramSyntax: what is no call of a known tool's method is a program."""
+
+    def __init__(self, began: str, syntax: ProgramSyntax, schemas: Schemas) -> None:
+        self._program = syntax
+        super().__init__(began, PythonSyntax((began,), method=syntax.method), schemas)
+
+    def _read(self) -> Wait:
+        if self._method:
+            yield from self._one_call()
+            if self.calls:
+                return
+        while not self._ended:
+            yield
+        text = "".join([*self._held[1:], self._buffer]).strip("\r\n")
+        if self._is_stopped and text.strip():
+            self._take(len(self._buffer))
+            arguments = json.dumps({self._program.argument: text}, ensure_ascii=False)
+            self._accept(Call(self._program.tool, arguments))
+
+
 class GemmaReader(Reader):
     """Reads GemmaSyntax."""
 
@@ -238,7 +260,9 @@ class GemmaReader(Reader):
                 return
 
 
-def open_reader(syntax: Syntax, began: str, schemas: Schemas, *, early: frozenset[str] = frozenset()) -> Reader:
+def open_reader(
+    syntax: Syntax | ProgramSyntax, began: str, schemas: Schemas, *, early: frozenset[str] = frozenset()
+) -> Reader:
     """The reader for calls in this syntax; calls of JSON objects are parser.py's own.
 
     Told `early` are arguments that stand one after the other; Python's and Gemma's notation is read whole.
@@ -249,6 +273,8 @@ def open_reader(syntax: Syntax, began: str, schemas: Schemas, *, early: frozense
         return ElementReader(began, syntax, schemas, early=early)
     if isinstance(syntax, PythonSyntax):
         return PythonReader(began, syntax, schemas)
+    if isinstance(syntax, ProgramSyntax):
+        return ProgramReader(began, syntax, schemas)
     if isinstance(syntax, CallSyntax):
         raise TypeError("JSON objects have no reader")
     return GemmaReader(began, syntax)

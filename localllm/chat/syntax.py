@@ -141,7 +141,7 @@ class CallSyntax:
     argument_keys: tuple[str, ...] = ("arguments", "parameters")
     other_keys: tuple[str, ...] = ("type", "id")
     inner_key: str | None = None
-    other: PythonSyntax | None = None
+    other: PythonSyntax | ProgramSyntax | None = None
 
     @property
     def first_keys(self) -> frozenset[str] | None:
@@ -272,6 +272,19 @@ class GemmaSyntax:
     def markers(self) -> tuple[str, ...]:
         """The texts that must come out of the vocabulary as they are."""
         return (self.start, self.end, self.quote)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSyntax:
+    """A program behind `start`, up to the answer's end: a call of `tool` that has it as its text `argument`.
+
+    With a `method`, a call of that method of a known tool is one of that tool.
+    """
+
+    start: str
+    tool: str
+    argument: str
+    method: str = ""
 
 
 Syntax = CallSyntax | TaggedSyntax | ElementSyntax | PythonSyntax | GemmaSyntax

@@ -252,8 +252,7 @@ def test_a_call_of_a_tool_that_llama_was_trained_on_is_parsed_back(name):
 
 
 # SmolLM3 (in this edition), Gemma 2, Phi 3.5 and RWKV have no calls in the table: their templates write none at all.
-# Not read are programs behind <|python_tag|>, which Functionary 3.1 writes for a tool "python", and Llama for its own
-# interpreter: where a program stands instead of arguments, nothing says that it is a call, nor where it ends.
+# Programs behind <|python_tag|> are test_programs' business.
 # Llama's calls of built-in tools hold texts between quotes that its template does not escape: one with a quote in it is
 # read only where the model escapes it.
 # Their templates show calls, and no tools: what a client says of its tools in words may still be answered with calls.
