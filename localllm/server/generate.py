@@ -115,8 +115,9 @@ async def answer_decoded(
         events = _generate(services, model, turn, progress, answers(decoded, requests), arrived)
         if services.traces is not None:
             events = services.traces.follow(events, request.headers, requests[0], model.name)
-    ignored = (*decoded.ignored, *(("DRAFT",) if model.draft else ()))
-    encoder, headers = route.encoder(decoded, services), told_headers(ignored)
+    options = (f"options.{name}" for name in decoded.unknown_options)
+    ignored = dict.fromkeys((*decoded.ignored, *options, *(("DRAFT",) if model.draft else ())))
+    encoder, headers = route.encoder(decoded, services), told_headers(tuple(ignored))
     return AnswerResponse(events, encoder, services, progress, is_stream=decoded.stream, headers=headers)
 
 

@@ -194,6 +194,22 @@ def test_an_error_of_openais_names_the_parameter(server, path, body, param):
     assert (param, "invalid_request_error") == (error["param"], error["type"])
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", chat("echo a", stream=False)),
+        ("/api/generate", {"model": "guide", "prompt": "echo a", "stream": False}),
+        ("/v1/chat/completions", chat("echo a")),
+        ("/v1/completions", {"model": "guide", "prompt": "echo a"}),
+        ("/v1/responses", {"model": "guide", "input": "echo a"}),
+        ("/v1/messages", chat("echo a", max_tokens=9)),
+    ],
+)
+def test_an_option_that_nobody_knows_is_told_on_every_route(server, path, body):
+    answer = post(server, path, {**body, "options": {"warp": 1, "min_p": 0.1}})
+    assert (200, "options.warp") == (answer.status_code, answer.headers["x-localllm-ignored"])
+
+
 def test_tools_need_a_model_that_can_use_them(server):
     plain = replace(server.store.models["slow"], name="plain:latest", capabilities=("completion",))
     server.store.models["plain"] = plain
