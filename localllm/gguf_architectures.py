@@ -41,7 +41,7 @@ GATED_DELTA_NETS = frozenset(["qwen3next", "qwen35", "qwen35moe"])
 INNER_TWICE_AS_WIDE = frozenset(["granitehybrid", "jamba"])
 
 # attention.key_length is that of the latent and the turned key together, as it lies in the cache.
-LATENT_KEYS = frozenset(["deepseek2", "deepseek2-ocr", "deepseek32", "glm-dsa", "mistral4"])
+LATENT_KEYS = frozenset(["deepseek2", "deepseek2-ocr", "deepseek32", "dots3note", "glm-dsa", "mistral4"])
 
 # embedding_length is not that of token_embd.weight.
 OTHER_WIDTHS = frozenset(["dflash", "eagle3", "gemma4-assistant", "wavtokenizer-dec"])
@@ -118,6 +118,7 @@ COMPANIONS = (
     _companions("qwen35 qwen35moe", "ssm_out", "attn_qkv attn_gate"),
     _companions("qwen3next", "ssm_out", "attn_qkv attn_gate", "ssm_in"),
     _companions("qwen3next", "ssm_out attn_qkv", "attn_gate"),
+    _companions("hy_v3", "ffn_down_exps", "ffn_gate_up_exps", "ffn_gate_exps ffn_up_exps"),
     _companions("falcon-h1 granitehybrid nemotron_h nemotron_h_moe", "ssm_conv1d", "ssm_conv1d.bias"),
     _companions(
         "rwkv6 rwkv6qwen2",

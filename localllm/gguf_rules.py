@@ -71,12 +71,24 @@ def _layers(header: Header) -> Complaints:
     yield from out_of_range(header, "block_count", 1, MAX_LAYERS)
     yield from out_of_range(header, "nextn_predict_layers", 0, header.block_count)
     yield from out_of_range(header, "attention.sliding_window", 0, MAX_WINDOW)
+    # Each such layer adds to all rows of a batch, of which the last layer keeps only some.
+    yield from out_of_range(header, "n_deepstack_layers", 0, max(header.block_count - 1, 0))
+    yield from _repeated(header)
     for suffix in AT_LEAST_ONE.get(header.architecture, ()):
         yield from out_of_range(header, suffix, 1, 2**31 - 1)
     if header.architecture in TWO_SHIFTS:
         yield from out_of_range(header, "token_shift_count", 2, 2)
     if header.architecture in ONE_SHIFT and number_of(header, "token_shift_count") != 1:
         yield f"{header.architecture}.token_shift_count must be 1"
+
+
+def _repeated(header: Header) -> Complaints:
+    """Layers that are gone through several times: the file counts each time as one."""
+    stack, slow, fast = (number_of(header, f"hrm.{name}") for name in ("layers_per_stack", "h_cycles", "l_cycles"))
+    if header.architecture == "hrm_text" and stack is not None and slow is not None and fast is not None:
+        count = stack * slow * (fast + 1)
+        if count != header.block_count:
+            yield f"it has {header.block_count} layers, but its cycles make {count}"
 
 
 def _experts(header: Header) -> Complaints:

@@ -250,6 +250,29 @@ def test_a_layer_with_other_mixers_than_plain_attention_has_widths_of_its_own(tm
             (),
             "key_length is 64, but must be",
         ),
+        (of("qwen3vl", block_count=2, n_deepstack_layers=2), (), "n_deepstack_layers is 2, but must be 0 to 1"),
+        (
+            of("hrm_text", block_count=3, hrm__layers_per_stack=1, hrm__h_cycles=2, hrm__l_cycles=1),
+            (),
+            "it has 3 layers, but its cycles make 4",
+        ),
+        (
+            of("hy_v3"),
+            (Tensor("blk.0.ffn_down_exps.weight", (32, 64, 4)), Tensor("blk.0.ffn_up_exps.weight", (64, 32, 4))),
+            "layer 0 has ffn_down_exps.weight, and not ffn_gate_up_exps.weight or ffn_gate_exps.weight, ",
+        ),
+        (
+            of(
+                "dots3note",
+                attention__key_length_mla=24,
+                attention__kv_lora_rank=32,
+                rope__dimension_count=8,
+                attention__key_length=20,
+                attention__head_count_kv=1,
+            ),
+            (),
+            "it keeps 20 elements of a latent of 32 and a turned key of 8",
+        ),
         (of("plm"), (), "is of the architecture plm, which this version of llama.cpp cannot compute"),
     ],
 )
