@@ -1,7 +1,8 @@
-"""The fields that say what an answer is held to, outside of each dialect's own: those of llama-server and vLLM.
+"""The fields that say what an answer is held to, outside of each dialect's own: those of llama-server, vLLM and SGLang.
 
     grammar, json_schema                          llama-server's, on every route that generates
     structured_outputs, guided_…                  vLLM's newer and older names
+    regex, ebnf                                   SGLang's
     tool_choice                                   OpenAI's words and shapes, for whoever speaks them
 
 One of them may be said, or the dialect's own format. What is in them is checked where it is kept, in the runner.
@@ -42,6 +43,8 @@ class ConstraintFields(msgspec.Struct):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
 
 
 def read_constraint(fields: ConstraintFields, own: ResponseFormat | None = None) -> ResponseFormat | None:
@@ -64,6 +67,8 @@ def read_constraint(fields: ConstraintFields, own: ResponseFormat | None = None)
         "guided_regex": _text("regex", fields.guided_regex),
         "guided_choice": _choice(fields.guided_choice, "guided_choice"),
         "guided_grammar": _text("grammar", fields.guided_grammar),
+        "regex": _text("regex", fields.regex),
+        "ebnf": _text("grammar", fields.ebnf),
     }
     names = [name for name, value in said.items() if value is not None]
     if len(names) > 1:

@@ -41,17 +41,17 @@ def _refused(message: str, hint: str) -> InvalidFieldError:
     return InvalidFieldError(message, field="quant", hint=hint)
 
 
-def refuse_unpullable(name: str, parsed: Name, quant: str, others: str, *, is_bundled: bool) -> None:
-    """Raises ModelNotFoundError for a name that stands for nothing, InvalidFieldError for a bundled model's quant.
+def refuse_unpullable(name: str, parsed: Name, quant: str, others: str, *, is_here: bool) -> None:
+    """Raises ModelNotFoundError for a name that stands for nothing, InvalidFieldError for a quant of what is here.
 
     `others` are the names there are of the same model with other tags, "" when there are none.
     """
-    if not is_bundled:
+    if not is_here:
         error = ModelNotFoundError(name)
         error.hint = (f"there is {others}; " if others else "") + _where_from(name, parsed)
         raise error
     if quant:
-        raise _refused(f"'{name}' comes with localllm, in one quant", "leave out the quant")
+        raise _refused(f"'{name}' is here, in one quant, and comes from nowhere", "leave out the quant")
 
 
 def _where_from(name: str, parsed: Name) -> str:

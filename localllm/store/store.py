@@ -247,7 +247,7 @@ class Store:
         return tuple(entries(self._bundled_dir))
 
     def pull_request(self, name: str, quant: str = "") -> PullRequest | None:
-        """What to download for `name`, in the `quant` asked for; None for a bundled model, which is there already.
+        """What to download for `name`, in the `quant` asked for; None for a model that is here and comes from nowhere.
 
         Raises InvalidNameError, InvalidFieldError, and ModelNotFoundError for a name that stands for nothing anywhere.
         """
@@ -255,9 +255,15 @@ class Store:
         entry = find_entry(self._bundled_dir, parsed) if parsed.is_local else None
         request = request_for(parsed, entry, quant, self._registry)
         if request is None:
-            is_bundled = self._bundled.find(parsed) is not None
-            refuse_unpullable(name, parsed, quant, self._other_tags(parsed), is_bundled=is_bundled)
+            refuse_unpullable(name, parsed, quant, self._other_tags(parsed), is_here=self._is_here(name))
         return request
+
+    def _is_here(self, name: str) -> bool:
+        try:
+            self.find(name)
+        except ModelNotFoundError:
+            return False
+        return True
 
     def refuse_unwritable(self, name: str) -> None:
         """Raises ModelFileError when nothing could be registered under `name`: known before it is made, or pulled."""

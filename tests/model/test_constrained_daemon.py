@@ -110,6 +110,7 @@ def test_eight_at_once_keep_to_their_shapes_in_every_dialect_and_a_free_one_to_i
     [
         ({"grammar": 'root ::= "<" [a-f]{2} ">"'}, "<[a-f]{2}>"),
         ({"guided_regex": "(yes|no)!"}, "(yes|no)!"),
+        ({"regex": "(yes|no)!"}, "(yes|no)!"),
         ({"structured_outputs": {"choice": ["red", "blue"]}}, "red|blue"),
         ({"response_format": {"type": "grammar", "grammar": 'start: "a" | "b"'}}, "a|b"),
     ],

@@ -120,6 +120,18 @@ def test_names_that_stand_for_nothing_are_refused_before_anything_is_asked(bad_h
     assert [SUCCESS] == pull(daemon, "guide")
 
 
+def test_a_model_that_was_made_here_is_there_for_an_agent_that_pulls_it(bad_hub):
+    daemon, hub = bad_hub
+    asked = len(hub.requests)
+    assert 0 == run_cli("create", "mine", "--from", str(GUIDE_FILE), environment=daemon.environment).returncode
+    said = {"status": "mine was made here: there is nothing to download"}
+    assert [said, SUCCESS] == pull(daemon, "mine")
+    assert SUCCESS == daemon.http.post("/api/pull", json={"name": "mine:latest", "stream": False}).json()
+    assert 404 == daemon.http.post("/api/pull", json={"name": "mine:other"}).status_code
+    assert asked == len(hub.requests)
+    assert 200 == daemon.http.request("DELETE", "/api/delete", json={"model": "mine"}).status_code
+
+
 def test_a_connection_that_breaks_and_a_busy_hub_are_tried_again_where_it_stopped(tmp_path):
     faults = [Fault(reset_after_bytes=5_000_000), Fault(status=429, retry_after="1"), Fault(status=503),
               Fault(reset_after_bytes=4_000_000), Fault(ignores_range=True, reset_after_bytes=1_000_000)]  # fmt: skip
@@ -341,7 +353,7 @@ def test_a_quant_may_be_asked_for_beside_the_name_but_not_another_than_the_name_
         ]
         assert [
             f"'{NAME}:Q4_K_M' says which quant already",
-            "'guide' comes with localllm, in one quant",
+            "'guide' is here, in one quant, and comes from nowhere",
             "quant '../x' is not a quant",
         ] == [answer["error"] for answer in refused]
 

@@ -157,6 +157,8 @@ def test_tool_choice_says_whether_a_call_may_or_must_be_made(fields, expected):
         ('"json_schema": {"type": "null"}', ResponseFormat("json_schema", '{"type": "null"}')),
         ('"guided_json": "{\\"type\\": \\"null\\"}"', ResponseFormat("json_schema", '{"type": "null"}')),
         ('"guided_regex": "b"', ResponseFormat("regex", "b")),
+        ('"regex": "(pull|run)"', ResponseFormat("regex", "(pull|run)")),
+        ('"ebnf": "root ::= \\"a\\""', ResponseFormat("grammar", 'root ::= "a"')),
         ('"guided_choice": ["é\\"", "no"]', ResponseFormat("grammar", 'start: "é\\"" | "no"\n')),
         ('"structured_outputs": {"regex": "b"}', ResponseFormat("regex", "b")),
         ('"structured_outputs": {"json_object": true}', ResponseFormat("json_object")),
