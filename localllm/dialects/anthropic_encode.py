@@ -6,7 +6,8 @@
 
 A block is text, thinking or one tool call. `input_tokens` are those that had to be computed, as Anthropic counts them;
 a stream knows that at its end only: message_start has those of the whole prompt, and message_delta corrects them.
-Thinking is not signed: `signature` is empty.
+Thinking is not signed. It has a signature all the same, which says nothing: agents send thinking without one back as if
+it were text of the answer, or not at all.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _ERROR_TYPES = {
     504: "timeout_error",
 }
 _Kind = Literal["text", "thinking", "tool_use"]
+SIGNATURE = "bG9jYWxsbG0="  # base64, as Anthropic's are
 
 
 class AnthropicEncoder:
@@ -84,7 +86,7 @@ class AnthropicEncoder:
         answer = collect(events)
         content: list[dict[str, Any]] = []
         if answer.thinking:
-            content.append({"type": "thinking", "thinking": answer.thinking, "signature": ""})
+            content.append({"type": "thinking", "thinking": answer.thinking, "signature": SIGNATURE})
         if answer.content:
             content.append({"type": "text", "text": answer.content})
         content += [
@@ -145,8 +147,12 @@ class AnthropicEncoder:
     def _close(self) -> bytes:
         if self._open is None:
             return b""
+        kind, _ = self._open
+        before = (
+            self._delta("thinking", {"type": "signature_delta", "signature": SIGNATURE}) if kind == "thinking" else b""
+        )
         self._open = None
-        return _sse("content_block_stop", {"type": "content_block_stop", "index": self._index})
+        return before + _sse("content_block_stop", {"type": "content_block_stop", "index": self._index})
 
     def _end(self, event: Finished) -> bytes:
         stop = self._stop(event, has_calls=self._has_calls)

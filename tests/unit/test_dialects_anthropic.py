@@ -7,7 +7,7 @@ import json
 import pytest
 
 from localllm.dialects.anthropic import decode_count, decode_messages
-from localllm.dialects.anthropic_encode import AnthropicEncoder, error_body
+from localllm.dialects.anthropic_encode import SIGNATURE, AnthropicEncoder, error_body
 from localllm.dialects.body import Decoded
 from localllm.errors import LocalllmError
 from localllm.generation import (
@@ -445,6 +445,7 @@ def test_a_stream_has_the_events_in_anthropics_order():
             thinking,
             {"type": "thinking_delta", "thinking": "Hm"},
             {"type": "thinking_delta", "thinking": "!"},
+            {"type": "signature_delta", "signature": SIGNATURE},
         ),
         *block(1, {"type": "text", "text": ""}, {"type": "text_delta", "text": "Sky"}),
         *block(2, call("call_1"), json_delta(""), json_delta('{"a": 1}')),
@@ -461,7 +462,7 @@ def test_a_whole_answer_has_the_same_blocks():
         "role": "assistant",
         "model": "guide",
         "content": [
-            {"type": "thinking", "thinking": "Hm!", "signature": ""},
+            {"type": "thinking", "thinking": "Hm!", "signature": SIGNATURE},
             {"type": "text", "text": "Sky"},
             {"type": "tool_use", "id": "call_1", "name": "add", "input": {"a": 1}},
             {"type": "tool_use", "id": "call_2", "name": "add", "input": {}},
