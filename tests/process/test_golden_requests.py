@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "modelfiles" / "guide" / "guide.gguf"
 FIXTURES = sorted((ROOT / "tests" / "golden" / "requests").glob("*.json"))
 CLIENTS = {"zed", "continue", "copilot", "cline", "jetbrains", "codex", "claude_code", "opencode", "aider",
-           "open_webui", "llama_vim", "llama_vscode"}  # fmt: skip
+           "open_webui", "llama_vim", "llama_vscode", "qwen_code", "pi"}  # fmt: skip
 MISSING = object()
 
 
