@@ -81,16 +81,18 @@ def decode_embeddings(body: bytes) -> EmbedRequest:
 
 
 def encode_embed(model: str, parts: Sequence[Embeddings], total_seconds: float, load_seconds: float) -> bytes:
-    """The answer of /api/embed: durations in nanoseconds, left out when 0, as the count of inputs that were cut."""
-    figures = {
-        "total_duration": round(total_seconds * NANOSECONDS),
-        "load_duration": round(load_seconds * NANOSECONDS),
-        "prompt_eval_count": sum(part.prompt_tokens for part in parts),
-        "truncated_count": sum(part.truncated_inputs for part in parts),
-    }
-    embeddings = [vector_json(vector) for vector in _vectors(parts)]
+    """The answer of /api/embed: durations in nanoseconds; the count of inputs that were cut is left out when 0."""
+    truncated = sum(part.truncated_inputs for part in parts)
     return to_json(
-        {"model": model, "embeddings": embeddings, **{name: value for name, value in figures.items() if value}}
+        {
+            "model": model,
+            "embeddings": [vector_json(vector) for vector in _vectors(parts)],
+            # All three, also when nothing was loaded: clients take no answer without them.
+            "total_duration": round(total_seconds * NANOSECONDS),
+            "load_duration": round(load_seconds * NANOSECONDS),
+            "prompt_eval_count": sum(part.prompt_tokens for part in parts),
+            **({"truncated_count": truncated} if truncated else {}),
+        }
     )
 
 

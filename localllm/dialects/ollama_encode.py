@@ -1,7 +1,7 @@
 """Events as Ollama's answers: one JSON object per line, or one object for all of it.
 
     {"model", "created_at", "message" | "response", "logprobs"?, "done": false}    per piece of text
-    {… "done": true, "done_reason", total_duration, …, eval_duration}              last; nanoseconds, left out when 0
+    {… "done": true, "done_reason", total_duration, …, eval_duration}              last; nanoseconds
     {"error", "code", "hint"?}                                                     instead of the last, when it failed
 
 `code`, `hint`, `queue_duration`, `prompt_cached_count`, `prompt_cache_miss` (where the prompt parted from an earlier
@@ -47,6 +47,9 @@ _CONTENT_KEY = {
     "chat": b'","message":{"role":"assistant","content":',
     "generate": b'","response":',
 }
+_ALWAYS = frozenset(
+    ("total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration")
+)
 
 
 class OllamaEncoder:
@@ -168,6 +171,7 @@ def _call(call: ToolCall, index: int) -> dict[str, Any]:
 
 
 def _metrics(event: Finished) -> dict[str, Any]:
+    """The figures. Ollama's own are always there where something was computed: its clients may insist on them."""
     usage, timings = event.usage, event.timings
     metrics: dict[str, Any] = {
         "total_duration": round(timings.total_seconds * NANOSECONDS),
@@ -184,4 +188,5 @@ def _metrics(event: Finished) -> dict[str, Any]:
         "unfinished_tool_call": event.unfinished_tool_call,
         "fallback": event.fallback,
     }
-    return {name: value for name, value in metrics.items() if value}
+    always = _ALWAYS if usage.prompt_tokens else ()
+    return {name: value for name, value in metrics.items() if value or name in always}

@@ -239,6 +239,18 @@ def test_a_template_in_gos_language_is_instead_of_the_models():
     assert decode_generate(b'{"model": "m", "prompt": "x", "template": ""}').request.template is None
 
 
+def test_ollamas_own_figures_are_there_even_when_they_are_0_and_ours_only_when_not():
+    said = json.loads(
+        OllamaEncoder("chat", "m").chunk(Finished("stop", Usage(5, 0, 0), Timings(0.0, 0.0, 0.0, 0.0)), 0)
+    )
+    figures = {name: said[name] for name in said if name.endswith(("_duration", "_count"))}
+    durations = dict.fromkeys(("total_duration", "load_duration", "prompt_eval_duration", "eval_duration"), 0)
+    assert {**durations, "prompt_eval_count": 5, "eval_count": 0} == figures
+    assert {"done_reason"} == set(json.loads(OllamaEncoder("chat", "m").chunk(Finished("load"), 0))) - {
+        "model", "created_at", "message", "done"
+    }  # fmt: skip
+
+
 def test_the_context_stands_in_the_last_line_if_there_is_one():
     encoder = OllamaEncoder("generate", "m")
     assert [5, 6] == json.loads(encoder.chunk(Finished("stop", context=(5, 6)), 0))["context"]
