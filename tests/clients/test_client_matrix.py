@@ -24,7 +24,10 @@ LACKS = {
     ("instructor_client.py", ""): {"models", "embeddings", "tools", "streamed_tools"},
     ("llama_index_client.py", ""): {"models", "embeddings"},
     ("anthropic_client.mjs", ""): {"embeddings"},
-    ("ai_sdk_client.mjs", ""): {"models"},
+    ("ai_sdk_client.mjs", "compatible"): {"models"},
+    ("ai_sdk_client.mjs", "openai"): {"models"},
+    ("ai_sdk_client.mjs", "anthropic"): {"models", "embeddings"},
+    ("ai_sdk_client.mjs", "ollama"): {"models"},
 }
 # Puts pieces together that come within a tenth of a second.
 GATHERS = ("pydantic_ai_client.py",)
@@ -32,7 +35,9 @@ WAYS = (
     ("litellm_client.py", "ollama"), ("litellm_client.py", "openai"),
     ("langchain_client.py", "ollama"), ("langchain_client.py", "openai"), ("langchain_client.py", "responses"),
     ("llm_client.py", ""), ("pydantic_ai_client.py", ""), ("instructor_client.py", ""), ("llama_index_client.py", ""),
-    ("ollama_client.mjs", ""), ("openai_client.mjs", ""), ("anthropic_client.mjs", ""), ("ai_sdk_client.mjs", ""),
+    ("ollama_client.mjs", ""), ("openai_client.mjs", ""), ("anthropic_client.mjs", ""),
+    ("ai_sdk_client.mjs", "compatible"), ("ai_sdk_client.mjs", "openai"),
+    ("ai_sdk_client.mjs", "anthropic"), ("ai_sdk_client.mjs", "ollama"),
 )  # fmt: skip
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
@@ -83,6 +88,13 @@ def assert_round_trip(trip):
     name, arguments, told = trip
     assert ("get_weather", {"city": "Paris"}) == (name, arguments)
     assert "21" in told
+
+
+@pytest.mark.parametrize("way", ["anthropic", "ollama"])
+def test_thinking_before_a_call_and_behind_its_result_reaches_the_ai_sdk(said, way):
+    before, behind = said("ai_sdk_client.mjs", way)["thoughts"]
+    assert "get_weather" in before
+    assert "result" in behind
 
 
 def test_litellm_finds_out_what_a_model_is(said):
