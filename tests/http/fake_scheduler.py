@@ -137,6 +137,9 @@ class FakeStore:
     def header(self, model: Model) -> Header:
         return self.headers.get(model.name.removesuffix(":latest"), HEADER)
 
+    def loaded_header(self, model: Model) -> Header:
+        return self.header(model)  # none has adapters
+
     def pull_request(self, name: str, quant: str = "") -> PullRequest | None:
         self.find(name)
         return None
