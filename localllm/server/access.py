@@ -243,7 +243,7 @@ def _pattern(origin: str) -> re.Pattern[str]:
 
 def _preflight(headers: Headers) -> Response:
     if "origin" not in headers:
-        return Response(status_code=204)
+        return Response(status_code=204, headers={"allow": ALLOWED_METHODS})
     asked = headers.get("access-control-request-headers", "")
     extra = f", {asked}" if asked and _HEADER_NAMES.fullmatch(asked) else ""
     answer = {

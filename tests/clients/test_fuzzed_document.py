@@ -50,7 +50,7 @@ def daemon(tmp_path_factory):
 
 
 @pytest.mark.parametrize("dialect", CASES_EACH)
-def test_the_document_holds_for_thousands_of_requests(daemon, dialect, tmp_path):
+def test_the_document_holds_for_thousands_of_requests(daemon, dialect, tmp_path, record_property):
     runner = daemon.runner_ids()
     done = subprocess.run(
         [
@@ -68,6 +68,7 @@ def test_the_document_holds_for_thousands_of_requests(daemon, dialect, tmp_path)
     assert 0 == done.returncode, said
     generated = re.search(r"(\d+) generated", done.stdout)
     assert generated is not None, said
+    record_property(f"requests to {dialect}", int(generated[1]))  # in the report of --junit-xml
     assert LEAST_CASES <= int(generated[1]), said
     assert "localllm pull" in daemon.chat("How do I pull a model?")["message"]["content"]
     assert daemon.process.poll() is None
