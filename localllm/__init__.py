@@ -18,6 +18,7 @@ The packages, in the order a request meets them. Imports point down this list on
     gguf_adapters.py what an adapter's header must say so that llama.cpp applies it to a model, whole
     gguf_rules.py    what a model's header must say so that llama.cpp does not abort on it
     gguf_memory_rules.py  the rules about what a model remembers
+    gguf_single_rules.py  and what the loader of a single architecture asserts
     gguf_numbers.py  numbers and tensors of a header as the rules ask for them
     gguf_architectures.py  what llama.cpp expects of groups of architectures, as tables
     gguf.py          bounds-checked reader of a GGUF header: metadata and tensor table, never weights

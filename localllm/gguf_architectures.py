@@ -49,8 +49,13 @@ OTHER_WIDTHS = frozenset(["dflash", "eagle3", "gemma4-assistant", "wavtokenizer-
 # Mixtures of experts that cannot be without: others without a count are read as plain models, or refused by llama.cpp.
 ALWAYS_EXPERTS = frozenset(["bailingmoe2", "glm4moe", "grovemoe", "lfm2moe", "llada-moe", "smallthinker"])
 
-# A mixture of experts that must say how it weighs them; others have a default.
-STATED_GATING = frozenset(["smallthinker"])
+# Mixtures of experts that must say how they weigh them; others have a default.
+STATED_GATING = frozenset(
+    """
+    bailingmoe2 bailingmoe3 deepseek32 dots1 dots3note exaone-moe hy_v4 kimi-k3 kimi-linear lfm2moe minimax-m2
+    minimax-m3 smallthinker
+    """.split()
+)
 
 # Numbers that must not be zero: something is divided by them, or done so many times.
 AT_LEAST_ONE = {
@@ -88,9 +93,6 @@ LEAST_VOCABULARY = {"chameleon": 8196, "qwen3tts": 3072}
 
 # A layer's tensors that make llama.cpp take another way, for which others are not loaded.
 MISLEADING = {"rwkv6qwen2": "time_mix_first.weight"}
-
-# In this version of llama.cpp they abort whatever the file says.
-BROKEN = frozenset(["plm"])
 
 # Numbers that must be zero.
 ALWAYS_ZERO = {"plamo2": ("ssm.group_count",)}

@@ -22,7 +22,6 @@ from localllm.gguf_architectures import (
     ALWAYS_EXPERTS,
     AS_MANY_HEADS,
     AT_LEAST_ONE,
-    BROKEN,
     COMPANIONS,
     EQUAL_HEADS,
     LEAST_VOCABULARY,
@@ -35,6 +34,7 @@ from localllm.gguf_architectures import (
 )
 from localllm.gguf_memory_rules import index, latent, mixed, states, windows
 from localllm.gguf_numbers import MAX_LAYERS, Complaints, by_layer, head_sizes, number_of, out_of_range, per_layer
+from localllm.gguf_single_rules import needs_other, single
 
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 MAX_WINDOW = 2**24
@@ -54,11 +54,8 @@ _OTHER_MIXERS = ("ssm_", "attn_kv_", "attn_q_a", "kda_")
 
 def check_model(header: Header, path: Path) -> None:
     """Raises ModelFileError for a model whose file is in order and whose words are not."""
-    if header.architecture in BROKEN:
-        raise ModelFileError(
-            f"{path} is of the architecture {header.architecture}, which this version of llama.cpp cannot compute",
-            hint="choose a model of another architecture",
-        )
+    if why := needs_other(header):
+        raise ModelFileError(f"{path} cannot be used: {why}", hint="choose a model of another architecture")
     for rule in _RULES:
         for complaint in rule(header):
             raise ModelFileError(
@@ -73,22 +70,12 @@ def _layers(header: Header) -> Complaints:
     yield from out_of_range(header, "attention.sliding_window", 0, MAX_WINDOW)
     # Each such layer adds to all rows of a batch, of which the last layer keeps only some.
     yield from out_of_range(header, "n_deepstack_layers", 0, max(header.block_count - 1, 0))
-    yield from _repeated(header)
     for suffix in AT_LEAST_ONE.get(header.architecture, ()):
         yield from out_of_range(header, suffix, 1, 2**31 - 1)
     if header.architecture in TWO_SHIFTS:
         yield from out_of_range(header, "token_shift_count", 2, 2)
     if header.architecture in ONE_SHIFT and number_of(header, "token_shift_count") != 1:
         yield f"{header.architecture}.token_shift_count must be 1"
-
-
-def _repeated(header: Header) -> Complaints:
-    """Layers that are gone through several times: the file counts each time as one."""
-    stack, slow, fast = (number_of(header, f"hrm.{name}") for name in ("layers_per_stack", "h_cycles", "l_cycles"))
-    if header.architecture == "hrm_text" and stack is not None and slow is not None and fast is not None:
-        count = stack * slow * (fast + 1)
-        if count != header.block_count:
-            yield f"it has {header.block_count} layers, but its cycles make {count}"
 
 
 def _experts(header: Header) -> Complaints:
@@ -262,6 +249,7 @@ _RULES: tuple[Callable[[Header], Complaints], ...] = (
     _places,
     windows,
     _vocabulary,
-    mixed,
     index,
+    single,
+    mixed,
 )

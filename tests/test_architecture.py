@@ -48,7 +48,7 @@ LAYERS = (
     ("placement.shape",),
     ("gguf_adapters",),
     ("gguf_rules",),
-    ("gguf_memory_rules",),
+    ("gguf_memory_rules", "gguf_single_rules"),
     ("gguf_numbers",),
     ("gguf",),
     ("gguf_tokens", "gguf_architectures"),

@@ -273,7 +273,29 @@ def test_a_layer_with_other_mixers_than_plain_attention_has_widths_of_its_own(tm
             (),
             "it keeps 20 elements of a latent of 32 and a turned key of 8",
         ),
-        (of("plm"), (), "is of the architecture plm, which this version of llama.cpp cannot compute"),
+        (of("plm"), (), "this version of llama.cpp cannot compute the architecture plm"),
+        (of("eagle3"), (), "it is a draft model, which runs only beside the model that it guesses for"),
+        (of("wavtokenizer-dec"), (), "it makes sound of codes"),
+        (of("nanbeige", block_count=200, num_loops=3), (), "nanbeige.num_loops is 3, but must be 1 to 2"),
+        (of("bailingmoe3", kda__gate_lower_bound=1.0), (), "gate_lower_bound is 1.0, but must be below 0"),
+        (of("bailingmoe3", kda__gate_lower_bound=float("nan")), (), "gate_lower_bound is nan, but must be below 0"),
+        (of("bailingmoe3", kda__safe_gate=False), (), "kda.safe_gate is false"),
+        (
+            of("laguna"),
+            (Tensor("blk.0.attn_gate.weight", (64, 5)),),
+            "'blk.0.attn_gate.weight' is 5 wide, but 4 heads need 4 or 64",
+        ),
+        (of("gemma-embedding", dense_2_feat_in=32), (), "gemma-embedding.dense_2_feat_in is 32, but its width is 64"),
+        (
+            of("jina-bert-v2", feed_forward_length=96, attention__head_count_kv=4),
+            (Tensor("blk.0.ffn_up.weight", (64, 95)),),
+            "'blk.0.ffn_up.weight' is 95 wide, but must be 96 or 192",
+        ),
+        (
+            of("glm5-next", attention__indexer__kpool=4, attention__indexer__top_k=6),
+            (),
+            "glm5-next.attention.indexer.kpool is 4, and its top_k 6",
+        ),
     ],
 )
 def test_what_single_architectures_abort_on_is_refused(tmp_path, metadata, tensors, complaint):
