@@ -25,13 +25,14 @@ FOLDER = Path(__file__).parent
 PROGRAMS = FOLDER / "programs"
 CACHE = FOLDER.parents[1] / ".cache" / "clients"
 UV = "uv==0.13.9"
+AGENTS = ("openai_agents_client.py", "autogen_client.py")  # their libraries and the others exclude each other
 INSTALL_SECONDS = 900
 RUN_SECONDS = 240
 
 
-def python_environment() -> Path:
-    """The `bin` folder of an environment with every Python client."""
-    wanted = FOLDER / "requirements.txt"
+def python_environment(listed: str = "requirements.txt") -> Path:
+    """The `bin` folder of an environment with the Python clients of a list."""
+    wanted = FOLDER / listed
     folder = CACHE / f"python-{_mark(wanted.read_bytes() + sys.version.encode())}"
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -70,7 +71,8 @@ def run_program(name: str, url: str, home: Path) -> dict[str, Any]:
     if name.endswith(".mjs"):
         command = [shutil.which("node") or "node", str(node_folder() / name), url]
     else:
-        command = [str(python_environment() / "python"), "-W", "ignore", str(PROGRAMS / name), url]
+        listed = "requirements_agents.txt" if name in AGENTS else "requirements.txt"
+        command = [str(python_environment(listed) / "python"), "-W", "ignore", str(PROGRAMS / name), url]
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
