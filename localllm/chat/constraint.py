@@ -25,7 +25,7 @@ from localllm.chat.call_grammar import CallableTool, call_grammar
 from localllm.chat.channel_calls import begun_call, starts_of, whole_calls
 from localllm.chat.formats import OutputFormat
 from localllm.chat.gbnf import is_gbnf, lark_of_gbnf
-from localllm.chat.json_schema import KINDS, closed, unsound
+from localllm.chat.json_schema import KINDS, bounds_as_floats, closed, unsound
 from localllm.chat.lark import BLANKS, Lark, Marks, Part, pattern
 from localllm.chat.lark_grammar import complaint_of
 from localllm.chat.lark_texts import KEYWORD
@@ -322,7 +322,7 @@ class _Plan:
         return None
 
     def _complaint(self, schema: Mapping[str, object]) -> str | None:
-        return unsound(schema) or self._grounds.complaint(json.dumps(schema))
+        return unsound(schema) or self._grounds.complaint(json.dumps(bounds_as_floats(schema)))
 
     def _cannot_write(self, tool: CallableTool, syntax: Syntax) -> str | None:
         try:
@@ -344,7 +344,8 @@ def format_expression(
 ) -> str:
     """The expression of an answer in this format. Raises BadRequestError."""
     if wanted.kind in ("json_object", "json_schema"):
-        schema = closed(json.loads(wanted.schema)) if wanted.schema is not None else ANY_OBJECT
+        said = json.loads(wanted.schema) if wanted.schema is not None else ANY_OBJECT
+        schema = closed({} if said is True else {"enum": []} if said is False else said)
         if complaint := complaint_of(schema):
             raise BadRequestError(f"the answer cannot be held to its JSON schema: {complaint}")
         return lark.json(schema).name

@@ -6,6 +6,7 @@ JSON.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from localllm.errors import BadRequestError
@@ -25,6 +26,8 @@ _SCHEMAS = frozenset(
 _CLOSED_WITHIN = frozenset("additionalProperties items prefixItems anyOf oneOf allOf contains".split())
 _SAYS_MORE = frozenset(["additionalProperties", "patternProperties", "unevaluatedProperties", "$ref"])
 _COMBINING = frozenset("allOf anyOf oneOf not if then else dependentSchemas".split())
+_LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_MOST_EXACT, _MOST_BOUND = 2**53, 2**63 - 2**10
 KINDS = ("string", "integer", "number", "boolean", "null", "object", "array")
 _KEYWORDS_OF_KIND = {
     "object": frozenset("properties required additionalProperties patternProperties minProperties".split()),
@@ -108,6 +111,33 @@ def _closed_value(key: str, value: object) -> object:
     if isinstance(value, list):
         return [_closed_object(one) if isinstance(one, Mapping) else one for one in value]
     return _closed_object(value) if isinstance(value, Mapping) else value
+
+
+def bounds_as_floats(schema: Schema) -> Schema:
+    """The schema with bounds that a grammar can keep, the next ones inside: floats of less than 64 bits.
+
+    Others it would round to either side, or refuse: many a schema says of an integer that it has 64 bits.
+    """
+    return {key: _bound_as_float(key, value) for key, value in schema.items()}
+
+
+def _bound_as_float(key: str, value: object) -> object:
+    if key in _LOWER or key in _UPPER:
+        if not isinstance(value, (int, float)) or abs(value) <= _MOST_EXACT:
+            return value
+        bound = max(value, -_MOST_BOUND) if key in _LOWER else min(value, _MOST_BOUND)
+        if abs(bound) > _MOST_BOUND:
+            return value  # no number is within it and has less than 64 bits
+        near = float(bound)
+        is_outside = near < bound if key in _LOWER else near > bound
+        return int(math.nextafter(near, math.inf if key in _LOWER else -math.inf)) if is_outside else int(near)
+    if key in _SCHEMAS_BY_NAME and isinstance(value, Mapping):
+        return {name: bounds_as_floats(one) if isinstance(one, Mapping) else one for name, one in value.items()}
+    if key not in _SCHEMAS:
+        return value
+    if isinstance(value, list):
+        return [bounds_as_floats(one) if isinstance(one, Mapping) else one for one in value]
+    return bounds_as_floats(value) if isinstance(value, Mapping) else value
 
 
 def _target(reference: str, root: Schema) -> object:

@@ -15,6 +15,8 @@ from typing import Protocol
 
 from llguidance import regex_to_lark
 
+from localllm.chat.json_schema import bounds_as_floats
+
 # Between two parts of JSON: nothing, a space, or a new line and its indentation. Without a bound a weak model that may
 # not end its turn there writes white space for ever.
 JSON_BLANKS = r"( |\n[ \t]{0,48})?"
@@ -206,7 +208,8 @@ class Lark:
         said = schema if isinstance(schema, Mapping) else {} if schema else {"enum": []}
         options = said.get("x-guidance")
         own = {"whitespace_pattern": JSON_BLANKS, **(options if isinstance(options, dict) else {})}
-        return Rule(self._named("j", f"%json {json.dumps({**said, 'x-guidance': own}, ensure_ascii=False)}"))
+        kept = bounds_as_floats({**said, "x-guidance": own})
+        return Rule(self._named("j", f"%json {json.dumps(kept, ensure_ascii=False)}"))
 
     def _named(self, letter: str, body: str) -> str:
         name = self._names.get(body)

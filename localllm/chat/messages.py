@@ -51,6 +51,7 @@ class MessagesParser:
         self._channels: Channels = channels
         self._tools = tools
         self._tool_names = frozenset(tool.name for tool in tools)
+        self._heads = tuple(name + self._channels.header_end for name in (self._channels.text, *self._tool_names))
         self._new_call_id = new_call_id
         self._said = Said(new_call_id)
         self.has_unfinished_call = False
@@ -178,23 +179,30 @@ class MessagesParser:
         if found is None:
             return self._speak(kind)
         self._said.say(kind, self._text[: found.start()])
-        self._pass(found)
-        return True
+        return self._pass(found)
 
-    def _pass(self, found: re.Match[str]) -> None:
-        """Go on behind a mark."""
+    def _pass(self, found: re.Match[str]) -> bool:
+        """Go on behind a mark; False, and not behind it, while more text is to say whether it is one."""
+        if not self._is_mark(found):
+            self._text = self._text[found.start() :]
+            return False
         self._text = self._text[found.end() :]
         is_start = found.group() == self._channels.start
         self._state = _State.HEADER if is_start else _State.BETWEEN
         self._held = found.group() if is_start else ""
+        return True
+
+    def _is_mark(self, found: re.Match[str]) -> bool:
+        is_plain = found.group() != self._channels.start or self._channels.recipient != ""
+        return is_plain or self._text.startswith(self._heads, found.end())
 
     def _next_mark(self) -> re.Match[str] | None:
         """The next mark that ends a body; text that only looks like a start is none."""
-        for found in self._find.finditer(self._text):
-            if found.group() != self._channels.start or self._channels.recipient != "":
+        at = 0
+        while found := self._find.search(self._text, at):
+            if self._is_mark(found) or self._is_head(self._text[found.end() :]):
                 return found
-            if self._is_head(self._text[found.end() :]):
-                return found
+            at = found.start() + 1  # another one may begin within it
         return None
 
     def _is_head(self, text: str) -> bool:
@@ -202,10 +210,7 @@ class MessagesParser:
         channels = self._channels
         if channels.recipient != "":
             return any(text.lstrip().startswith(mark) for mark in ("<", "to="))
-        heads = [name + channels.header_end for name in (channels.text, *self._tool_names)]
-        if any(text.startswith(head) for head in heads):
-            return True
-        return not self._ended and any(head.startswith(text) for head in heads)
+        return text.startswith(self._heads) or (not self._ended and any(head.startswith(text) for head in self._heads))
 
     def _speak(self, kind: type[ContentDelta] | type[ThinkingDelta]) -> bool:
         """Give out all but what may be the beginning of a mark."""
@@ -278,8 +283,9 @@ class MessagesParser:
         if found is None:
             self._text = self._text[end:]
             return False
+        if not self._pass(found):
+            return False
         self._end_inner(stopped=True)
-        self._pass(found)
         return True
 
     def _end_inner(self, *, stopped: bool) -> None:

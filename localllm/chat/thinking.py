@@ -24,6 +24,14 @@ _KNOWN_ANSWERS = (
     ("<response></response>", AnswerMarkers("<response>", ("</response>",))),
     ("[BEGIN FINAL RESPONSE]", AnswerMarkers("", ("[END FINAL RESPONSE]",))),
 )
+# How a template cuts earlier thinking off: at a tag that ends something, and is not that of a call or its result.
+_CUT_AT = re.compile(r"""split\(\s*(['"])(?P<tag><\|?/[^<>'"\s]+>|\[/[^\[\]'"\s]+\])\1\s*(?:,\s*\d+\s*)?\)""")
+_EMPTY_PAIR = re.compile(rf"(?P<start>{TAG})\s*(?P<end>{TAG})\s*\Z")
+_NOT_THINKING = re.compile(
+    r"tool|call|func|response|answer|result|output|param|arg"
+    r"|</(?:b|i|u|s|p|em|strong|small|code|pre|div|span|quote|blockquote|details|summary)>",  # how HTML sets a text
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"think|thought|reason", re.IGNORECASE)
 _TAG_AFTER = re.compile(rf"\A(?:{TAG}|\[[A-Z][A-Z ]{{1,40}}\])")
 _TAG_AND_WORD = re.compile(rf"{TAG}\w*")
@@ -42,7 +50,24 @@ def thinking_markers(probe: Probe) -> ThinkingMarkers | None:
             if found := _markers_around(before.rstrip(), after.lstrip(), probe):
                 return found
     source = probe.template.source
-    return next((markers for evidence, markers in _KNOWN if evidence in source), None)
+    return next((markers for evidence, markers in _KNOWN if evidence in source), None) or (
+        _cut_off(source) or _left_empty(probe)
+    )
+
+
+def _cut_off(source: str) -> ThinkingMarkers | None:
+    """The tag at which a template cuts, and the one that it ends."""
+    ends = (found["tag"] for found in _CUT_AT.finditer(source))
+    end = next((end for end in ends if not _NOT_THINKING.search(end)), None)
+    return None if end is None else ThinkingMarkers(end.replace("/", "", 1), end)
+
+
+def _left_empty(probe: Probe) -> ThinkingMarkers | None:
+    """The pair with nothing in it at the end of a prompt for an answer without thinking."""
+    shown = _EMPTY_PAIR.search((probe.show(think=False, prompts=True) or "")[-_MOST_ROW_CHARACTERS:])
+    if shown is None or not _is_pair(shown["start"], shown["end"]):
+        return None
+    return ThinkingMarkers(shown["start"], shown["end"])
 
 
 def _markers_around(before: str, after: str, probe: Probe) -> ThinkingMarkers | None:
@@ -51,11 +76,18 @@ def _markers_around(before: str, after: str, probe: Probe) -> ThinkingMarkers | 
     tags = _TAG_AND_WORD.findall(row.group()) if row else []
     starts = ("".join(tags[-count:]) for count in range(1, len(tags) + 1))
     start = next((start for start in starts if _WORD.search(start)), "") or _announced(probe)
+    if not start and tags and end and _is_pair(tags[-1], end.group()):
+        start = tags[-1]
     if not start or not end or len(_TAG_AND_WORD.findall(start)) > 1:
         return None
     says_already = probe.prompt.rstrip().endswith((start, end.group()))
     ends_alone = probe.lead.lstrip().startswith(end.group()) and not says_already
     return ThinkingMarkers(start, end.group(), ends_alone)
+
+
+def _is_pair(start: str, end: str) -> bool:
+    """Whether the second tag says that it ends the first."""
+    return end.replace("/", "", 1) == start != end and not _NOT_THINKING.search(end)
 
 
 def _announced(probe: Probe) -> str:

@@ -159,6 +159,37 @@ def test_the_markers_of_thinking_are_read_off_the_template(content, thinking):
 
 
 @pytest.mark.parametrize(
+    ("tags", "source"),
+    [
+        # A thought that is shown between a pair of tags, whatever they are called.
+        (("<scratchpad>", "</scratchpad>"), turns("", "START{{ m.reasoning_content }}END{{ m.content }}")),
+        (("<|reflect|>", "<|/reflect|>"), turns("", "START\n{{ m.reasoning_content }}\nEND\n\n{{ m.content }}")),
+        (("[MUSING]", "[/MUSING]"), turns("", "START{{ m.reasoning_content }}END{{ m.content }}")),
+        # Earlier thinking that is cut off; how many times to cut may be said.
+        (("<scratchpad>", "</scratchpad>"), turns("", "{{ m.content.split('END')[-1] }}")),
+        (("<|reflect|>", "<|/reflect|>"), turns("", '{{ m.content.split( "END", 1 )[-1] }}')),
+        (("[MUSING]", "[/MUSING]"), turns("", "{{ m.content.split('END') | last }}")),
+        # A prompt for an answer without thinking has the pair with nothing in it.
+        (
+            ("<muse>", "</muse>"),
+            turns("") + "{% if add_generation_prompt and thinking is false %}START\n\nEND\n{% endif %}",
+        ),
+    ],
+)
+def test_tags_of_any_name_are_those_of_thinking_where_a_template_treats_them_so(tags, source):
+    for start, end in (("START", tags[0]), ("END", tags[1])):
+        source = source.replace(start, end)
+    found = detect(template(source))
+    assert found.thinking is not None
+    assert tags == (found.thinking.start, found.thinking.end)
+
+
+@pytest.mark.parametrize("end", ["</tool_response>", "</function>", "</answer>", "[/TOOL_RESULTS]"])
+def test_tags_of_calls_results_and_answers_are_none_of_thinking(end):
+    assert detect(template(turns("", "{{ m.content.split('END')[-1] }}".replace("END", end)))).thinking is None
+
+
+@pytest.mark.parametrize(
     ("prompt", "expected"),
     [("…<|assistant|>\n<think>\n", True), ("<think>", True), ("<think>\n\n</think>\n\n", False), ("", False)],
 )
