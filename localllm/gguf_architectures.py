@@ -6,6 +6,7 @@ is missing here is not checked for it: then llama.cpp's own word, in a process t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 # All elements of a key are turned by its position: rope.dimension_count is the size of a key.
@@ -82,7 +83,7 @@ MIXED_BY_INTERVAL = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 
 ONE_SHIFT = frozenset(["arwkv7", "rwkv6qwen2"])
 
 # As many heads of keys and values as of queries.
-AS_MANY_HEADS = frozenset(["minicpm3"])
+AS_MANY_HEADS = frozenset(["minicpm3", "qwen"])
 
 # Keys of the index are turned by a matrix, whose width is a power of two.
 TURNED_INDEX = frozenset(["deepseek32", "deepseek4", "dots3note", "glm-dsa"])
@@ -109,18 +110,31 @@ class Companions(NamedTuple):
     needed: tuple[frozenset[str], ...]
 
 
+def _whole(name: str) -> str:
+    return name if name.endswith(".bias") else f"{name}.weight"
+
+
 def _companions(architectures: str, given: str, *needed: str) -> Companions:
-    """Of names without their ".weight"."""
-    tensors = [frozenset(name if "." in name else f"{name}.weight" for name in one.split()) for one in (given, *needed)]
+    """Of names without their ".weight"; those of a bias are whole."""
+    tensors = [frozenset(map(_whole, one.split())) for one in (given, *needed)]
     return Companions(frozenset(architectures.split()), tensors[0], tuple(tensors[1:]))
 
 
+def _all_or_none(architectures: str, names: str) -> Iterator[Companions]:
+    for name in names.split():
+        yield _companions(architectures, name, " ".join(other for other in names.split() if other != name))
+
+
 COMPANIONS = (
+    *_all_or_none("hy_v3 kimi-k3 kimi-linear step35", "ffn_gate_shexp ffn_up_shexp ffn_down_shexp"),
+    *_all_or_none("glm-dsa", "indexer.proj indexer.attn_k indexer.attn_q_b"),
+    _companions("grok", "ffn_up", "ffn_gate ffn_down"),
+    _companions("mimo2", "ffn_gate_inp", "ffn_gate_exps ffn_up_exps ffn_down_exps"),
     _companions("phi3 pockettts", "attn_output", "attn_qkv", "attn_q attn_k attn_v"),
     _companions("qwen35 qwen35moe", "ssm_out", "attn_qkv attn_gate"),
     _companions("qwen3next", "ssm_out", "attn_qkv attn_gate", "ssm_in"),
     _companions("qwen3next", "ssm_out attn_qkv", "attn_gate"),
-    _companions("hy_v3", "ffn_down_exps", "ffn_gate_up_exps", "ffn_gate_exps ffn_up_exps"),
+    _companions("hy_v3", "ffn_gate_inp", "ffn_down_exps ffn_gate_up_exps", "ffn_down_exps ffn_gate_exps ffn_up_exps"),
     _companions("falcon-h1 granitehybrid nemotron_h nemotron_h_moe", "ssm_conv1d", "ssm_conv1d.bias"),
     _companions(
         "rwkv6 rwkv6qwen2",

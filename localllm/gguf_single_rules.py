@@ -54,6 +54,16 @@ def _kda(header: Header) -> Complaints:
         yield "bailingmoe3.kda.safe_gate is false, which cannot be computed"
 
 
+def _shifts(header: Header) -> Complaints:
+    """What is shifted for a gate is there if the gate is."""
+    for layer, tensors in by_layer(header.tensors).items():
+        shifted = tensors.get("time_mix_lerp_fused.weight")
+        has_gate = {"time_mix_g1.weight", "time_mix_g2.weight"} <= tensors.keys()
+        if shifted is not None and (*shifted.shape, 1, 1, 1)[3] != (6 if has_gate else 5):
+            gate = "a gate" if has_gate else "no gate"
+            yield f"layer {layer} has {gate}, and '{shifted.name}' the shape {list(shifted.shape)}"
+
+
 def _gates(header: Header) -> Complaints:
     """A gate for each head, or for each of its elements."""
     heads, size = per_layer(header, "attention.head_count") or (), head_sizes(header)[0]
@@ -90,6 +100,7 @@ def _pooled_index(header: Header) -> Complaints:
 
 
 _RULES: dict[str, Callable[[Header], Complaints]] = {
+    "arwkv7": _shifts,
     "bailingmoe3": _kda,
     "gemma-embedding": _dense,
     "glm5-next": _pooled_index,

@@ -258,8 +258,8 @@ def test_a_layer_with_other_mixers_than_plain_attention_has_widths_of_its_own(tm
         ),
         (
             of("hy_v3"),
-            (Tensor("blk.0.ffn_down_exps.weight", (32, 64, 4)), Tensor("blk.0.ffn_up_exps.weight", (64, 32, 4))),
-            "layer 0 has ffn_down_exps.weight, and not ffn_gate_up_exps.weight or ffn_gate_exps.weight, ",
+            (Tensor("blk.0.ffn_gate_inp.weight", (64, 4)), Tensor("blk.0.ffn_up_exps.weight", (64, 32, 4))),
+            "layer 0 has ffn_gate_inp.weight, and not ffn_down_exps.weight, ffn_gate_up_exps.weight or ffn_down_exps",
         ),
         (
             of(
@@ -273,6 +273,17 @@ def test_a_layer_with_other_mixers_than_plain_attention_has_widths_of_its_own(tm
             (),
             "it keeps 20 elements of a latent of 32 and a turned key of 8",
         ),
+        (
+            of("step35"),
+            (Tensor("blk.0.ffn_down_shexp.weight", (32, 64)), Tensor("blk.0.ffn_gate_shexp.weight", (64, 32))),
+            "layer 0 has ffn_gate_shexp.weight, and not ffn_down_shexp.weight, ffn_up_shexp.weight",
+        ),
+        (
+            of("arwkv7", token_shift_count=1),
+            (Tensor("blk.0.time_mix_lerp_fused.weight", (64, 1, 1, 6)), Tensor("blk.0.time_mix_g1.weight", (64, 8))),
+            "layer 0 has no gate, and 'blk.0.time_mix_lerp_fused.weight' the shape [64, 1, 1, 6]",
+        ),
+        (of("qwen"), (), "it has 2 heads of keys and values, but must have as many as of queries, 4"),
         (of("plm"), (), "this version of llama.cpp cannot compute the architecture plm"),
         (of("eagle3"), (), "it is a draft model, which runs only beside the model that it guesses for"),
         (of("wavtokenizer-dec"), (), "it makes sound of codes"),
