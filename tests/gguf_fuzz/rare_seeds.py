@@ -86,10 +86,11 @@ _GROUPS: tuple[tuple[str, Numbers], ...] = (
         """
         arcee baichuan codeshell cogvlm command-r deci ernie4_5 eurobert exaone exaone4 gemma glm4 hunyuan-dense
         hunyuan_vl internlm2 jais jais2 llama-embed maincoder minicpm mistral3 modern-bert mpt nanbeige nemotron
-        neo-bert olmo openelm orion pangu-embedded plamo plamo3 pockettts qwen refact seed_oss smollm3 starcoder xverse
+        neo-bert olmo openelm orion pangu-embedded plamo plamo3 pockettts refact seed_oss smollm3 starcoder xverse
         """,
         {},
     ),
+    ("qwen", {"attention.head_count_kv": 4}),
     ("arctic grok hunyuan-moe hy_v3 mellum phimoe qwen2moe", EXPERTS),
     ("bailingmoe deepseek laguna", {**EXPERTS, **SHARED}),
     ("bailingmoe2 minimax-m2", {**_ALL_SHARED, "expert_gating_func": 1}),
