@@ -6,11 +6,12 @@ A message's blocks become turns: text and thinking stay together, each tool_use 
 its own. `cache_control` is accepted and needs nothing: every prefix is cached. What an agent writes anew for billing at
 the head of each system prompt would end every cached prefix there; it is left out, and that is told. So are blocks of
 tools that Anthropic's servers run. Documents and search results are read where they are text. Refused are images, other
-documents, and a last message of the assistant's that is no text to go on from.
+documents, which a tool's result loses instead, and a last message of the assistant's that is no text to go on from.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from localllm.dialects.body import (
     read,
     read_keep_alive,
     read_text,
+    result_text,
     with_tool_names,
 )
 from localllm.dialects.constraint_fields import required_choice, required_schema
@@ -296,8 +298,11 @@ def _user(blocks: list[tuple[str, _Block]], role: Any, toolbox: Toolbox) -> Iter
 def _tool_result(block: _Block, field: str, toolbox: Toolbox) -> Message:
     if not block.tool_use_id:
         raise InvalidFieldError(f"{field}.tool_use_id is missing", field=f"{field}.tool_use_id")
-    parts = enumerate(_blocks(block.content))
-    text = "\n".join(_told(part, f"{field}.content[{index}]", toolbox) for index, part in parts)
+    places = ((f"{field}.content[{index}]", part) for index, part in enumerate(_blocks(block.content)))
+    text = "\n".join(
+        result_text(part.type, place, toolbox.told, functools.partial(_told, part, place, toolbox))
+        for place, part in places
+    )
     # No template has a place for a failure; the model must not take its text for a result.
     return Message("tool", f"Error: {text}" if block.is_error else text, tool_call_id=block.tool_use_id)
 

@@ -46,9 +46,13 @@ class ChangedTool(msgspec.Struct):
 
 
 class Toolbox:
-    """The tools of one request, while its messages are read: they may bring in more, and take away."""
+    """The tools of one request, while its messages are read: they may bring in more, and take away.
+
+    `told` are the fields that changed nothing; others add to them.
+    """
 
     def __init__(self, tools: Sequence[ToolFields], told: list[str]) -> None:
+        self.told = told
         self._found: dict[str, Tool] = {}
         self._is_brought_in: set[str] = set()
         is_searched_elsewhere = any((item.type or "").startswith(_SEARCH) for item in tools)

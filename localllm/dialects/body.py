@@ -8,7 +8,7 @@ text.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -153,6 +153,19 @@ def part_text(kind: str | None, text: str | None, kinds: Collection[str | None],
     if text is None:
         raise InvalidFieldError(f"{field}.text is missing", field=f"{field}.text")
     return text
+
+
+def result_text(kind: str | None, field: str, told: list[str], read: Callable[[], str]) -> str:
+    """A part of a tool's result as `read` has it; of a picture and the like only that it was left out, which is `told`.
+
+    Agents look at pictures of their own accord, and send them with every later request: refused once, a conversation
+    would be at its end. What a person sends is refused.
+    """
+    try:
+        return read()
+    except UnsupportedError:
+        told.append(field)
+        return f"[{kind} left out: this model reads only text]"
 
 
 def read_role(text: str | None, field: str) -> Role:

@@ -9,6 +9,7 @@ of the answer (functions, audio) is refused.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import msgspec
@@ -23,6 +24,7 @@ from localllm.dialects.body import (
     read_role,
     read_text,
     read_tools,
+    result_text,
     with_tool_names,
 )
 from localllm.dialects.constraint_fields import (
@@ -150,7 +152,7 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
     choice = read_tool_choice(fields.tool_choice, [tool.name for tool in tools], fields.parallel_tool_calls)
     request = GenerationRequest(
         model=fields.model or "",
-        messages=with_tool_names([_message(item, f"messages[{i}]") for i, item in enumerate(fields.messages)]),
+        messages=with_tool_names([_message(item, f"messages[{i}]", told) for i, item in enumerate(fields.messages)]),
         tools=() if choice.mode == "none" else tools,
         tool_choice=choice,
         response_format=read_constraint(fields, _response_format(fields.response_format)),
@@ -265,12 +267,12 @@ def _text_format(kind: Literal["regex", "grammar"], text: str | None, value: msg
     return ResponseFormat(kind, said)
 
 
-def _message(item: _Message, field: str) -> Message:
+def _message(item: _Message, field: str, told: list[str]) -> Message:
     calls = enumerate(item.tool_calls or ())
     role = read_role(item.role, f"{field}.role")
     return Message(
         role=role,
-        content=_content(item.content, f"{field}.content"),
+        content=_content(item.content, f"{field}.content", told if role == "tool" else None),
         thinking=item.reasoning_content or item.reasoning or None,
         tool_calls=tuple(_tool_call(call, f"{field}.tool_calls[{index}]") for index, call in calls),
         tool_name=(item.name or None) if role == "tool" else None,
@@ -278,10 +280,16 @@ def _message(item: _Message, field: str) -> Message:
     )
 
 
-def _content(content: str | list[_Part] | None, field: str) -> str:
+def _content(content: str | list[_Part] | None, field: str, told: list[str] | None) -> str:
+    """The text; of a tool's result, which has `told`, what is no text is left out."""
     if not isinstance(content, list):
         return content or ""
-    return "\n".join(text for index, part in enumerate(content) if (text := _text(part, f"{field}[{index}]")))
+    texts: list[str] = []
+    for index, part in enumerate(content):
+        where = f"{field}[{index}]"
+        read = functools.partial(_text, part, where)
+        texts.append(read() if told is None else result_text(part.type, where, told, read))
+    return "\n".join(text for text in texts if text)
 
 
 def _text(part: _Part, field: str) -> str:

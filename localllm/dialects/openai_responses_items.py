@@ -7,18 +7,20 @@
     item_reference                            an item of a stored response, by its id
 
 So what one answer consists of becomes one turn again, and its prefix is still cached. Items of OpenAI's own tools
-(web_search_call …) are skipped, and told. Refused are images, files and audio.
+(web_search_call …) are skipped, and told. Refused are images, files and audio; a tool's output loses them, and that is
+told.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from localllm.dialects.body import part_text, read_inside, read_role, read_text
+from localllm.dialects.body import part_text, read_inside, read_role, read_text, result_text
 from localllm.dialects.framing import is_object, to_json
 from localllm.dialects.openai_responses_tools import custom_arguments, template_name
 from localllm.errors import InvalidFieldError
@@ -155,7 +157,7 @@ def _add(item: _Item, where: str, turns: _Turns, told: list[str]) -> None:
     elif kind in ("function_call", "custom_tool_call"):
         turns.call(_call(item, kind, where))
     elif kind in ("function_call_output", "custom_tool_call_output"):
-        turns.answer(item.call_id or "", _text(item.output, f"{where}.output"), where)
+        turns.answer(item.call_id or "", _result(item.output, f"{where}.output", told), where)
     elif kind in _SKIPPED_ITEMS:
         told.append(where)
     else:
@@ -250,6 +252,14 @@ def _text(content: str | list[_Part] | None, where: str) -> str:
     if not isinstance(content, list):
         return content or ""
     return "\n".join(text for index, part in enumerate(content) if (text := _part(part, f"{where}[{index}]")))
+
+
+def _result(output: str | list[_Part] | None, where: str, told: list[str]) -> str:
+    if not isinstance(output, list):
+        return output or ""
+    places = ((f"{where}[{index}]", part) for index, part in enumerate(output))
+    texts = (result_text(part.type, place, told, functools.partial(_part, part, place)) for place, part in places)
+    return "\n".join(text for text in texts if text)
 
 
 def _part(part: _Part, where: str) -> str:

@@ -314,6 +314,15 @@ def test_what_anthropics_servers_did_is_skipped_and_that_is_told():
     assert tuple(places) == decoded.ignored
 
 
+def test_a_picture_in_a_tools_result_is_left_out_and_that_is_told_to_the_model_and_the_client():
+    source = '{"type": "base64", "media_type": "image/png", "data": "aGk="}'
+    blocks = f'[{{"type": "text", "text": "a"}}, {{"type": "image", "source": {source}}}]'
+    result = f'[{{"role": "user", "content": [{{"type": "tool_result", "tool_use_id": "t", "content": {blocks}}}]}}]'
+    decoded = decode('"stream": false', result)
+    assert "a\n[image left out: this model reads only text]" == (decoded.request.messages or ())[0].content
+    assert ("messages[0].content[0].content[1]",) == decoded.ignored
+
+
 def test_documents_within_documents_are_no_documents():
     nested = '{"type": "document", "source": {"type": "content", "content": [' * 300
     messages = f'[{{"role": "user", "content": [{nested}{"]}}" * 300}]}}]'

@@ -531,3 +531,10 @@ def test_a_client_can_say_how_the_template_writes_the_conversation(fields, expec
 def test_what_the_template_cannot_be_told_is_refused(fields, message):
     with pytest.raises(LocalllmError, match=re.escape(message)):
         decode(fields)
+
+
+def test_a_picture_in_a_tools_result_is_left_out_and_that_is_told_to_the_model_and_the_client() -> None:
+    result = '{"role": "tool", "tool_call_id": "c", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}'
+    decoded = decode_chat(f'{{"model": "m", "messages": [{{"role": "user", "content": "x"}}, {result}]}}'.encode())
+    assert "[image_url left out: this model reads only text]" == (decoded.request.messages or ())[-1].content
+    assert ("messages[1].content[0]",) == decoded.ignored

@@ -338,3 +338,11 @@ def test_half_an_emoji_in_an_item_is_mended():
     text = b'{"model": "m", "input": [{"role": "user", "content": "a\\ud83d"}]}'
     found = openai_responses.decode(openai_responses.read_body(text), text, (), lambda _: None)
     assert (Message("user", "a\ufffd"),) == found.decoded.request.messages
+
+
+def test_a_picture_in_a_tools_result_is_left_out_and_that_is_told_to_the_model_and_the_client():
+    call = {"type": "function_call", "call_id": "c1", "name": "view_image", "arguments": "{}"}
+    seen = [{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": "data:image/png;base64,aGk="}]
+    found = decoded(input=[call, {**RESULT, "output": seen}]).decoded
+    assert "a\n[input_image left out: this model reads only text]" == (found.request.messages or ())[-1].content
+    assert ("input[1].output[1]",) == found.ignored
