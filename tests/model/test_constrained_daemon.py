@@ -13,6 +13,37 @@ from jsonschema import Draft202012Validator
 
 PERSON = obj({"name": {"type": "string", "maxLength": 20}, "age": integer(0, 120)})
 WEATHER = TOOLS["get_weather"]
+# A patch as coding agents describe it, of few and short lines: the bundled model would not end it.
+PATCH = r"""
+start: begin hunk{1,2} end
+begin: "*** Begin Patch" LF
+end: "*** End Patch" LF?
+hunk: "*** Add File: " /[^\n]{1,12}/ LF add{1,3} | "*** Update File: " /[^\n]{1,12}/ LF change{1,3}
+add: "+" /[^\n]{0,12}/ LF -> line
+change: ("@@" | "@@ " /[^\n]{1,12}/) LF | ("+" | "-" | " ") /[^\n]{0,12}/ LF
+%import common.LF
+"""
+IS_PATCH = (
+    r"\*\*\* Begin Patch\n(?:\*\*\* Add File: .{1,12}\n(?:\+.{0,12}\n){1,3}"
+    r"|\*\*\* Update File: .{1,12}\n(?:@@\n|@@ .{1,12}\n|[-+ ].{0,12}\n){1,3}){1,2}\*\*\* End Patch\n?"
+)
+DIGIT, NOTHING = integer(0, 9), {"type": "null"}
+NODE = {**obj({"v": DIGIT, "next": {"anyOf": [{"$ref": "#/$defs/n"}, NOTHING]}}), "additionalProperties": False}
+HARD = {
+    "recursion": {"$defs": {"n": NODE}, "$ref": "#/$defs/n"},
+    "one of": {"oneOf": [obj({"k": {"const": "a"}, "x": DIGIT}), obj({"k": {"const": "b"}, "y": NOTHING})]},
+    "patterns": {"type": "object", "patternProperties": {"^x-[a-z]{1,3}$": DIGIT}, "additionalProperties": False},
+    "constant": {"const": {"a": [1, "é", None, {"b": True}]}},
+    "mixed values": {"enum": [1, "1", 1.5, None, True, [], {"a": 1}, 'é\n"\\']},
+    "so many": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 4},
+    "formats": obj({name: {"type": "string", "format": name} for name in ("date-time", "uuid", "date")}),
+    "decimals": obj({"a": {"type": "number", "minimum": 0.25, "maximum": 0.75}, "b": integer(-(2**63), 2**63 - 1)}),
+    "nullable": {"anyOf": [{"anyOf": [NOTHING, {"type": "string", "maxLength": 3}]}, NOTHING]},
+    "others": {**obj({"a": DIGIT}), "additionalProperties": {"type": "array", "items": DIGIT, "maxItems": 2}},
+    "names": obj({"größe": DIGIT, "名前": {"enum": ["太郎", "é"]}, 'q"\\': NOTHING}),
+    "anything": {},
+}
+ENDLESS = {"recursion", "patterns", "others", "anything"}  # what a weak model need not end
 FUNCTION = {"name": "get_weather", "description": "Get the weather", "parameters": WEATHER}
 TOOL = {"type": "function", "function": FUNCTION}
 MESSAGES = [{"role": "user", "content": "What is the weather in Paris?"}]
@@ -140,3 +171,40 @@ def test_a_keyword_that_cannot_be_kept_is_named_in_a_400(daemon, path, fields):
     response = daemon.http.post(path, json={**ASKED, **fields})
     assert 400 == response.status_code
     assert 'unsupported keywords: \\"uniqueItems\\"' in response.text
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_schemas_are_kept(daemon, name):
+    wanted = {"type": "json_schema", "json_schema": {"name": "wanted", "schema": HARD[name]}}
+    body = {**ASKED, "response_format": wanted, "reasoning_effort": "none", "temperature": 1.5, "max_tokens": 400}
+    for seed in range(2):
+        (choice,) = json.loads(post(daemon, "/v1/chat/completions", {**body, "seed": seed}))["choices"]
+        assert "stop" == choice["finish_reason"] or name in ENDLESS
+        if choice["finish_reason"] == "stop":
+            Draft202012Validator(HARD[name]).validate(json.loads(choice["message"]["content"]))
+
+
+def test_the_input_of_a_custom_tool_follows_its_lark_grammar(daemon):
+    wanted = {"type": "grammar", "syntax": "lark", "definition": PATCH}
+    tool = {"type": "custom", "name": "apply_patch", "description": "Edit files", "format": wanted}
+    body = {"model": "guide", "input": "Add a file", "tools": [tool], "tool_choice": "required",
+            "parallel_tool_calls": False, "temperature": 1.5}  # fmt: skip
+
+    def asked(number: int) -> str:
+        if number % 2:
+            events = chunks(post(daemon, "/v1/responses", {**body, "stream": True}))
+            return next(one["input"] for one in events if one["type"] == "response.custom_tool_call_input.done")
+        output = json.loads(post(daemon, "/v1/responses", body))["output"]
+        return next(one["input"] for one in output if one["type"] == "custom_tool_call")
+
+    with ThreadPoolExecutor(8) as clients:
+        for text in clients.map(asked, range(24)):
+            assert re.fullmatch(IS_PATCH, text), text
+
+
+def test_a_lark_grammar_that_cannot_be_kept_is_a_400_with_its_place(daemon):
+    wanted = {"type": "grammar", "syntax": "lark", "definition": "start: line+\nline: nobody"}
+    tool = {"type": "custom", "name": "apply_patch", "format": wanted}
+    response = daemon.http.post("/v1/responses", json={"model": "guide", "input": "x", "tools": [tool]})
+    assert 400 == response.status_code
+    assert 'the grammar of the tool \\"apply_patch\\" cannot be kept: line 2' in response.text
