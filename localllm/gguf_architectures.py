@@ -129,7 +129,7 @@ COMPANIONS = (
     *_all_or_none("hy_v3 kimi-k3 kimi-linear step35", "ffn_gate_shexp ffn_up_shexp ffn_down_shexp"),
     *_all_or_none("glm-dsa", "indexer.proj indexer.attn_k indexer.attn_q_b"),
     _companions("grok", "ffn_up", "ffn_gate ffn_down"),
-    _companions("mimo2", "ffn_gate_inp", "ffn_gate_exps ffn_up_exps ffn_down_exps"),
+    _companions("mimo2 step35", "ffn_gate_inp", "ffn_gate_exps ffn_up_exps ffn_down_exps"),
     _companions("phi3 pockettts", "attn_output", "attn_qkv", "attn_q attn_k attn_v"),
     _companions("qwen35 qwen35moe", "ssm_out", "attn_qkv attn_gate"),
     _companions("qwen3next", "ssm_out", "attn_qkv attn_gate", "ssm_in"),

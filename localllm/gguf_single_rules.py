@@ -84,6 +84,19 @@ def _dense(header: Header) -> Complaints:
             yield f"{header.architecture}.{suffix} is {width}, but its width is {header.embedding_length}"
 
 
+def _full_index(header: Header) -> Complaints:
+    """Layers with an index of their own, the first of them at least; others look where the one before looked."""
+    said = header.metadata.get(f"{header.architecture}.attention.indexer.types")
+    # Without a word the earlier models, of shorter contexts, have one in every layer.
+    count = header.block_count - (number_of(header, "nextn_predict_layers") or 0)
+    flags = said if isinstance(said, tuple) else (1,) * (min(count, MAX_LAYERS) if header.context_length < 2**20 else 1)
+    layers = by_layer(header.tensors)
+    for layer, flag in enumerate(flags):
+        tensors = layers.get(layer, {})
+        if "attn_q_a.weight" in tensors and "indexer.proj.weight" not in tensors and (flag or layer == 0):
+            yield f"layer {layer} has no index of its own"
+
+
 def _gated_or_not(header: Header) -> Complaints:
     inner = number_of(header, "feed_forward_length") or 0
     for tensors in by_layer(header.tensors).values():
@@ -103,6 +116,7 @@ _RULES: dict[str, Callable[[Header], Complaints]] = {
     "arwkv7": _shifts,
     "bailingmoe3": _kda,
     "gemma-embedding": _dense,
+    "glm-dsa": _full_index,
     "glm5-next": _pooled_index,
     "hrm_text": _cycles,
     "jina-bert-v2": _gated_or_not,

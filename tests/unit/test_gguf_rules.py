@@ -283,6 +283,11 @@ def test_a_layer_with_other_mixers_than_plain_attention_has_widths_of_its_own(tm
             (Tensor("blk.0.time_mix_lerp_fused.weight", (64, 1, 1, 6)), Tensor("blk.0.time_mix_g1.weight", (64, 8))),
             "layer 0 has no gate, and 'blk.0.time_mix_lerp_fused.weight' the shape [64, 1, 1, 6]",
         ),
+        (
+            of("glm-dsa", block_count=2, attention__indexer__types=[1, 0]),
+            (Tensor("blk.0.attn_q_a.weight", (64, 24)),),
+            "layer 0 has no index of its own",
+        ),
         (of("qwen"), (), "it has 2 heads of keys and values, but must have as many as of queries, 4"),
         (of("plm"), (), "this version of llama.cpp cannot compute the architecture plm"),
         (of("eagle3"), (), "it is a draft model, which runs only beside the model that it guesses for"),
