@@ -193,6 +193,19 @@ PATH = text(description="Absolute path of a file", minLength=1, maxLength=30)
 POINT = obj({"lat": number(-90, 90), "lon": number(-180, 180)})
 TOOLS: dict[str, Schema] = {
     "read_file": tool(path=PATH, offset_=integer(0), limit_=integer(1, 2000)),
+    # The bounds, and the texts of half a million, are those of agents that make schemas of their own types.
+    "read_lines": tool(
+        path=PATH,
+        offset_=integer(0, 2**53 - 1),
+        limit_={"type": "integer", "exclusiveMinimum": 0, "maximum": 2**53 - 1},
+    ),
+    "report_findings": tool(
+        findings=several(
+            obj({"file": PATH, "line": integer(1 - 2**53, 2**53 - 1), "short": text(maxLength=60)}, "file"), 0, 32
+        ),
+        level_={"type": "string", "enum": ["low", "medium", "high"]},
+    ),
+    "run_script": tool(script=text(maxLength=524_288), arguments_={"description": "whatever the script takes"}),
     "write_file": tool(path=PATH, content=text()),
     "edit_file": tool(path=PATH, old_text=text(minLength=1), new_text=text(), replace_all_=FLAG),
     "edit_many": tool(path=PATH, edits=several(obj({"old": text(minLength=1), "new": text()}), 1, 2)),
