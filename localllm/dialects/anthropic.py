@@ -91,6 +91,7 @@ class _ToolChoice(msgspec.Struct):
 class _Thinking(msgspec.Struct):
     type: str | None = None
     budget_tokens: int | None = None
+    display: str | None = None
 
 
 class _Metadata(msgspec.Struct):
@@ -153,6 +154,9 @@ def _decoded(fields: _Body, body: bytes) -> Decoded:
     if not fields.messages:
         raise InvalidFieldError("messages is required", field="messages")
     told: list[str] = []
+    if fields.thinking is not None and fields.thinking.display == "omitted":
+        # An agent that does not get it cannot send it back, and the prefix of its next request would end there.
+        told.append("thinking.display")
     options, unknown = _options(fields)
     toolbox = Toolbox(fields.tools or (), told)
     messages = _messages(fields, toolbox, told)

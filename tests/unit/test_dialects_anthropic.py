@@ -131,6 +131,11 @@ def test_thinking_is_off_unless_it_is_asked_for(fields, think):
     assert think == decode(fields).request.think
 
 
+def test_thinking_is_sent_to_who_would_not_see_it_and_that_is_told():
+    assert ("thinking.display",) == decode('"thinking": {"type": "adaptive", "display": "omitted"}').ignored
+    assert () == decode('"thinking": {"type": "adaptive", "display": "summarized"}').ignored
+
+
 def test_an_answer_can_be_bound_to_a_schema():
     fields = '"output_config": {"format": {"type": "json_schema", "schema": {"type" : "object"}}}'
     assert ResponseFormat("json_schema", '{"type" : "object"}') == decode(fields).request.response_format
