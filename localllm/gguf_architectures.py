@@ -42,7 +42,11 @@ GATED_DELTA_NETS = frozenset(["qwen3next", "qwen35", "qwen35moe"])
 INNER_TWICE_AS_WIDE = frozenset(["granitehybrid", "jamba"])
 
 # attention.key_length is that of the latent and the turned key together, as it lies in the cache.
-LATENT_KEYS = frozenset(["deepseek2", "deepseek2-ocr", "deepseek32", "dots3note", "glm-dsa", "mistral4"])
+LATENT_KEYS = frozenset(
+    """
+    bailingmoe3 deepseek2 deepseek2-ocr deepseek32 dots3note glm-dsa kimi-k3 kimi-linear mistral4
+    """.split()
+)
 
 # embedding_length is not that of token_embd.weight.
 OTHER_WIDTHS = frozenset(["dflash", "eagle3", "gemma4-assistant", "wavtokenizer-dec"])

@@ -27,7 +27,7 @@ def latent(header: Header) -> Complaints:
     attending = {count for count in kv_heads if count or header.architecture not in MIXED_BY_HEADS}
     if attending != {1}:
         yield f"it keeps one latent for all heads, but {header.architecture}.attention.head_count_kv is not 1"
-    kept = head_sizes(header)[0]
+    kept = number_of(header, "attention.key_length") or head_sizes(header)[0]
     turned = number_of(header, "rope.dimension_count")
     turned = kept if turned is None else turned
     if turned >= key:
