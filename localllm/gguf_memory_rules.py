@@ -35,6 +35,10 @@ def latent(header: Header) -> Complaints:
     rank = number_of(header, "attention.kv_lora_rank")
     if header.architecture in LATENT_KEYS and rank is not None and kept != rank + turned:
         yield f"it keeps {kept} elements of a latent of {rank} and a turned key of {turned}"
+    kept_swa, rank_swa = (number_of(header, f"attention.{name}_swa") for name in ("key_length", "kv_lora_rank"))
+    turned_swa = number_of(header, "rope.dimension_count_swa") or turned
+    if kept_swa is not None and rank_swa is not None and kept_swa != rank_swa + turned_swa:
+        yield f"in windows it keeps {kept_swa} elements of a latent of {rank_swa} and a turned key of {turned_swa}"
     scale = header.metadata.get(f"{header.architecture}.attention.temperature_scale")
     if header.architecture in LATENT_KEYS and scale and not number_of(header, "attention.temperature_length"):
         yield f"it has {header.architecture}.attention.temperature_scale and no temperature_length"

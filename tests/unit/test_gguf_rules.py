@@ -331,6 +331,9 @@ def test_a_latent_for_all_heads_is_asked_of_the_layers_that_attend_alone(tmp_pat
         "block_count": 2,
     }
     check(tmp_path, of("kimi-linear", attention__head_count_kv=[0, 1], **latent), TENSORS[:2])
+    windowed = {"attention__key_length_swa": 64, "attention__kv_lora_rank_swa": 32}
+    with pytest.raises(ModelFileError, match="in windows it keeps 64 elements of a latent of 32 and a turned key of 8"):
+        check(tmp_path, of("dots3note", attention__head_count_kv=[1, 1], **latent, **windowed), TENSORS[:2])
     longer = {**latent, "attention__key_length": 48}
     with pytest.raises(ModelFileError, match="keeps 48 elements of a latent of 32 and a turned key of 8"):
         check(tmp_path, of("kimi-linear", attention__head_count_kv=[0, 1], **longer), TENSORS[:2])
