@@ -57,7 +57,7 @@ class Pipe:
                 os._exit(0)
 
 
-class Preparer(threading.Thread):
+class Preparer:
     """Renders and tokenizes, one request after the other. `make_ready` comes before one whose answer may be held."""
 
     def __init__(
@@ -68,12 +68,15 @@ class Preparer(threading.Thread):
         work: queue.SimpleQueue[Work],
         make_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(name="preparer", daemon=True)
         self._make_ready = make_ready
         self._work = work
         self._pipe = pipe
         self._conversations = conversations
         self._inbox = inbox
+
+    def start(self) -> None:
+        """In a thread of its own."""
+        threading.Thread(target=self.run, name="preparer", daemon=True).start()
 
     def run(self) -> None:
         """For ever: the process ends with the reader."""

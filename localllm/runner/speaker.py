@@ -43,11 +43,10 @@ class Spoken:
         return self.stream.events(self.output)
 
 
-class Speaker(threading.Thread):
+class Speaker:
     """Sends one Step for each list it is given. `send` writes a frame."""
 
     def __init__(self, send: Callable[[protocol.FromRunner], None]) -> None:
-        super().__init__(name="speaker", daemon=True)
         self._send = send
         self._steps: queue.Queue[list[Spoken]] = queue.Queue(PENDING_STEPS)
 
@@ -55,6 +54,10 @@ class Speaker(threading.Thread):
         """Have one step's events sent, in the order of the calls."""
         if step:
             self._steps.put(step)
+
+    def start(self) -> None:
+        """In a thread of its own."""
+        threading.Thread(target=self.run, name="speaker", daemon=True).start()
 
     def run(self) -> None:
         """For ever: the process ends with the reader. A fault here would leave every client waiting: it ends it too."""

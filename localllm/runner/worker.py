@@ -141,17 +141,20 @@ class Worker:
         )
 
 
-class Reader(threading.Thread):
+class Reader:
     """Takes frames off the pipe, for ever; the end of the pipe is the end of the process."""
 
     def __init__(self, pipe: Pipe, loads: queue.SimpleQueue[protocol.Load], inbox: Inbox, preparing: set[int]) -> None:
-        super().__init__(name="reader", daemon=True)
         self._pipe = pipe
         self._loads = loads
         self._inbox = inbox
         self.preparing = preparing
         self.interrupt: Callable[[int], None] = lambda request_id: None
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """In a thread of its own."""
+        threading.Thread(target=self.run, name="reader", daemon=True).start()
 
     def run(self) -> None:
         """Until the daemon closes its end or sends what is no frame."""
