@@ -150,7 +150,7 @@ def test_a_body_over_the_limit_gets_a_413_whether_it_is_announced_or_not(daemon)
 
 
 def test_what_has_waited_longest_goes_when_there_are_too_many_connections(daemon):
-    with streaming_beside(daemon), ExitStack() as stack:
+    with streaming_beside(daemon, asks_again=True), ExitStack() as stack:
         idle = [stack.enter_context(connection(daemon)) for _ in range(CONNECTIONS + 5)]
         for opened in idle[-3:]:
             opened.sendall(b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

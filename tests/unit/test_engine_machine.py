@@ -134,14 +134,37 @@ class EngineMachine(RuleBasedStateMachine):
         assert (0, 0) == (self.backend.used_cells, self.engine.stats().used_cells)
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
-def test_random_work_is_never_lost_or_mixed_up(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # So that the layout changes often, for requests as short as these.
+def changing_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the layout change for requests as short as these."""
     monkeypatch.setattr(layout, "LEAST_CELLS", 0)
     monkeypatch.setattr(roster, "GROWTH_TOKENS", 0)
-    options = {"traits": MEMORIES[memory], "can_change_layout": memory == "a layout that changes"}
-    machine = type("Machine", (EngineMachine,), options)
-    layouts: set[str] = set()
-    monkeypatch.setattr(machine, "seen", layouts, raising=False)
+
+
+def machine_of(memory: str) -> type[EngineMachine]:
+    options = {
+        "traits": MEMORIES[memory],
+        "can_change_layout": memory == "a layout that changes",
+        "seen": set[str](),
+    }
+    return type("Machine", (EngineMachine,), options)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_random_work_is_never_lost_or_mixed_up(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    changing_often(monkeypatch)
+    machine = machine_of(memory)
     run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
-    assert layouts == ({"streams", "unified"} if options["can_change_layout"] else {MEMORIES[memory].layout})
+    assert MEMORIES[memory].layout in machine.seen
+    assert machine.can_change_layout or len(machine.seen) == 1
+
+
+def test_the_layout_of_the_machine_changes_there_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    changing_often(monkeypatch)
+    machine = machine_of("a layout that changes")()
+    for is_shared in (False, True, False):
+        for prompt in "abcd":
+            machine.add(prompt=50 * prompt, is_shared=is_shared, count=10, priority=0, client="x")
+        machine.step(steps=60)
+        machine.accounts_agree()
+    machine.teardown()
+    assert {"streams", "unified"} == machine.seen
