@@ -30,6 +30,7 @@ The packages, in the order a request meets them. Imports point down this list on
     pulling.py       what a download is asked, and the events that tell how it goes
     embedding.py     the one request for embeddings and its answer
     generation.py    the one request and the one event vocabulary
+    errand.py        the child side of a process that does one thing
     failures.py      errors as the events that end a request, and back
     answer_rules.py  what an answer is held to, stage by stage
     load_options.py  how one model wants to be loaded

@@ -57,7 +57,7 @@ LAYERS = (
     ("config", "logs"),
     ("client_models", "client_plans", "connecting", "durations", "keys", "option_values", "paths"),
     ("remote_errors", "sizes", "template_syntax", "tls"),
-    ("errors", "version"),
+    ("errand", "errors", "version"),
 )
 RANKS = {group: rank for rank, row in enumerate(LAYERS) for group in row}
 

@@ -8,16 +8,12 @@ of stdin ends it when nobody is left to do that.
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from datetime import datetime
-
-import msgspec
 
 from localllm.chat.lint import lint
 from localllm.chat.templates import open_template
 from localllm.creating import Checked, CheckEvent, CheckRequest
+from localllm.errand import read_request, tell
 from localllm.errors import TemplateError
 from localllm.failures import failed_from
 from localllm.generation import Message
@@ -35,18 +31,9 @@ def check(request: CheckRequest) -> CheckEvent:
     return Checked()
 
 
-def _end_with_stdin() -> None:
-    # Not through sys.stdin, whose lock Python wants when it ends.
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    os._exit(1)
-
-
 def main() -> None:
     """Serve one request."""
-    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=CheckRequest)
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
-    sys.stdout.buffer.write(msgspec.json.encode(check(request)) + b"\n")
+    tell(check(read_request(CheckRequest)))
 
 
 if __name__ == "__main__":

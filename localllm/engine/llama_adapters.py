@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as native
-import msgspec
 
 from localllm.creating import AdapterCheck, Checked, CheckEvent
 from localllm.engine.backend import ModelLoadError
 from localllm.engine.llama_backends import library
 from localllm.engine.llama_log import LogReader
 from localllm.engine.llama_parameters import LOAD_NO_MMAP, context_parameters, model_parameters
+from localllm.errand import read_request, tell
 from localllm.errors import ModelFileError
 from localllm.generation import Failed
 from localllm.gguf import read_header
@@ -141,19 +139,9 @@ def _check(request: AdapterCheck, log: LogReader) -> None:
     set_adapters(context, adapters, log, _CHECKED_ROWS)
 
 
-def _end_with_stdin() -> None:
-    # Not through sys.stdin, whose lock Python wants when it ends.
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    os._exit(1)
-
-
 def main() -> None:
     """Serve one request."""
-    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=AdapterCheck)
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
-    sys.stdout.buffer.write(msgspec.json.encode(check(request)) + b"\n")
-    sys.stdout.buffer.flush()
+    tell(check(read_request(AdapterCheck)))
     os._exit(0)  # what llama.cpp holds goes with the process
 
 

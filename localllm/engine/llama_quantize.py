@@ -11,15 +11,13 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import sys
-import threading
 from pathlib import Path
 
 import llama_cpp.llama_cpp as native
-import msgspec
 
 from localllm.creating import Quantized, QuantizeEvent, QuantizeRequest, TensorStarted
 from localllm.engine.llama_log import LogReader
+from localllm.errand import read_request, tell
 from localllm.generation import Failed
 
 _TENSOR = re.compile(r"\[ *\d+/ *\d+\] +(\S+)")
@@ -33,7 +31,7 @@ def quantize(request: QuantizeRequest) -> QuantizeEvent:
         line = text.decode("utf-8", "replace")
         log.feed(level, line)
         if match := _TENSOR.match(line):
-            _tell(TensorStarted(match[1]))
+            tell(TensorStarted(match[1]))
 
     callback = native.llama_log_callback(on_log)
     native.llama_log_set(callback, ctypes.c_void_p(0))
@@ -58,24 +56,9 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _tell(event: QuantizeEvent) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
-    sys.stdout.buffer.flush()
-
-
-def _end_with_stdin(target: Path) -> None:
-    # Not through sys.stdin, whose lock Python wants when it ends.
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    target.unlink(missing_ok=True)
-    os._exit(1)
-
-
 def main() -> None:
     """Serve one request."""
-    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=QuantizeRequest)
-    threading.Thread(target=_end_with_stdin, args=(Path(request.target),), daemon=True).start()
-    _tell(quantize(request))
+    tell(quantize(read_request(QuantizeRequest, lambda request: Path(request.target).unlink(missing_ok=True))))
 
 
 if __name__ == "__main__":

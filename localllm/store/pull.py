@@ -10,21 +10,19 @@ behind whatever kills the daemon.
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
+from localllm.errand import read_request, tell
 from localllm.errors import DiskFullError, LocalllmError
 from localllm.failures import failed_from
-from localllm.pulling import LOOKING, Pulled, PulledFile, PulledSettings, PullEvent, PullRequest, PullStatus
+from localllm.pulling import LOOKING, Pulled, PulledFile, PulledSettings, PullRequest, PullStatus
 from localllm.sizes import size_text
 from localllm.store.download import Effects, disk_error, download, partial_bytes
 from localllm.store.hub import Hub
@@ -114,10 +112,7 @@ def _free_bytes(folder: Path) -> int:
 
 def main() -> None:
     """Run the one request of this process."""
-    line = sys.stdin.buffer.readline()
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
-    request = msgspec.json.decode(line, type=PullRequest)
-    tell = _teller()
+    request = read_request(PullRequest)
     try:
         tell(_run(request, Effects(tell, time.sleep, time.monotonic)))
     except LocalllmError as error:
@@ -141,22 +136,6 @@ def _disk_errors(source: Source) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, source) from error
-
-
-def _end_with_stdin() -> None:
-    while os.read(0, 4096):  # unbuffered: a thread that waits in sys.stdin would hold its lock when Python ends
-        pass
-    os._exit(1)  # not sys.exit(): the download runs in the main thread, perhaps in a system call
-
-
-def _teller() -> Callable[[PullEvent], None]:
-    encode = msgspec.json.Encoder().encode
-
-    def tell(event: PullEvent) -> None:
-        sys.stdout.buffer.write(encode(event) + b"\n")
-        sys.stdout.buffer.flush()
-
-    return tell
 
 
 if __name__ == "__main__":
