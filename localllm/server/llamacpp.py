@@ -20,7 +20,7 @@ from localllm.dialects.openai import decode_chat
 from localllm.generation import Failed
 from localllm.server import model_json
 from localllm.server.choices import tokens_of
-from localllm.server.embed import embed, embedded_response
+from localllm.server.embed import embed
 from localllm.server.generate import Route, answer_decoded
 from localllm.server.meant_model import find
 from localllm.server.questions import ask, ask_about
@@ -78,7 +78,7 @@ async def embedding(services: Services, request: Request) -> Response:
     model, ignored = await find(services, wanted.model, "embedding")
     done = await embed(services, request, msgspec.structs.replace(wanted, model=model.name))
     told = ignored_names(body, llamacpp_tokens.BODIES["/embedding"])
-    return embedded_response(llamacpp_tokens.encode_embedding(done.parts), done, (*told, *ignored))
+    return done.response(llamacpp_tokens.encode_embedding(done.value), (*told, *ignored))
 
 
 async def rerank(services: Services, request: Request) -> Response:
@@ -87,8 +87,8 @@ async def rerank(services: Services, request: Request) -> Response:
     model, ignored = await find(services, ranking.request.model, "ranking")
     done = await embed(services, request, msgspec.structs.replace(ranking.request, model=model.name))
     name = model.name if ignored else ranking.request.model or model.name
-    answer = llamacpp_rerank.encode_ranking(ranking, name, done.parts)
-    return embedded_response(answer, done, (*ranking.ignored, *ignored))
+    answer = llamacpp_rerank.encode_ranking(ranking, name, done.value)
+    return done.response(answer, (*ranking.ignored, *ignored))
 
 
 async def properties(services: Services, request: Request) -> Response:

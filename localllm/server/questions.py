@@ -1,4 +1,4 @@
-"""Questions that a loaded model answers at once: how a conversation becomes a prompt, a text tokens, tokens a text.
+"""Questions that a loaded model answers at once: how a conversation becomes a prompt, a text tokens or a vector.
 
 Asking one loads the model if it is not, so it may take long; it ends with its client and its time, as an answer does.
 """
@@ -31,6 +31,7 @@ class Asked(Generic[T]):
     """What a model answered, and what was waited for it; `headers` tell the latter."""
 
     value: T
+    load_seconds: float
     headers: Sequence[tuple[bytes, bytes]]
 
     def response(self, body: bytes, ignored: Sequence[str]) -> Response:
@@ -66,11 +67,10 @@ async def ask(
     terms = terms_of(request, client)
     turn = services.scheduler.lease(model, keep_alive_seconds, terms.requester)
     progress = Progress(turn, terms.timeout_seconds)
-    value = await while_client_waits(services, request, _answer(turn, question, progress), progress)
-    return Asked(value, progress.headers())
+    return await while_client_waits(services, request, _answer(turn, question, progress), progress)
 
 
-async def _answer(turn: Turn, question: Callable[[Runner], Awaitable[T]], progress: Progress) -> T:
+async def _answer(turn: Turn, question: Callable[[Runner], Awaitable[T]], progress: Progress) -> Asked[T]:
     async with turn as lease:
         progress.lease = lease
-        return await question(lease.runner)
+        return Asked(await question(lease.runner), lease.load_seconds, progress.headers())
