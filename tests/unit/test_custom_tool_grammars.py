@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import re
 
-import msgspec
 import pytest
 from chat_templates import upstream_templates
+from custom_tools import asked, decoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from random_answers import Talk, answers
 
 from localllm.chat.lark_texts import plain_grammar, quoted_grammar
-from localllm.dialects import openai_responses
-from localllm.dialects.body import Decoded
 from localllm.dialects.openai_responses_tools import custom_input
 from localllm.errors import BadRequestError, InvalidFieldError
-from localllm.generation import GenerationRequest, Options
 
 # The shape of the grammar with which a coding agent describes patches: rules, aliases, an import, lines of any text.
 PATCH = r"""
@@ -117,22 +114,10 @@ CHECKS = {
 }  # fmt: skip
 
 
-def decoded(syntax: str | None, definition: str | None, **more: object) -> Decoded:
-    wanted = {"type": "grammar", "syntax": syntax, "definition": definition}
-    tool = {"type": "custom", "name": "note", "description": "Notes it", "format": wanted}
-    body = json.dumps({"model": "m", "input": "Q?", "tools": [tool], **more}).encode()
-    return openai_responses.decode(openai_responses.read_body(body), body, [], {}.get).decoded
-
-
-def asked(grammar: str, choice: str = "required") -> GenerationRequest:
-    request = decoded("lark", grammar, tool_choice=choice).request
-    return msgspec.structs.replace(request, think=False, options=Options(thinking_budget=10))
-
-
 def check_inputs(name: str, grammar: str) -> None:
     talk = Talk(upstream_templates()[name], likely=LIKELY if grammar == PATCH else None)
     for seed in range(2):
-        for said in talk.answers(asked(grammar), seed):
+        for said in talk.answers(asked("lark", grammar), seed):
             assert ("stop", ["note"]) == (said.reason.replace("tool_calls", "stop"), [one for one, _ in said.calls][:1])
             for called, arguments in said.calls:
                 assert "note" == called
@@ -169,7 +154,7 @@ def test_an_input_follows_its_grammar_in_every_notation(name, grammar):
 def test_a_grammar_that_cannot_be_kept_is_refused_with_the_place_and_the_reason(grammar, complaint):
     for choice in ("auto", "required"):
         with pytest.raises(BadRequestError, match=complaint):
-            answers(asked(grammar, choice), upstream_templates()["Qwen-Qwen3-0.6B"])
+            answers(asked("lark", grammar, choice), upstream_templates()["Qwen-Qwen3-0.6B"])
 
 
 def test_what_is_neither_lark_nor_regex_is_refused_and_nothing_is_told_to_be_ignored():
@@ -182,7 +167,7 @@ def test_what_is_neither_lark_nor_regex_is_refused_and_nothing_is_told_to_be_ign
 
 def test_a_call_that_is_the_models_own_choice_follows_the_grammar_too():
     begin = list(b"Let me see.\n<tool_call>\n")
-    for said in answers(asked(PATCH, "auto"), upstream_templates()["Qwen-Qwen3-0.6B"], begin=begin):
+    for said in answers(asked("lark", PATCH, "auto"), upstream_templates()["Qwen-Qwen3-0.6B"], begin=begin):
         assert [is_patch(custom_input(arguments)) for _, arguments in said.calls[:1]] == [True]
 
 

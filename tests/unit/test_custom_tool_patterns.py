@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import re
 
-import msgspec
 import pytest
 from chat_templates import upstream_templates
+from custom_tools import asked
 from random_answers import answers
 
-from localllm.dialects import openai_responses
-from localllm.dialects.body import Decoded
 from localllm.dialects.openai_responses_tools import custom_input
 from localllm.errors import BadRequestError
-from localllm.generation import GenerationRequest, Options
 
 MONTH = r"^(?P<month>May|June)\s(?P<day>\d{1,2})(?:st|nd)?$"
 # JSON, and texts as they are: with a key of their own, and between tags.
 TEMPLATES = ["Qwen-Qwen3-0.6B", "Qwen3-Coder", "GLM-4.6", "google-gemma-4-31B-it", "LFM2-8B-A1B"]
 
 
-def decoded(syntax: str, definition: str, **more: object) -> Decoded:
-    wanted = {"type": "grammar", "syntax": syntax, "definition": definition}
-    tool = {"type": "custom", "name": "note", "description": "Notes it", "format": wanted}
-    body = json.dumps({"model": "m", "input": "Q?", "tools": [tool], **more}).encode()
-    return openai_responses.decode(openai_responses.read_body(body), body, [], {}.get).decoded
-
-
-def asked(pattern: str, choice: str = "required") -> GenerationRequest:
-    request = decoded("regex", pattern, tool_choice=choice).request
-    return msgspec.structs.replace(request, think=False, options=Options(thinking_budget=10))
-
-
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("pattern", [MONTH, r"a|b\$|\[\"\\", r"^(x|y){3}$"])
 def test_an_input_matches_its_regular_expression_from_start_to_end(name, pattern):
-    for said in answers(asked(pattern), upstream_templates()[name]):
+    for said in answers(asked("regex", pattern), upstream_templates()[name]):
         assert [called for called, _ in said.calls] == ["note"] * len(said.calls) != []
         for _, arguments in said.calls:
             assert re.fullmatch(pattern, custom_input(arguments))
@@ -44,4 +28,4 @@ def test_an_input_matches_its_regular_expression_from_start_to_end(name, pattern
 
 def test_a_regular_expression_that_cannot_be_kept_is_refused_and_not_left_out():
     with pytest.raises(BadRequestError, match="note"):
-        answers(asked(r"(?=a)b", "auto"), upstream_templates()["Qwen-Qwen3-0.6B"])
+        answers(asked("regex", r"(?=a)b", "auto"), upstream_templates()["Qwen-Qwen3-0.6B"])
