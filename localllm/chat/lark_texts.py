@@ -30,12 +30,14 @@ from localllm.chat.lark_tree import (
     Repeated,
     Sequenced,
     is_nullable,
+    names_in,
     nullable_rules,
 )
 
 # Where a schema says what Lark grammar its text is to follow; it is the only member of its object then.
 KEYWORD = "x-lark"
 _NEVER = "(/a/ & /b/)"
+_LOOKED_AT = 64  # terminals that a text may end with; to take one for another that goes on is right, too, but slower
 
 
 def follows_grammar(schema: object) -> str | None:
@@ -93,6 +95,7 @@ class _Writer:
         self._terminals: dict[str, str] = {}
         self._lines: list[str] = []
         self._last: set[str] = set()
+        self._looked_at = 0
 
     def grammar(self) -> str:
         start = self._ended_start() if self._suffix else _own("start")
@@ -157,36 +160,55 @@ class _Writer:
             case Either(options):
                 return [ending for option in options for ending in self._endings(option)]
             case Repeated(item, least, most):
+                endings = self._endings(item) if most != 0 else []
                 before = Repeated(item, max(least - 1, 0), None if most is None else most - 1)
-                return [f"{self._rule(before)} {one}" for one in self._endings(item)] if most != 0 else []
+                return [f"{self._rule(before)} {self._named(endings)}"] if endings else []
             case Name(name) if not node.is_terminal:
                 return [self._last_rule(name)]
             case Literal(text) if not text:
                 return []
         checked = self._checked(node)
-        if isinstance(node, Literal) or not self._may_take(checked):
+        if isinstance(node, Literal) or not self._may_take(node, checked):
             return [f"{self._terminal(checked)} {self._terminal(self._suffix)}"]
         return [self._terminal(f"({checked}) {self._suffix}")]
 
-    def _may_take(self, body: str) -> bool:
-        """Whether a terminal may have in it what the suffix begins with."""
-        if not self._suffix.startswith('"'):
+    def _may_take(self, node: Node, body: str) -> bool:
+        """Whether a terminal may have in it what the suffix begins with; of many not every one is looked at."""
+        self._looked_at += 1
+        if not self._suffix.startswith('"') or self._looked_at > _LOOKED_AT:
             return True
         first = escaped(json.JSONDecoder().raw_decode(self._suffix)[0][0])
-        named = [
-            f"{_own(name)}: {self._body(node)}" for name, node in self._grammar.rules.items() if _is_terminal(name)
-        ]
+        named = [f"{_own(name)}: {self._body(self._grammar.rules[name])}" for name in self._terminals_of(node)]
         return bool(first_bytes("\n".join(["start: T", f"T: ({body}) & /(?s:.*{first}.*)/", *named])))
 
+    def _terminals_of(self, node: Node) -> list[str]:
+        """The named terminals that a terminal is made of."""
+        found: dict[str, None] = {}
+        waiting = names_in(node)
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found[name] = None
+                waiting += names_in(self._grammar.rules[name])
+        return list(found)
+
     def _endings_of_sequence(self, items: Sequence[Node]) -> list[str]:
-        """Of each place where a sequence may end, since all that follows there may be nothing."""
-        found: list[str] = []
-        for at in range(len(items) - 1, -1, -1):
-            before = f"{self._rule(Sequenced(tuple(items[:at])))} " if at else ""
-            found += [f"{before}{ending}" for ending in self._endings(items[at])]
-            if not is_nullable(items[at], self._nullable):
-                break
-        return found
+        """A rule for each place where a sequence may end, since all that follows there may be nothing."""
+        behind: list[str] = []
+        may_end = True
+        for item in reversed(items):
+            found = [f"{self._rule(item)} {self._named(behind)}"] if behind else []
+            behind = found + (self._endings(item) if may_end else [])
+            may_end = may_end and is_nullable(item, self._nullable)
+        return behind
+
+    def _named(self, options: Sequence[str]) -> str:
+        """One of these, as a rule of its own if they are several: what goes before is written once."""
+        if len(options) == 1:
+            return options[0]
+        name = f"place{len(self._lines)}"
+        self._lines.append(f"{name}: {' | '.join(options)}")
+        return name
 
 
 def _held_together(node: Node, write: Callable[[Node], str]) -> str:

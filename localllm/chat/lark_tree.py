@@ -107,3 +107,15 @@ def is_nullable(node: Node, names: Collection[str]) -> bool:
         case Literal(text):
             return not text
     return False
+
+
+def names_in(node: Node) -> list[str]:
+    """The rules and terminals that a node names itself."""
+    match node:
+        case Name(name):
+            return [name]
+        case Sequenced(items) | Either(items) | Both(items):
+            return [name for item in items for name in names_in(item)]
+        case Repeated(item, _, _) | Not(item):
+            return names_in(item)
+    return []

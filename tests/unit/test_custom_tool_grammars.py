@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 
@@ -221,3 +222,21 @@ def test_a_text_with_the_mark_that_ends_it_is_not_allowed():
     grammar = plain_grammar(LINES.replace("6", "20"), ("</x>",), json.dumps("</x>"))
     assert allows(grammar, "a <x> </ x>\n</x>")
     assert not allows(grammar, "a </x>\n</x>")
+
+
+def test_a_grammar_of_which_everything_may_be_left_out_is_written_once() -> None:
+    names = range(1500)
+    places = " ".join(f"WORD{name}?" for name in names)
+    grammar = "\n".join([f"start: {places}", *(f'WORD{name}: "{name},"' for name in names)])
+    for written in (quoted_grammar(grammar), plain_grammar(grammar, ("</p>",), '"</p>"')):
+        assert len(written) < 10 * len(grammar)
+
+
+def test_any_part_of_a_sequence_may_be_its_last() -> None:
+    matcher_of = functools.partial(LLMatcher, LLTokenizer("byte"))
+    grammar = plain_grammar('start: "a"? ("b" | "c"+)? "d"?', ("</p>",), '"</p>"')
+    for text, is_one in {"": True, "a": True, "ab": True, "accd": True, "cc": True, "d": True, "bc": False, "da": False,
+                         "abcd": False}.items():  # fmt: skip
+        matcher = matcher_of(LLMatcher.grammar_from_lark(grammar))
+        tokens = list(f"{text}</p>".encode())
+        assert is_one == (matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()), text
