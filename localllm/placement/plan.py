@@ -46,7 +46,6 @@ Tier = Literal["gpu", "experts", "layers", "cpu"]
 ONE_THREAD_BYTES = 48 * 2**20
 MOST_THREADS = 512  # GGML_MAX_N_THREADS; llama.cpp aborts above it
 SHARED_POOL_PART = 1 / 3  # of what a GPU has left, where other models are to have room
-CLEARLY_FASTER = 0.95  # of the seconds: for less, keys and values are not kept in fewer bits
 CACHE_OF_FEWER_BITS = "q8_0"
 MAPPED_PART = 0.5  # of the weights that must stay as they are in the file, or it is read instead of mapped
 Chosen = tuple[Found, Costs, Wishes]  # the wishes with what was chosen of them
@@ -146,13 +145,14 @@ def _chosen(estimate: Estimate, room: Room, wishes: Wishes) -> Chosen | None:
 
 
 def _best_cache(estimate: Estimate, room: Room, wishes: Wishes, cells: int, bounds: PoolBounds) -> Chosen | None:
-    """The best placement with the cache as it was said; with one of fewer bits if that may be and is clearly faster."""
+    """The best placement with the cache as it was said; with one of fewer bits if that may be and is faster, by however
+    little: else more memory, with which the usual cache comes near, would make a plan slower."""
     usual = _best_place(estimate, room, wishes, cells, bounds)
     if not wishes.may_quantize_cache or (usual and tier_of(usual[0].arrangement, usual[1]) == "gpu"):
         return usual
     small = replace(wishes, k_type=CACHE_OF_FEWER_BITS, v_type=CACHE_OF_FEWER_BITS)
     other = _best_place(estimate, room, small, cells, bounds)
-    if usual is None or (other and other[0].seconds < usual[0].seconds * CLEARLY_FASTER):
+    if usual is None or (other and other[0].seconds < usual[0].seconds):
         return other
     return usual
 

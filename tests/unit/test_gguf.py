@@ -312,15 +312,24 @@ def test_a_vocabulary_of_150_000_tokens_is_walked_in_a_moment_and_little_memory(
 
 
 def _read_or_refused(path: Path, data: bytes) -> Header | None:
-    """The header of a file of these bytes, or None where it is refused as no model file; soon, either way."""
+    """The header of a file of these bytes, or None where it is refused as no model file; soon, either way.
+
+    A collection of the garbage of all tests may fall into one reading: of three the quickest counts.
+    """
     path.write_bytes(data)
-    started = time.process_time()
+    for _ in range(3):
+        started = time.thread_time()
+        header = _header_or_none(path)
+        if time.thread_time() - started < 0.5:
+            return header
+    raise AssertionError("a header takes half a second to read or to refuse")
+
+
+def _header_or_none(path: Path) -> Header | None:
     try:
         return read_header(path)
     except ModelFileError:
         return None
-    finally:
-        assert time.process_time() - started < 0.5
 
 
 def _is_sound(header: Header, size: int) -> bool:
