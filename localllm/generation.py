@@ -187,7 +187,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     `context_policy` says what happens to a prompt that does not fit: refused with the numbers, or cut.
     `shifts_context` lets an answer that reaches the end of its context go on without the older half of it.
     `priority` says who waits for whom; requests of one `client` share what that client is given.
-    `logprobs` asks for each token's log-probability and that many of the likeliest in its place, up to MOST_LOGPROBS.
+    `logprobs` asks for each token's log-probability and that many of the likeliest in its place, up to MOST_LOGPROBS;
+    `prompt_logprobs` for those of the prompt, which is computed whole for them.
     `early_arguments`: who asks takes the arguments of a call while they are written, and bears it if one is cut off.
     `prefill_seconds_most` bounds the time to the first token, `decode_seconds_most` that of an answer which has a whole
     line by then: what is out of time ends with "length".
@@ -214,6 +215,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     shifts_context: bool = False
     priority: Priority = "interactive"
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     early_arguments: bool = False
     prefill_seconds_most: float | None = None
     decode_seconds_most: float | None = None
@@ -253,32 +255,33 @@ class Timings(msgspec.Struct, frozen=True, omit_defaults=True):
     total_seconds: float = 0.0
 
 
-class PromptProgress(msgspec.Struct, frozen=True, tag="progress", omit_defaults=True):
-    """The prompt is tokenized, or one more chunk of it is computed.
-
-    `processed_tokens` includes `cached_tokens`, which were taken over from an earlier request.
-    """
-
-    processed_tokens: int
-    prompt_tokens: int
-    cached_tokens: int = 0
-
-
 class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
     """A token's bytes, which may be part of a character, and the natural logarithm of its probability.
 
-    `top` are the likeliest tokens in its place, likeliest first; those have no `top`. Probabilities are the model's
-    own, before any sampling option.
+    Nothing stands before a prompt's first token: it has none. `top` are the likeliest in its place, likeliest first,
+    without their own. Probabilities are the model's, before any sampling option.
     """
 
     data: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[TokenLogprob, ...] = ()
 
     @property
     def text(self) -> str:
         """The bytes as text; what is no UTF-8 becomes U+FFFD."""
         return self.data.decode("utf-8", "replace")
+
+
+class PromptProgress(msgspec.Struct, frozen=True, tag="progress", omit_defaults=True):
+    """The prompt is tokenized, or one more chunk of it is computed.
+
+    `processed_tokens` includes `cached_tokens`, taken over from an earlier request; `logprobs` are of those computed.
+    """
+
+    processed_tokens: int
+    prompt_tokens: int
+    cached_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ContentDelta(msgspec.Struct, frozen=True, tag="content", omit_defaults=True):

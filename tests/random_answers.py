@@ -17,7 +17,8 @@ from localllm.engine.constrained import ConstrainedSampler
 from localllm.engine.fake import END_TOKEN, FakeBackend
 from localllm.engine.sequence import Finish, SequenceOutput, SequenceStats
 from localllm.generation import ContentDelta, Event, Finished, GenerationRequest, ThinkingDelta, ToolCallDelta
-from localllm.runner.conversation import Conversations, Prepared, Sources, Stream
+from localllm.runner.answer import Stream
+from localllm.runner.conversation import Conversations, Prepared, Sources
 
 STATS = SequenceStats(1, 1, 0.0, 0.0, 0.0)
 MOST_TOKENS = 6000

@@ -29,6 +29,7 @@ LAYERS = (
     ("runner.worker",),
     ("runner.preparer",),
     ("runner.embedding", "runner.speaker"),
+    ("runner.answer",),
     ("runner.conversation",),
     ("runner.exchange",),
     ("engine", "chat"),
@@ -99,6 +100,7 @@ CHILD_ONLY_GROUPS = (
     "runner.preparer",
     "runner.embedding",
     "runner.speaker",
+    "runner.answer",
     "runner.conversation",
     "runner.exchange",
 )

@@ -23,6 +23,7 @@ from localllm.generation import (
     Failed,
     Finished,
     OfChoice,
+    PromptProgress,
     ThinkingDelta,
     TokenLogprob,
     ToolCall,
@@ -68,12 +69,13 @@ class Encoder(Protocol):
 
 @dataclass(slots=True)
 class Answer:
-    """An answer put together from its events."""
+    """An answer put together from its events; `prompt_logprobs` only where they were asked for."""
 
     content: str = ""
     thinking: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     finished: Finished | None = None
 
 
@@ -91,6 +93,8 @@ def collect(events: Iterable[AnswerEvent]) -> Answer:
             thinking.append(event.text)
         elif isinstance(event, ToolCallDelta):
             calls[event.index] = extend_call(calls.get(event.index), event)
+        elif isinstance(event, PromptProgress):
+            answer.prompt_logprobs += event.logprobs
         elif isinstance(event, Finished):
             answer.finished = event
     for call in calls.values():

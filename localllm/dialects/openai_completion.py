@@ -57,6 +57,7 @@ def decode_completion(body: bytes) -> Decoded:
         response_format=read_constraint(fields),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         logprobs=0 if fields.logprobs is None and candidates > answers else fields.logprobs,
+        prompt_logprobs=fields.logprobs if fields.echo else None,
         client=fields.user or "",
     )
     requests = [_with_prompt(request, prompt, fields.suffix) for prompt in prompts]
@@ -105,10 +106,10 @@ def _check(fields: _Body, answers: int, candidates: int) -> None:
         raise InvalidFieldError("best_of cannot be streamed: the best is known at the end only", field="best_of")
     if fields.logprobs is not None and not 0 <= fields.logprobs <= MOST_LOGPROBS:
         raise InvalidFieldError(f"logprobs must be between 0 and {MOST_LOGPROBS}", field="logprobs")
-    if fields.echo and fields.logprobs is not None:
+    if fields.echo and fields.logprobs is not None and fields.suffix:
         raise UnsupportedError(
-            "echo with logprobs is not supported: this version has no logprobs of a prompt",
-            hint="leave one of the two out",
+            "echo with logprobs and suffix is not supported: the model's prompt is another text then",
+            hint="leave one of the three out",
         )
 
 

@@ -26,7 +26,7 @@ from localllm.dialects.framing import (
     to_json,
 )
 from localllm.dialects.openai_encode import DONE, error_body, usage_object
-from localllm.generation import AnswerEvent, ContentDelta, Failed, Finished, OfChoice, TokenLogprob
+from localllm.generation import AnswerEvent, ContentDelta, Failed, Finished, OfChoice, PromptProgress, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,12 @@ class CompletionEncoder:
             for answer in _likeliest(answers[start : start + size], wanted)
         ]
         choices = [
-            _choice(index, answer.content, self._logprobs(answer.logprobs, b""), _reason(answer.finished))
+            _choice(
+                index,
+                answer.content,
+                self._logprobs([*answer.prompt_logprobs, *answer.logprobs], b""),
+                _reason(answer.finished),
+            )
             for index, answer in enumerate(best)
         ]
         return to_json({**self._common, "choices": choices, "usage": usage_object(finished)})
@@ -93,10 +98,11 @@ class CompletionEncoder:
         return error_body(failed)
 
     def _of_choice(self, index: int, event: AnswerEvent) -> bytes:
-        if isinstance(event, ContentDelta):
+        if isinstance(event, ContentDelta) or (isinstance(event, PromptProgress) and event.logprobs):
+            text = event.text if isinstance(event, ContentDelta) else ""  # a prompt's text was told in one piece
             before = self._bytes_before.get(index, b"")
             self._bytes_before[index] = before + b"".join(one.data for one in event.logprobs)
-            return self._object([_choice(index, event.text, self._logprobs(event.logprobs, before), None)])
+            return self._object([_choice(index, text, self._logprobs(event.logprobs, before), None)])
         if isinstance(event, Finished):
             return self._object([_choice(index, "", None, _reason(event))])
         return b""
@@ -117,9 +123,19 @@ def legacy_logprobs(logprobs: Sequence[TokenLogprob], before: bytes) -> dict[str
     return {
         "tokens": [_text(one) for one in logprobs],
         "token_logprobs": [one.logprob for one in logprobs],
-        "top_logprobs": [{_text(other): other.logprob for other in one.top} for one in logprobs],
+        "top_logprobs": [_top(one) for one in logprobs],
         "text_offset": offsets,
     }
+
+
+def _top(one: TokenLogprob) -> dict[str, float | None] | None:
+    """The likeliest tokens in its place; of two with the same text the likelier counts."""
+    if one.logprob is None:
+        return None
+    likeliest: dict[str, float | None] = {}
+    for other in one.top:
+        likeliest.setdefault(_text(other), other.logprob)
+    return likeliest
 
 
 def _text(one: TokenLogprob) -> str:
@@ -138,8 +154,8 @@ def _likeliest(answers: list[Answer], count: int) -> list[Answer]:
 
 
 def _mean_logprob(answer: Answer) -> float:
-    tokens = answer.logprobs
-    return sum(one.logprob for one in tokens) / len(tokens) if tokens else float("-inf")
+    known = [one.logprob for one in answer.logprobs if one.logprob is not None]
+    return sum(known) / len(known) if known else float("-inf")
 
 
 def _choice(index: int, text: str, logprobs: dict[str, Any] | None, reason: str | None) -> dict[str, Any]:

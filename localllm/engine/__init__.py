@@ -6,7 +6,7 @@ A request's way through a step, in order:
     prefix_cache, memory, shelf → pool, cells            what is there of its prompt already, and where it lies
     layout, pace, threads → batch → decoding             how, how much and what to compute next; then compute it
     sampling, adjustments, shortlist, constrained (grammar), speculation, infill      which tokens come
-    detokenizer, logprobs                                what is told of them
+    detokenizer, logprobs, stats                         what is told of them
     tokens                                               arrays of token ids
 
 Behind the seam `backend`: `fake` for tests, and llama with its parts, llama_model, llama_adapters, llama_parameters,

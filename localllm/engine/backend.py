@@ -27,6 +27,7 @@ from localllm.placement.layout import BufferBytes
 DecodeStatus = Literal["done", "no_room", "interrupted"]
 State = bytes | memoryview  # saved memory of a sequence; only the backend that made it can read it
 NO_BOUND = 2**31 - 1
+NOT_FINITE = "the model computed non-finite logits; the file may be damaged"
 Constraint = object  # opaque between a backend's new_constraint and its new_sampler
 
 
@@ -78,7 +79,8 @@ class BackendFacts:
     """What the engine and the runner need to know of a loaded model. Sizes in bytes, lengths in tokens.
 
     `parallel` sequences run at once; the other `slots` keep idle prefixes. `outputs_per_sequence` rows of one sequence
-    may have logits in one batch. `kv_bytes_per_token` is 0 when it is not known. `threads` compute on the CPU.
+    that decodes may have logits in one batch, `outputs_most` rows of all. `kv_bytes_per_token` is 0 when it is not
+    known. `threads` compute on the CPU.
     `can_change_layout`: `change_layout` is possible, and one pool has `unified_tokens` cells (0: as many). A batch of
     at most `mixed_rows_most` rows may well hold prompts and next tokens both; in a larger one they slow each other.
     """
@@ -95,6 +97,7 @@ class BackendFacts:
     unified_tokens: int = 0
     mixed_rows_most: int = NO_BOUND
     outputs_per_sequence: int = 1
+    outputs_most: int = 1
     kv_bytes_per_token: int = 0
     threads: int = 1
     weight_bytes: int = 0

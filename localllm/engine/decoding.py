@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from localllm.engine.backend import Backend, Batch
+from localllm.engine.backend import NOT_FINITE, Backend, Batch, EngineError
+from localllm.engine.logprobs import token_logprob
 from localllm.engine.sequence import Sequence
 from localllm.engine.tokens import Tokens
+from localllm.generation import TokenLogprob
 
 _NO_TOKENS: Tokens = np.empty(0, dtype=np.int32)
 
@@ -50,7 +53,8 @@ def _slot(sequence: Sequence) -> int:
 
 
 def build_batch(works: list[Work]) -> Batch:
-    """The arrays of one decode: logits are wanted at the row that completes a sequence, and at its guesses."""
+    """The arrays of one decode: logits are wanted at the row that completes a sequence, and at its guesses; of a prompt
+    whose logprobs were asked for at every row."""
     # Lists: most works are one row, and writing one into each of four arrays costs more than the arrays.
     tokens: list[int] = []
     positions: list[int] = []
@@ -64,8 +68,9 @@ def build_batch(works: list[Work]) -> Batch:
             tokens += work.draft.tolist()
         positions += range(first, first + rows)
         slots += [_slot(sequence)] * rows
-        output = int(work.is_last_chunk)
-        outputs += [0] * (work.count - 1) + [output] * (rows - work.count + 1)
+        scored = int(sequence.scores_next)
+        output = int(work.is_last_chunk) or scored
+        outputs += [scored] * (work.count - 1) + [output] * (rows - work.count + 1)
     return Batch(
         np.array(tokens, dtype=np.int32),
         np.array(positions, dtype=np.int32),
@@ -91,3 +96,26 @@ def sample(backend: Backend, work: Work, first_row: int) -> list[int]:
             return chosen
         row += 1
     return chosen
+
+
+def score(backend: Backend, work: Work, first_row: int) -> tuple[TokenLogprob, ...]:
+    """The logprobs of the prompt's tokens that the rows of `work` tell, before its cells are counted: each row that of
+    the token behind it. The prompt's first has none. Raises EngineError for non-finite logits."""
+    sequence = work.sequence
+    top = sequence.request.prompt_logprobs
+    if top is None or not sequence.scores_next:
+        return ()
+
+    def token_bytes(token: int) -> bytes:
+        return backend.token_bytes(token, special=True)
+
+    tokens, first = sequence.tokens, sequence.computed
+    scores = [] if sequence.scored else [TokenLogprob(token_bytes(int(tokens[0])), None)]
+    for place in range(first + 1, min(first + work.count + 1, sequence.prompt_length)):
+        logits = backend.logits(first_row + place - first - 1)
+        one = token_logprob(logits, int(tokens[place]), top, token_bytes)
+        if one.logprob is None or math.isnan(one.logprob):
+            raise EngineError(NOT_FINITE)
+        scores.append(one)
+    sequence.scored += len(scores)
+    return tuple(scores)

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from localllm.engine.backend import Backend, BackendFacts, EngineError
 from localllm.engine.batch import OLDEST_FIRST_EVERY, Load, plan_batch
-from localllm.engine.decoding import Work, batches, build_batch, sample
+from localllm.engine.decoding import Work, batches, build_batch, sample, score
 from localllm.engine.logprobs import LogprobRecorder
 from localllm.engine.memory import takes_back
 from localllm.engine.pace import Pace
@@ -30,25 +30,9 @@ from localllm.engine.pool import Pool
 from localllm.engine.roster import Roster
 from localllm.engine.sequence import Finish, FinishReason, Sequence, SequenceOutput, SequenceRequest
 from localllm.engine.speculation import PromptLookup
+from localllm.engine.stats import EngineStats
 from localllm.engine.threads import ThreadTuner
 from localllm.errors import PromptTooLongError
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """What the engine holds now and has done so far. `prompt_tokens` were computed, `cached_tokens` taken over."""
-
-    running: int
-    waiting: int
-    used_cells: int
-    steps: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-    idle_prefixes: int = 0
-    preemptions: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
 
 
 class Engine:
@@ -258,9 +242,21 @@ class Engine:
         outputs: list[SequenceOutput] = []
         row = 0
         for work in works:
-            outputs.append(self._advance(work, row, seconds))
+            outputs.append(self._told(work, row, seconds))
             row += work.rows
         return outputs
+
+    def _told(self, work: Work, first_row: int, seconds: float) -> SequenceOutput:
+        """What a decode gave one sequence."""
+        try:
+            scores = score(self._backend, work, first_row)
+        except EngineError as error:
+            return self._fail(work.sequence, str(error))
+        output = self._advance(work, first_row, seconds)
+        if not scores:
+            return output
+        processed = output.prompt_processed or work.sequence.prompt_length  # all of it, where an answer begins
+        return replace(output, prompt_processed=processed, prompt_logprobs=scores)
 
     def _make_room(self, works: list[Work]) -> list[SequenceOutput]:
         """The backend found fewer free cells than we count (windowed caches round up): somebody gives way."""

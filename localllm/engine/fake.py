@@ -86,6 +86,7 @@ class FakeBackend:
             can_change_layout=can_change_layout,
             mixed_rows_most=mixed_rows_most,
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
+            outputs_most=max(max_sequences if slots is None else slots, OUTPUTS_PER_SEQUENCE),
             kv_bytes_per_token=1024,
             chat_template=TEMPLATE,
             infill=infill,
@@ -160,6 +161,8 @@ class FakeBackend:
         rows = list(zip(batch.tokens.tolist(), batch.positions.tolist(), batch.slots.tolist(), strict=True))
         if not 0 < len(rows) <= self.facts.batch_tokens:
             raise EngineError(f"a batch of {len(rows)} rows")
+        if int(batch.outputs.sum()) > self.facts.outputs_most:
+            raise EngineError("more rows of logits than there is room for")
         if not self._has_room([slot for _, _, slot in rows]):
             return "no_room"
         done = len(rows) // 2 if self.interrupts_next else len(rows)

@@ -184,6 +184,7 @@ class LlamaBackend:
             unified_tokens=self._pool_tokens(config),  # streams are rounded up, each for itself
             mixed_rows_most=self._mixed_rows_most(),
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
+            outputs_most=max(self.layout.slots, OUTPUTS_PER_SEQUENCE),
             kv_bytes_per_token=self._model.kv_bytes_per_token,
             threads=config.threads,
             weight_bytes=self._model.weight_bytes,
@@ -312,7 +313,7 @@ class LlamaBackend:
         if batch.tokens.min() < 0 or batch.tokens.max() >= self.vocabulary_size:
             raise EngineError(f"a token id outside 0..{self.vocabulary_size - 1}")
         self._check_slots(int(batch.slots.min()), int(batch.slots.max()))
-        if int(batch.outputs.sum()) > max(self.facts.slots, OUTPUTS_PER_SEQUENCE):
+        if int(batch.outputs.sum()) > self.facts.outputs_most:
             raise EngineError("more rows of logits than the context has room for")
 
     def _check_slots(self, *slots: int) -> None:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from localllm.engine import sampling as plans
 from localllm.engine import shortlist
 from localllm.engine.adjustments import Adjustments, Penalties
-from localllm.engine.backend import EngineError, Sampler
+from localllm.engine.backend import NOT_FINITE, EngineError, Sampler
 from localllm.generation import Sampling
 
 _MIROSTAT_CANDIDATES = 100  # of which version 1 estimates its exponent, as in llama.cpp and in the paper
@@ -42,7 +42,6 @@ _CONSTRUCTORS: dict[plans.Kind, tuple[Callable[..., object], tuple[type[float] |
     "greedy": (native.llama_sampler_init_greedy, ()),
 }
 _DRY_KEPT = 8
-_BROKEN = "the model computed non-finite logits; the file may be damaged"
 
 
 class LogitsSource(Protocol):
@@ -206,13 +205,13 @@ class ShortlistSampler:
 
     def _draw(self, count: int) -> int:
         if not count:
-            raise EngineError(_BROKEN)
+            raise EngineError(NOT_FINITE)
         array = self._array
         # Set anew each time: samplers move the pointer and shrink the size.
         array.data, array.size, array.selected, array.sorted = self._data, count, -1, True
         native.llama_sampler_apply(self._chain, ctypes.byref(array))
         if not 0 <= array.selected < array.size:
-            raise EngineError(_BROKEN)
+            raise EngineError(NOT_FINITE)
         return int(array.data[array.selected].id)
 
     def close(self) -> None:
@@ -241,5 +240,5 @@ def _dry_sampler(context: int, numbers: tuple[float, ...], breakers: Sequence[st
 def _finite(logits: npt.NDArray[np.float32], token: int) -> int:
     """`token`, unless its logit shows that the computation went wrong."""
     if not 0 <= token < len(logits) or not np.isfinite(logits[token]):
-        raise EngineError(_BROKEN)
+        raise EngineError(NOT_FINITE)
     return token

@@ -170,6 +170,7 @@ class Roster:
         flowing = [one.first_token_at for one in active if one.to_compute == 1 and one.first_token_at is not None]
         flowing_since = min(flowing, default=None)
         is_tight = self.pool.cells.free < len(active)
+        scorers = sum(one.has_to_score for one in active)
         loads = []
         for sequence in active:
             assert sequence.resident is not None
@@ -180,11 +181,19 @@ class Roster:
                     to_compute=to_compute,
                     cells=self.pool.cells.own(sequence.resident.slot) if is_tight else 0,
                     claim=sequence.claim(now, self.waiting.served(sequence)),
-                    most=sequence.most_in_one_step if to_compute > 1 else 0,
+                    most=self._most_in_one_step(sequence, len(active), scorers) if to_compute > 1 else 0,
                     is_late=is_late and flowing_since is not None and flowing_since < sequence.arrived_at,
                 )
             )
         return loads
+
+    def _most_in_one_step(self, sequence: Sequence, active: int, scorers: int) -> int:
+        """Of `active` sequences each may want a row of logits; what there is beyond that is for the `scorers`."""
+        most = sequence.most_in_one_step
+        if not sequence.scores_next:
+            return most
+        rows = (self._facts.outputs_most - active) // scorers + 1
+        return min(most, rows) if most else rows
 
     def _has_place(self) -> bool:
         return len(self.active) < self._facts.parallel or self.waiting.best_priority < self._worst_priority()
@@ -198,7 +207,8 @@ class Roster:
     def _start(self, sequence: Sequence) -> bool:
         """Give it a slot, or let it wait for a prefix that is being computed; False when there is no room."""
         tokens = sequence.tokens.view()
-        source = self.pool.source_for(tokens)
+        # Whose logprobs are wanted, those tokens are computed: cells that are there do not tell them.
+        source = Source() if sequence.has_to_score else self.pool.source_for(tokens)
         if source.length >= sequence.saved_length:
             self._drop_saved(sequence)
         if sequence.saved is not None:
@@ -221,7 +231,7 @@ class Roster:
         return True
 
     def _waits_for_prefix(self, sequence: Sequence, source: Source) -> bool:
-        if not self._policy.keeps_prefixes:
+        if not self._policy.keeps_prefixes or sequence.has_to_score:
             return False
         pending = self.pool.pending_for(sequence.tokens.view(), source.length)
         if pending is None:

@@ -35,7 +35,8 @@ class SequenceRequest:
     whose text matters to the reader (tool-call markers) and must come out. At the limit the sequence ends, or with
     `shifts` goes on without the older half of what follows its first `keep_tokens`. `priority` 0 is served first;
     requests of one `client` share what it gets. `message_starts` are positions of the prompt where messages begin.
-    `logprobs` asks for each token's and that many others'. A prompt that is not computed `prefill_seconds_most` after
+    `logprobs` asks for each token's and that many others', `prompt_logprobs` for those of the prompt's tokens: it is
+    computed whole then, whatever of it lies there already. A prompt that is not computed `prefill_seconds_most` after
     the request came is given up; an answer ends `decode_seconds_most` after its first token once it has a whole line.
     """
 
@@ -54,6 +55,7 @@ class SequenceRequest:
     client: str = ""
     message_starts: tuple[int, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     prefill_seconds_most: float | None = None
     decode_seconds_most: float | None = None
 
@@ -92,7 +94,8 @@ class SequenceOutput:
     """What one step gave one sequence: new tokens and their text, or progress on its prompt.
 
     Of `prompt_processed` tokens `prompt_cached` were taken over from others.
-    The last has `finish`, or `error`. Text may be held back or cut (stop strings), logprobs go with it, tokens do not.
+    `prompt_logprobs` are of the prompt's next tokens. The last has `finish`, or `error`.
+    Text may be held back or cut (stop strings), logprobs go with it, tokens do not.
     """
 
     id: int
@@ -100,6 +103,7 @@ class SequenceOutput:
     tokens: tuple[int, ...] = ()
     prompt_processed: int | None = None
     prompt_cached: int = 0
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
     error: str | None = None
@@ -131,6 +135,7 @@ class Sequence:
         "sampler",
         "saved",
         "saved_length",
+        "scored",
         "stops_at",
         "tokens",
     )
@@ -150,6 +155,7 @@ class Sequence:
         self.pending: Pending | None = None  # the prefix it waits for
         self.saved: State | None = None  # its state while it is preempted
         self.saved_length = 0
+        self.scored = 0  # tokens of the prompt whose logprobs are told, if they were asked for
         self.stops_at: set[int] = set()  # lengths at which its state is to be saved
         self.arrived_at = arrived_at
         self.admitted_at: float | None = None
@@ -173,9 +179,20 @@ class Sequence:
 
     @property
     def most_in_one_step(self) -> int:
-        """Tokens up to the next length at which its state is saved; 0 for no bound."""
+        """Tokens up to the next length at which its state is saved, or its logprobs begin; 0 for no bound."""
         computed = self.computed
-        return min((length - computed for length in self.stops_at if length > computed), default=0)
+        stops = (*self.stops_at, self.scored - 1) if self.scored else self.stops_at
+        return min((length - computed for length in stops if length > computed), default=0)
+
+    @property
+    def has_to_score(self) -> bool:
+        """Whether logprobs of its prompt are wanted that are not told yet."""
+        return self.request.prompt_logprobs is not None and self.scored < self.prompt_length
+
+    @property
+    def scores_next(self) -> bool:
+        """Whether the tokens that are computed next tell them: not while those before are computed again."""
+        return self.has_to_score and self.computed >= self.scored - 1
 
     @property
     def has_all_it_asked_for(self) -> bool:

@@ -2,7 +2,7 @@
 
     protocol                            every message between the two
     handle → process → child, death     the parent's side: requests and events, life and end
-    preparer → worker → conversation (exchange) → speaker      the child's side: chat and engine tied together
+    preparer → conversation (exchange) → worker → answer → speaker      the child's side: chat and engine together
     embedding                           the child's side of a model that makes vectors
 
 The parent also asks children that live for one question: preflight (does the engine run here?), inventory (which

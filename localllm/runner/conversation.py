@@ -1,4 +1,4 @@
-"""The child's text side of one request: conversation → prompt tokens, and engine outputs → events.
+"""The child's text side of what comes in: conversation → prompt tokens, and every number of a request.
 
 Preparing runs the model's own template, which may raise, or never return: the daemon's deadline covers that, so nothing
 here guards against time. Everything else a bad model file can do in text ends as a TemplateError of one request.
@@ -16,7 +16,6 @@ from typing import get_args
 from localllm.answer_rules import AnswerRules
 from localllm.chat.constraint import Asked, Grounds, asked_of, grounds_of, rules_for
 from localllm.chat.formats import OutputFormat
-from localllm.chat.logprobs import LogprobAttacher
 from localllm.chat.parser import OutputParser
 from localllm.chat.voices import Sources as VoiceSources
 from localllm.chat.voices import Voice, Voices
@@ -24,22 +23,14 @@ from localllm.engine.backend import Backend
 from localllm.engine.grammar import schema_complaint
 from localllm.engine.infill import InfillPrompt, InfillWriter
 from localllm.engine.memory import needs_checkpoints
-from localllm.engine.sequence import Finish, SequenceOutput, SequenceRequest
+from localllm.engine.sequence import SequenceRequest
 from localllm.errors import BadRequestError, UnsupportedError
 from localllm.generation import (
-    ContentDelta,
-    Event,
     Failed,
     FillIn,
-    Finished,
     GenerationRequest,
     Message,
     Priority,
-    PromptProgress,
-    ThinkingDelta,
-    Timings,
-    ToolCallDelta,
-    Usage,
     merge_options,
     sampling_from,
 )
@@ -245,6 +236,7 @@ class Conversations:
             client=request.client,
             message_starts=self._message_starts(tokens),
             logprobs=request.logprobs,
+            prompt_logprobs=request.prompt_logprobs,
             prefill_seconds_most=request.prefill_seconds_most,
             decode_seconds_most=request.decode_seconds_most,
         )
@@ -302,74 +294,6 @@ class Conversations:
         """The markers that are one token of the vocabulary: their text must come out, control tokens or not."""
         tokenized = [self.tokenize(marker, add_special=False, parse_special=True) for marker in markers]
         return frozenset(tokens[0] for tokens in tokenized if len(tokens) == 1)
-
-
-class Stream:
-    """One running request: turns the engine's outputs for it into events."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        self._parser = prepared.parser
-        self._prompt_tokens = len(prepared.sequence.prompt)
-        self._dropped_messages, self._dropped_tokens = prepared.dropped_messages, prepared.dropped_tokens
-        self._has_tool_calls = False
-        self._logprobs = LogprobAttacher()
-        self._exchange = prepared.exchange
-        self._unspoken_tokens = self._thinking_tokens = 0
-
-    def started(self) -> PromptProgress:
-        """The first event: the prompt's length is known."""
-        return PromptProgress(0, self._prompt_tokens)
-
-    def events(self, output: SequenceOutput) -> list[Event]:
-        """The events of one output that is not an error."""
-        events: list[Event] = []
-        if output.prompt_processed is not None:
-            events.append(PromptProgress(output.prompt_processed, self._prompt_tokens, output.prompt_cached))
-        if self._exchange is not None:
-            self._exchange.note(output)
-        spoken: list[Event] = []
-        if output.text:
-            spoken += self._parser.feed(output.text) if self._parser else [ContentDelta(output.text)]
-        if output.finish is not None:
-            spoken += self._parser.finish(stopped=_ended_itself(output.finish)) if self._parser else []
-        self._count_thinking(output, spoken)
-        events += self._logprobs.attach(spoken, output.logprobs, is_last=output.finish is not None)
-        self._has_tool_calls |= any(isinstance(event, ToolCallDelta) for event in events)
-        if output.finish is not None:
-            events.append(self._finished(output.finish))
-        return events
-
-    def _count_thinking(self, output: SequenceOutput, spoken: list[Event]) -> None:
-        """Tokens count as what comes of them: their text may be held back for a while."""
-        self._unspoken_tokens += len(output.tokens)
-        if not spoken:
-            return
-        if any(isinstance(event, ThinkingDelta) for event in spoken):
-            self._thinking_tokens += self._unspoken_tokens
-        self._unspoken_tokens = 0
-
-    def _finished(self, finish: Finish) -> Finished:
-        stats = finish.stats
-        return Finished(
-            reason="tool_calls" if finish.reason == "stop" and self._has_tool_calls else finish.reason,
-            usage=Usage(stats.prompt_tokens, stats.cached_tokens, stats.completion_tokens, self._thinking_tokens),
-            timings=Timings(
-                queue_seconds=stats.queue_seconds,
-                prefill_seconds=stats.prefill_seconds,
-                decode_seconds=stats.decode_seconds,
-            ),
-            dropped_messages=self._dropped_messages,
-            dropped_tokens=self._dropped_tokens + stats.dropped_tokens,
-            cache_miss=stats.cache_miss,
-            stop_text=finish.stop_text,
-            context=self._exchange.context(finish) if self._exchange is not None else (),
-            unfinished_tool_call=self._parser is not None and self._parser.has_unfinished_call,
-        )
-
-
-def _ended_itself(finish: Finish) -> bool:
-    """Whether the model ended the answer; what a stop text or a limit cut may lack more than its end."""
-    return finish.reason == "stop" and finish.stop_text is None
 
 
 def _keep_tokens(num_keep: int | None, prompt_tokens: int) -> int:

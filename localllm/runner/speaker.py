@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from localllm.engine.sequence import SequenceOutput
 from localllm.generation import Event, Failed
 from localllm.runner import protocol
-from localllm.runner.conversation import Stream
+from localllm.runner.answer import Stream
 
 logger = logging.getLogger(__name__)
 PENDING_STEPS = 64

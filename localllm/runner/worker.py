@@ -36,7 +36,8 @@ from localllm.failures import failed_from
 from localllm.generation import Failed
 from localllm.logs import set_up_logging
 from localllm.runner import protocol
-from localllm.runner.conversation import Conversations, Prepared, Rejection, Sources, Stream
+from localllm.runner.answer import Stream
+from localllm.runner.conversation import Conversations, Prepared, Rejection, Sources
 from localllm.runner.embedding import EmbeddingTexts, EmbeddingWorker, Inbox, describe_embedder, open_embedder
 from localllm.runner.preparer import Pipe, Preparer, Work
 from localllm.runner.speaker import Speaker, Spoken

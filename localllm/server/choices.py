@@ -73,14 +73,25 @@ async def _joined(
 
 
 async def _echoed(runner: Runner, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-    """The events of one request, and before its text that of its prompt."""
-    is_told = False
+    """The events of one request, and before its text that of its prompt, with the logprobs if they were asked for."""
+    text: str | None = None
     async with aclosing(runner.generate(request)) as events:
         async for event in events:
-            yield event
-            if not is_told and isinstance(event, PromptProgress):
-                is_told = True
-                yield ContentDelta(await _prompt_text(runner, request))
+            if not isinstance(event, PromptProgress):
+                yield event
+                continue
+            if text is None:
+                text = await _prompt_text(runner, request)
+                yield ContentDelta(text)
+            yield _without_added_mark(event, text)
+
+
+def _without_added_mark(progress: PromptProgress, prompt: str) -> PromptProgress:
+    """A beginning that the model wants before a prompt is no part of its text: the token's text is empty then."""
+    first, *others = progress.logprobs or (None,)
+    if first is None or first.logprob is not None or prompt.encode().startswith(first.data):
+        return progress
+    return msgspec.structs.replace(progress, logprobs=(msgspec.structs.replace(first, data=b""), *others))
 
 
 async def _prompt_text(runner: Runner, request: GenerationRequest) -> str:

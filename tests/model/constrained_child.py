@@ -19,7 +19,8 @@ from localllm.engine.engine import Engine
 from localllm.engine.llama import LlamaBackend, LlamaConfig
 from localllm.errors import LocalllmError
 from localllm.generation import ContentDelta, Finished, GenerationRequest, ThinkingDelta, ToolCallDelta
-from localllm.runner.conversation import Conversations, Sources, Stream
+from localllm.runner.answer import Stream
+from localllm.runner.conversation import Conversations, Sources
 
 SEQUENCES = 8
 requests = msgspec.json.Decoder(tuple[GenerationRequest, ...])

@@ -109,3 +109,63 @@ def test_thinking_is_not_among_them(daemon: Daemon) -> None:
     answer = ollama(daemon, predict=-1, logprobs=True, think=True)
     assert answer["message"]["thinking"]
     assert joined(answer["logprobs"]).strip() == answer["message"]["content"].strip()
+
+
+def completion(daemon: Daemon, **body: object) -> dict:
+    response = daemon.http.post("/v1/completions", json={"model": "guide", "temperature": 0, **body})
+    assert 200 == response.status_code, response.text
+    return response.json()
+
+
+def with_its_answer(daemon: Daemon) -> tuple[list[int], dict]:
+    """The tokens of a prompt and its answer, and the logprobs with which the answer came."""
+    prompt = daemon.http.post("/tokenize", json={"model": "guide", "content": "How do I pull a model? With"}).json()
+    body = {"model": "guide", "prompt": prompt["tokens"], "n_predict": 30, "temperature": 0, "return_tokens": True}
+    answer = daemon.http.post("/completion", json=body).json()["tokens"]
+    (choice,) = completion(daemon, prompt=prompt["tokens"], max_tokens=30, logprobs=3)["choices"]
+    count = len(choice["logprobs"]["tokens"])
+    assert count >= 10
+    kept = count - 2  # what follows has a logprob too: it is not the end of the answer
+    return [*prompt["tokens"], *answer[:kept]], {name: values[:kept] for name, values in choice["logprobs"].items()}
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_a_prompt_is_scored_as_it_would_be_written(daemon: Daemon, max_tokens: int) -> None:
+    """As evaluation harnesses ask: how likely is this answer to this question?"""
+    tokens, written = with_its_answer(daemon)
+    (choice,) = completion(daemon, prompt=tokens, max_tokens=max_tokens, logprobs=3, echo=True)["choices"]
+    scored = choice["logprobs"]
+    assert len(tokens) + max_tokens == len(scored["tokens"]) == len(scored["token_logprobs"])
+    assert (None, None) == (scored["token_logprobs"][0], scored["top_logprobs"][0])
+    assert choice["text"] == "".join(scored["tokens"])
+    start = len(tokens) - len(written["tokens"])
+    for name in ("token_logprobs", "tokens"):
+        assert pytest.approx(written[name], abs=0.05) == scored[name][start : len(tokens)]
+    for before, after in zip(written["top_logprobs"], scored["top_logprobs"][start:], strict=False):
+        assert max(before, key=before.get) == max(after, key=after.get)
+    offsets = scored["text_offset"]
+    for token, offset in zip(scored["tokens"], offsets, strict=True):
+        assert choice["text"][offset:].startswith(token)
+
+
+def test_scores_do_not_depend_on_what_was_computed_before_or_beside_them(daemon: Daemon) -> None:
+    texts = [f"localllm {command} {count} models" for command in ("pull", "run") for count in range(6)]
+    body = {"max_tokens": 0, "logprobs": 1, "echo": True}
+    together = completion(daemon, prompt=texts, **body)["choices"]
+    assert texts == [one["text"] for one in together]
+    for text, one in zip(texts, together, strict=True):
+        (alone,) = completion(daemon, prompt=text, **body)["choices"]
+        assert alone["logprobs"]["tokens"] == one["logprobs"]["tokens"]
+        assert pytest.approx(alone["logprobs"]["token_logprobs"][1:], abs=0.05) == one["logprobs"]["token_logprobs"][1:]
+
+
+def test_a_stream_tells_the_scores_of_a_long_prompt_as_they_come(daemon: Daemon) -> None:
+    body = {"prompt": "Pull a model, then run it. " * 60, "max_tokens": 2, "logprobs": 1, "echo": True}
+    whole = completion(daemon, **body)["choices"][0]
+    text = daemon.http.post("/v1/completions", json={"model": "guide", "temperature": 0, "stream": True, **body}).text
+    chunks = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line.startswith("data: {")]
+    choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
+    assert len(choices) > 6
+    assert whole["text"] == "".join(one["text"] for one in choices)
+    for name in ("tokens", "text_offset"):
+        assert whole["logprobs"][name] == [each for one in choices for each in (one["logprobs"] or {name: []})[name]]

@@ -98,9 +98,9 @@ def test_each_prompt_gets_its_answers_and_of_more_candidates_their_logprobs_are_
         ),
         ('"prompt": "x", "logprobs": 21', "logprobs", "logprobs must be between 0 and 20"),
         (
-            '"prompt": "x", "logprobs": 1, "echo": true',
+            '"prompt": "x", "suffix": "y", "logprobs": 1, "echo": true',
             None,
-            "echo with logprobs is not supported: this version has no logprobs of a prompt",
+            "echo with logprobs and suffix is not supported: the model's prompt is another text then",
         ),
         ('"prompt": [1], "suffix": "x"', "suffix", "suffix needs a prompt that is text, not token ids"),
     ],
@@ -208,3 +208,41 @@ def test_logprobs_are_parallel_arrays_with_the_places_of_the_tokens():
     } == whole["choices"][0]["logprobs"]
     streamed = chunks(first, second, third, Finished("stop"), shows_logprobs=True)
     assert [[0], [1, 1], [2]] == [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in streamed[:3]]
+
+
+def test_an_echoed_prompt_has_its_logprobs_before_those_of_the_answer():
+    answer = decode('"prompt": "x", "echo": true, "logprobs": 2')
+    assert (2, 2) == (answer.request.logprobs, answer.request.prompt_logprobs)
+    assert decode('"prompt": "x", "echo": true').request.prompt_logprobs is None
+    likeliest = (TokenLogprob(b"a", -0.25),)
+    events = (
+        ContentDelta("é!"),
+        PromptProgress(0, 3),
+        PromptProgress(2, 3, 0, (TokenLogprob(b"\xc3", None), TokenLogprob(b"\xa9", -0.5, likeliest))),
+        PromptProgress(3, 3, 0, (TokenLogprob(b"!", -1.0),)),
+        ContentDelta("?", (TokenLogprob(b"?", -2.0),)),
+        Finished("length"),
+    )
+    whole = json.loads(encoder(shows_logprobs=True).whole(events, NOW_NS))["choices"][0]
+    assert "é!?" == whole["text"]
+    assert {
+        "tokens": ["bytes:\\xc3", "bytes:\\xa9", "!", "?"],
+        "token_logprobs": [None, -0.5, -1.0, -2.0],
+        "top_logprobs": [None, {"a": -0.25}, {}, {}],
+        "text_offset": [0, 0, 1, 2],
+    } == whole["logprobs"]
+    streamed = [chunk["choices"][0] for chunk in chunks(*events, shows_logprobs=True)]
+    assert ["é!", "", "", "?", ""] == [one["text"] for one in streamed]
+    assert [[0, 0], [1], [2]] == [one["logprobs"]["text_offset"] for one in streamed[1:4]]
+
+
+def test_the_logprobs_of_a_prompt_do_not_choose_among_its_candidates():
+    def candidate(index, text, logprob):
+        prompt = PromptProgress(2, 2, 0, (TokenLogprob(b"p", None), TokenLogprob(b"q", -9.0)))
+        delta = ContentDelta(text, (TokenLogprob(text.encode(), logprob),))
+        return [OfChoice(index, event) for event in (prompt, delta, Finished("stop"))]
+
+    longer = ContentDelta("er", (TokenLogprob(b"er", -2.5),))
+    events = [*candidate(0, "short", -2.0), OfChoice(1, longer), *candidate(1, "long", -2.5), Finished("stop")]
+    whole = json.loads(encoder(candidates=2, answers=1, shows_logprobs=True).whole(events, NOW_NS))
+    assert ["short"] == [one["text"] for one in whole["choices"]]

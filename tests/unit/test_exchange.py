@@ -12,7 +12,8 @@ from localllm.engine.fake import FakeBackend
 from localllm.engine.sequence import Finish, SequenceOutput, SequenceStats
 from localllm.errors import BadRequestError, TemplateError
 from localllm.generation import ContentDelta, Finished, GenerationRequest, Message, Options, ThinkingDelta
-from localllm.runner.conversation import Conversations, Sources, Stream
+from localllm.runner.answer import Stream
+from localllm.runner.conversation import Conversations, Sources
 from localllm.runner.exchange import tail
 
 CHATML = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>\n{% endfor %}<assistant>"
