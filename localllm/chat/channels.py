@@ -25,6 +25,7 @@ from localllm.chat.probes import (
     THOUGHTFUL_ANSWER,
     TOOLS,
     Probe,
+    whole_tags,
 )
 from localllm.chat.probing import find_syntax
 from localllm.chat.syntax import TAG, Channels, Marker, Syntax, TaggedSyntax, common_length, marker
@@ -134,9 +135,9 @@ def _between(probe: Probe) -> tuple[str, tuple[str, ...]]:
 
 
 def _beginning(text: str, prompt_end: str) -> str:
-    """The end of the prompt, as far as it stands in `text` too: the longest of its ends that does."""
-    lengths = range(len(prompt_end), 0, -1)
-    return next((prompt_end[-length:] for length in lengths if prompt_end[-length:] in text), "").strip()
+    """The end of the prompt, as far as it stands in `text` too: the longest of its ends that does, in whole tags."""
+    places = (at for at in range(len(prompt_end)) if at == whole_tags(prompt_end, at))
+    return next((prompt_end[at:] for at in places if prompt_end[at:] in text), "").strip()
 
 
 def _last_word(header: str) -> str:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 
 from localllm.chat.said import Said
-from localllm.chat.syntax import CallSyntax
+from localllm.chat.syntax import CallSyntax, common_length
 from localllm.chat.tools import Call, JsonPieces, ObjectScanner, read_call
-from localllm.chat.values import RAW_START, off_lines
+from localllm.chat.values import RAW_START, length_of_end, without_blanks
 
 _BLANKS = " \t\r\n"
 
 
 class TextPieces:
-    """A text that comes in pieces, as the JSON string it is (see values.off_lines). `lead` stands before it."""
+    """A text that comes in pieces, as the JSON string it is (see values.without_blanks). `lead` stands before it."""
 
-    def __init__(self, lead: str, *, on_lines: bool) -> None:
+    def __init__(self, lead: str, before: str = "", after: str = "") -> None:
         self._lead = lead + '"'
-        self._on_lines = on_lines
+        self._before, self._after = before, after
         self._held = ""
         self._has_begun = False
 
@@ -31,15 +31,18 @@ class TextPieces:
         if not self._has_begun:
             if RAW_START.startswith(self._held) or self._held.startswith(RAW_START):
                 return ""
-            self._held = self._held.removeprefix("\n") if self._on_lines else self._held
+            passed = common_length(self._held, self._before)
+            if passed == len(self._held) < len(self._before):
+                return ""
+            self._held = self._held[passed:]
             self._has_begun = True
-        kept = self._held.removesuffix("\n") if self._on_lines else self._held
+        kept = self._held[: len(self._held) - length_of_end(self._held, self._after)]
         self._held = self._held[len(kept) :]
         return self._led(kept)
 
     def end(self) -> str:
         """What is left of it."""
-        rest = "" if self._has_begun else off_lines(self._held, on_lines=self._on_lines)
+        rest = "" if self._has_begun else without_blanks(self._held, self._before, self._after)
         return self._led(rest) + '"'
 
     def _led(self, text: str) -> str:

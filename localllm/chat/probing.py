@@ -210,8 +210,9 @@ def _argument_markers(parts: _Parts, numbers: str | None) -> ArgumentMarkers:
     of_number = _parts(numbers, 0, FIRST_NAME, str(_NUMBER)) if numbers else None
     if of_number is not None:
         middle, text_middle = _varying(of_number.middles[0], of_number.middles[1])
-    on_lines = parts.middles[0].endswith("\n") and parts.end.startswith("\n")
-    return ArgumentMarkers(marker(parts.start), marker(middle), marker(parts.end), text_middle, on_lines)
+    before = parts.middles[0][len(parts.middles[0].rstrip()) :]
+    after = parts.end[: len(parts.end) - len(parts.end.lstrip())]
+    return ArgumentMarkers(marker(parts.start), marker(middle), marker(parts.end), text_middle, before, after)
 
 
 def _varying(one: str, other: str) -> tuple[str, str | None]:

@@ -24,7 +24,7 @@ from localllm.chat.syntax import (
     TaggedSyntax,
 )
 from localllm.chat.tools import Call
-from localllm.chat.values import Schemas, argument_value, off_lines
+from localllm.chat.values import Schemas, argument_value, without_blanks
 
 _CALL = Marker(("call:",))
 _NOT_IN_KEY = re.compile(r"[<>\[\]\n\"=]")
@@ -90,7 +90,7 @@ class TaggedReader(Reader):
                 return None
             quoted, is_text = json.dumps(key[0], ensure_ascii=False), self._is_text(name, key)
             lead = f"{', ' if members else '{'}{quoted}: "
-            told = TextPieces(lead, on_lines=markers.on_lines) if is_text and name in self._early else None
+            told = TextPieces(lead, markers.before, markers.after) if is_text and name in self._early else None
             text = yield from self._value(name, markers, told)
             if text is None:
                 return None
@@ -146,7 +146,7 @@ class TaggedReader(Reader):
                 continue
             take(at)
             yield from self._choose([markers.end])
-            return off_lines("".join(pieces), on_lines=markers.on_lines)
+            return without_blanks("".join(pieces), markers.before, markers.after)
 
     def _verdict(self, at: int, markers: ArgumentMarkers) -> int:
         """Whether a value ends at `at`: its end marker and behind it another argument, or the end of the call."""

@@ -162,15 +162,16 @@ class CallSyntax:
 class ArgumentMarkers:
     """Each argument as `start key middle value end`.
 
-    `text_middle` is what stands in the middle's WILD when the value is a text, where the model says so. With `on_lines`
-    a value stands between line breaks that are not its own.
+    `text_middle` is what stands in the middle's WILD when the value is a text, where the model says so. A value stands
+    between the blanks `before` and `after`, such as line breaks, that are not its own.
     """
 
     start: Marker
     middle: Marker
     end: Marker
     text_middle: str | None = None
-    on_lines: bool = False
+    before: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)

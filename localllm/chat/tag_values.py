@@ -31,14 +31,14 @@ class TagValues:
         self._lark = lark
         self._root = root
         self._markers = markers
-        self._line = (literal("\n"),) if markers.on_lines else ()
-        self._end = end
+        self._before = (literal(markers.before),) if markers.before else ()
+        self._end = (*((literal(markers.after),) if markers.after else ()), *end)
 
     def alternatives(self, node: object) -> Iterator[tuple[str, tuple[Part, ...]]]:
         """The ways to write a value: the word in WILD's place in its tag, and the value with its end."""
         if (grammar := follows_grammar(node)) is not None:
             word = self._markers.text_middle or "string"
-            yield word, (*self._line, *plain_text(self._lark, grammar, self._forbidden, (*self._line, *self._end)))
+            yield word, (*self._before, *plain_text(self._lark, grammar, self._forbidden, self._end))
         elif any(WILD in word for word in self._markers.middle.words):
             for branch in branches_of(node, self._root):
                 yield from self._by_word(branch)
@@ -77,7 +77,7 @@ class TagValues:
         if others := [name for name in branch if name in STANDARD_KEYWORDS and name not in TEXT_KEYWORDS]:
             raise BadRequestError(f"cannot be kept in this model's notation: {', '.join(others)}")
         body = raw_text(branch, self._forbidden)
-        if not self._line and listed(branch) is None:
+        if not self._before and listed(branch) is None:
             # A reader would take it for a mark of raw text, and leave it out.
             body = Text(f"({body.body} & ~/{_RAW_MARK.replace('[', chr(92) + '[')}(?s:.*)/)")
         return self._between(body)
@@ -86,4 +86,4 @@ class TagValues:
         return self._between(self._lark.json(schema))
 
     def _between(self, value: Part) -> tuple[Part, ...]:
-        return (*self._line, value, *self._line, *self._end)
+        return (*self._before, value, *self._end)

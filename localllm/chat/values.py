@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from localllm.chat.syntax import common_length
 from localllm.chat.tools import is_json
 from localllm.generation import Tool
 
@@ -73,11 +74,17 @@ def schemas_of(tools: Sequence[Tool]) -> Schemas:
     return Schemas({tool.name: _parameters(tool.definition) for tool in tools})
 
 
-def off_lines(text: str, *, on_lines: bool) -> str:
-    """A value without the line breaks that set it on lines of its own, or XML's marks around raw text."""
+def without_blanks(text: str, before: str, after: str) -> str:
+    """A value without the blanks `before` and `after` it, as far as they are there, or XML's marks around raw text."""
     if text.startswith(RAW_START) and text.endswith(RAW_END):
         return text[len(RAW_START) : -len(RAW_END)]
-    return text.removeprefix("\n").removesuffix("\n") if on_lines else text
+    text = text[common_length(text, before) :]
+    return text[: len(text) - length_of_end(text, after)]
+
+
+def length_of_end(text: str, after: str) -> int:
+    """How much of `after`, from its start, a text ends with."""
+    return next((length for length in range(len(after), 0, -1) if text.endswith(after[:length])), 0)
 
 
 def argument_value(text: str, is_text: bool | None) -> str:

@@ -14,7 +14,7 @@ from localllm.chat.early import TextPieces
 from localllm.chat.formats import HERMES_CALLS, LLAMA_CALLS, MISTRAL_CALLS, OutputFormat
 from localllm.chat.parser import OutputParser
 from localllm.chat.tools import JsonPieces, ObjectScanner
-from localllm.chat.values import off_lines
+from localllm.chat.values import without_blanks
 from localllm.generation import ContentDelta, Event, ToolCallDelta
 
 ARGUMENTS = {"q": 'a "quoted" path\\n, not/short', "n": 12, "any": [1, {"x": None}]}
@@ -155,13 +155,16 @@ def test_a_call_that_is_told_whole_is_the_one_that_is_read_whole(name, data, cut
         assert (told(whole), False) == (told(events), plain.has_unfinished_call)
 
 
-@given(st.text('ab\n"\\\t<![CDATA[]>', max_size=30), st.lists(st.integers(0, 30), max_size=4), st.booleans())
+BLANKS = st.sampled_from(["", "\n", "\n\n", "\n  ", " ", "\r\n"])
+
+
+@given(st.text('ab\n"\\\t<![CDATA[]>', max_size=30), st.lists(st.integers(0, 30), max_size=4), BLANKS, BLANKS)
 @settings(max_examples=300, deadline=None)
-def test_a_text_in_pieces_is_the_string_of_the_whole(text, cuts, on_lines):
+def test_a_text_in_pieces_is_the_string_of_the_whole(text, cuts, before, after):
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = TextPieces("lead", on_lines=on_lines)
+    pieces = TextPieces("lead", before, after)
     parts = [pieces.feed(text[start:end]) for start, end in itertools.pairwise(edges)]
-    expected = json.dumps(off_lines(text, on_lines=on_lines), ensure_ascii=False)
+    expected = json.dumps(without_blanks(text, before, after), ensure_ascii=False)
     assert f"lead{expected}" == "".join([*parts, pieces.end()])
 
 

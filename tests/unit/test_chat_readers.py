@@ -31,7 +31,7 @@ QWEN_CODER = TaggedSyntax(
     after_name=marker(">"),
     call_end=marker("</function>\n</tool_call>"),
     section_end=Marker(),
-    arguments=ArgumentMarkers(marker("<parameter="), marker(">"), marker("</parameter>"), on_lines=True),
+    arguments=ArgumentMarkers(marker("<parameter="), marker(">"), marker("</parameter>"), before="\n", after="\n"),
 )
 GLM = TaggedSyntax(
     section=Marker(),
