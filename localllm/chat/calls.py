@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from localllm.chat.probes import ARGUMENTS, CALLED_TOOL, TOOLS, Probe, whole_tags
+from localllm.chat.probes import ARGUMENTS, CALL, CALLED_TOOL, OTHER_TOOL, TOOLS, Probe, place_behind, whole_tags
 from localllm.chat.probing import find_syntax
 from localllm.chat.syntax import TAG, AnswerMarkers, CallSyntax, PythonSyntax, Syntax, common_length
 from localllm.generation import Message, ToolCall
@@ -34,9 +34,11 @@ def call_syntax(probe: Probe, answer: AnswerMarkers | None) -> Syntax | None:
     answered, called = probe.answered, probe.called
     if answered is None or called is None:
         return _known_calls(probe.template.source)
-    begin, end = _difference(answered, called)
+    begin, end = _difference(probe, answered, called)
     begin += _length_of_end(called[begin:end], answer)
     found = _syntax_of_example(called[:end], begin)
+    if found is not None and not found.opening:
+        found = replace(found, separator=_separator(probe) or found.separator)
     if found is not None and "builtin_tools" in probe.template.source:
         return _with_builtin(probe.called_builtin, found)
     return found or find_syntax(lambda calls: _written(probe, answered, calls, answer))
@@ -50,10 +52,23 @@ def _with_builtin(text: str, syntax: CallSyntax) -> CallSyntax:
     return replace(syntax, other=PythonSyntax((shown["start"],), method=shown["method"]))
 
 
-def _difference(answered: str, called: str) -> tuple[int, int]:
-    """Where in `called` that stands which is not in `answered`: whole tags."""
+def _separator(probe: Probe) -> str:
+    """The character between the objects of two calls, where nothing else stands there."""
+    first = CALL.tool_calls[0]
+    second = ToolCall("efgh67890", OTHER_TOOL, first.arguments)
+    shown = probe.show(Message("assistant", tool_calls=(first, second)), tools=TOOLS) or ""
+    between = re.search(rf"{ARGUMENTS['zargument']}[\"\s}}]+(?P<mark>[,;])\s*\{{[^{{}}]*{OTHER_TOOL}", shown)
+    return between["mark"] if between else ""
+
+
+def _difference(probe: Probe, answered: str, called: str) -> tuple[int, int]:
+    """Where in `called` that stands which is not in `answered`, nor in what asks for either: whole tags."""
     # Answer and call may begin with different tags that share their first characters.
     begin = whole_tags(called, common_length(answered, called))
+    # Before an answer some templates write other blanks than before a call.
+    asked = probe.prompt_with_tools
+    place = place_behind(asked, called) if place_behind(asked, answered) is not None else None
+    begin = begin if place is None else max(begin, place)
     end = len(called) - common_length(answered[begin:][::-1], called[begin:][::-1])
     return begin, next((tag.end() for tag in re.finditer(TAG, called) if tag.start() < end < tag.end()), end)
 
@@ -73,7 +88,7 @@ def _written(probe: Probe, answered: str, calls: Sequence[ToolCall], answer: Ans
     called = probe.show(Message("assistant", tool_calls=tuple(calls)), tools=TOOLS)
     if called is None:
         return None
-    begin, end = _difference(answered, called)
+    begin, end = _difference(probe, answered, called)
     return called[begin + _length_of_end(called[begin:end], answer) : end]
 
 

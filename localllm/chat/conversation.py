@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ class Form:
 
     `short_call_ids` makes ids Mistral's nine characters; `text_arguments` leaves arguments the JSON text they are;
     `parts` makes content a list of typed parts; `no_text` makes a call's empty text none at all;
+    `empty_part` makes an empty content a list of one empty part;
+    `listed_results` makes the content of a result a list of one text;
     `metadata` makes a call a text with the tool's name beside it, and a result an observation, as GLM-4 has them.
     """
 
@@ -27,6 +30,8 @@ class Form:
     text_arguments: bool = False
     parts: bool = False
     no_text: bool = False
+    empty_part: bool = False
+    listed_results: bool = False
     metadata: bool = False
 
 
@@ -42,8 +47,12 @@ def turn(message: Message, form: Form = PLAIN) -> dict[str, object]:
     said: dict[str, object] = {"role": role, "content": message.content}
     if form.parts:
         said["content"] = [{"type": "text", "text": message.content}] if message.content else []
+    if form.empty_part and not message.content:
+        said["content"] = [{"type": "text", "text": ""}]
     if form.no_text and message.tool_calls and not message.content:
         said["content"] = None
+    if form.listed_results and message.role == "tool":
+        said["content"] = [message.content]
     if message.thinking is not None:
         # Qwen and most others read the first name, gpt-oss the second.
         said |= {"reasoning_content": message.thinking, "thinking": message.thinking}
@@ -114,7 +123,7 @@ def with_system_in_user_turn(messages: Sequence[Message]) -> list[Message]:
     first = next((index for index, turn in enumerate(turns) if turn.role == "user"), None)
     if first is None:
         return [Message("user", system), *turns]
-    content = f"{system}\n\n{turns[first].content}" if turns[first].content else system
+    content = "\n\n".join(text for text in (system, turns[first].content) if text)
     return [*turns[:first], Message("user", content), *turns[first + 1 :]]
 
 
@@ -175,6 +184,27 @@ def _one_by_one(message: Message, results: list[Message]) -> Iterator[Message]:
             yield own
         if index == len(message.tool_calls) - 1:
             yield from results
+
+
+def with_named_ids(messages: Sequence[Message]) -> list[Message]:
+    """The conversation for a template that writes a call's id and leaves its name to be read in it.
+
+    The ids are Kimi K2's, of the tool's name and the number of the call; results have those of their calls.
+    """
+    numbers, named = itertools.count(), dict[str, str]()
+
+    def renamed(call: ToolCall) -> ToolCall:
+        named[call.id] = f"functions.{call.name}:{next(numbers)}"
+        return msgspec.structs.replace(call, id=named[call.id])
+
+    return [
+        msgspec.structs.replace(
+            message,
+            tool_calls=tuple(map(renamed, message.tool_calls)),
+            tool_call_id=named.get(message.tool_call_id or "", message.tool_call_id),
+        )
+        for message in messages
+    ]
 
 
 def with_text_before_calls(messages: Sequence[Message]) -> list[Message]:

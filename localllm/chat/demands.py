@@ -10,7 +10,10 @@ Each demand is tried once, and only when a conversation has what it is about:
     calls as such                     left out where a turn's "metadata" is shown: they become a text with a tool's name
     arguments as an object            refused, or written as Python writes a dict: they stay JSON text
     call ids of any form              refused: they become nine letters and digits, as Mistral has them
+    call ids beside names             left out are the names: the ids become Kimi's, which have the names in them
     content as a string               left out: it becomes a list of typed parts
+    results as strings                taken apart, letter by letter: each becomes a list of one text
+    a call without a text             refused: the text becomes a list of one empty part
 """
 
 from __future__ import annotations
@@ -63,17 +66,22 @@ class Demands:
             messages = conversation.with_text_in_thinking(messages)
         if has_calls and (self._wants_metadata or self._wants_no_text_with_calls):
             messages = conversation.with_text_before_calls(messages)
+        if has_calls and self._wants_named_ids:
+            messages = conversation.with_named_ids(messages)
         return messages, self._form(messages)
 
     def _form(self, messages: Sequence[Message]) -> Form:
         has_calls = any(message.tool_calls for message in messages)
         has_ids = has_calls or any(message.tool_call_id for message in messages)
+        has_results = any(message.role == "tool" for message in messages)
         return Form(
             short_call_ids=has_ids and self._wants_short_call_ids,
             text_arguments=has_calls and self._wants_text_arguments,
             parts=self._wants_parts,
+            empty_part=not all(message.content for message in messages) and self._wants_empty_part,
+            listed_results=has_results and self._wants_listed_results,
             no_text=has_calls and self._wants_no_text_with_calls,
-            metadata=(has_calls or any(message.role == "tool" for message in messages)) and self._wants_metadata,
+            metadata=(has_calls or has_results) and self._wants_metadata,
         )
 
     def _takes(self, *messages: Message) -> bool:
@@ -140,8 +148,35 @@ class Demands:
         return not self._takes(_QUESTION, long, _result(call_id=_LONG_ID)) and self._takes(*_after_call(short))
 
     @functools.cached_property
+    def _wants_named_ids(self) -> bool:
+        """Kimi K2's and K2.5's own templates write the id of a call where others write its name."""
+        form = Form(text_arguments=self._wants_text_arguments, no_text=self._wants_no_text_with_calls)
+        shown = self._show([_QUESTION, Message("assistant", tool_calls=(_call(),))], form) or ""
+        return _ANY_ID in shown and _KEY in shown and _FIRST not in shown
+
+    @functools.cached_property
     def _wants_parts(self) -> bool:
         as_text = self._show([_QUESTION], PLAIN)
         if as_text is not None and _QUESTION.content in as_text:
             return False
         return _QUESTION.content in (self._show([_QUESTION], Form(parts=True)) or "")
+
+    @functools.cached_property
+    def _wants_empty_part(self) -> bool:
+        """Command A Reasoning's looks into the first part of what is no thought, and so do those of some that see."""
+        messages = [_QUESTION, Message("assistant", tool_calls=(_call(),))]
+        parts = self._wants_parts
+        if any(self._show(messages, form) is not None for form in (Form(parts=parts), Form(no_text=True))):
+            return False
+        shown = self._show(messages, Form(parts=parts, empty_part=True))
+        return shown is not None and "'type'" not in shown
+
+    @functools.cached_property
+    def _wants_listed_results(self) -> bool:
+        """Command A's takes every result for a list of documents."""
+        messages = _after_call(Message("assistant", tool_calls=(_call(),)))
+        form = Form(self._wants_short_call_ids, self._wants_text_arguments, empty_part=self._wants_empty_part)
+        result = messages[-1].content
+        if result in (self._show(messages, form) or result):
+            return False
+        return result in (self._show(messages, replace(form, listed_results=True)) or "")

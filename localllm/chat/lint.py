@@ -16,7 +16,7 @@ from datetime import datetime
 from localllm.chat.conversation import thinking_variables
 from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.parser import OutputParser
-from localllm.chat.probes import whole_tags
+from localllm.chat.probes import place_behind, whole_tags
 from localllm.chat.syntax import (
     TAG,
     CallSyntax,
@@ -257,7 +257,8 @@ _Parts = tuple[str, str, tuple[tuple[str, str], ...]]
 
 def _written(prompt: str, shown: str, plain: str) -> tuple[str, str]:
     """What the model would have written, as far as it differs from what is there for any answer; and what is before."""
-    begin = whole_tags(shown, common_length(prompt, shown))
+    place = place_behind(prompt, shown)
+    begin = whole_tags(shown, common_length(prompt, shown)) if place is None else place
     end = whole_tags(shown, len(shown) - common_length(shown[begin:][::-1], plain[::-1]))
     return shown[begin:end], shown[:begin]
 

@@ -115,6 +115,11 @@ class Probe:
         return self.show(prompts=True) or ""
 
     @cached_property
+    def prompt_with_tools(self) -> str:
+        """What asks for an answer beside tools; empty where the template refuses."""
+        return self.show(tools=TOOLS, prompts=True) or ""
+
+    @cached_property
     def prompt_end(self) -> str:
         """The part of it that is there for the answer only."""
         return self.prompt.removeprefix(self.show() or "")
@@ -132,6 +137,20 @@ class Probe:
         behind = (self.show(ANSWER) or "").rpartition(ANSWER.content)[2].lstrip()
         found = _TAGS.match(behind)
         return tuple(re.findall(TAG, found.group() if found else ""))[:_MOST_ENDS]
+
+
+def place_behind(prompt: str, shown: str) -> int | None:
+    """Where `shown` goes on behind a prompt that it begins with, but for blanks; None where it does not."""
+    if shown.startswith(prompt):
+        return len(prompt)
+    at = 0
+    for character in "".join(prompt.split()):
+        while at < len(shown) and shown[at].isspace():
+            at += 1
+        if not shown.startswith(character, at):
+            return None
+        at += 1
+    return at
 
 
 def whole_tags(text: str, at: int) -> int:

@@ -17,6 +17,7 @@ _KNOWN = (
     ("<|END_THINKING|>", ThinkingMarkers("<|START_THINKING|>", "<|END_THINKING|>")),
     ("<|inner_suffix|>", ThinkingMarkers("<|inner_prefix|>", "<|inner_suffix|>")),  # Apertus
     ("<|begin|>assistant<|think|>", ThinkingMarkers("<|think|>", "<|end|>")),  # Solar Open
+    ("<channel|>", ThinkingMarkers("<|channel>thought", "<channel|>")),  # Gemma 4
     ("[BEGIN FINAL RESPONSE]", ThinkingMarkers("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")),  # Apriel
 )
 # Granite 3.3 is told in words to write between these; what Apriel ends an answer with stands in no template.

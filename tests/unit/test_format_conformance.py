@@ -14,7 +14,7 @@ from chat_templates import upstream_templates
 
 from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.parser import OutputParser
-from localllm.chat.probes import whole_tags
+from localllm.chat.probes import place_behind, whole_tags
 from localllm.chat.syntax import CallSyntax, Syntax, common_length
 from localllm.chat.template import ChatTemplate
 from localllm.errors import TemplateError
@@ -115,7 +115,8 @@ def written(template: ChatTemplate, found: OutputFormat, reply: Message) -> tupl
         prompt, full, plain = show(prompts=True), show(reply), show(Message("assistant", "Zanswer"))
     except TemplateError:
         return None
-    begin = whole_tags(full, common_length(prompt, full))
+    place = place_behind(prompt, full)
+    begin = whole_tags(full, common_length(prompt, full)) if place is None else place
     end = whole_tags(full, len(full) - common_length(full[begin:][::-1], plain[::-1]))
     text = full[begin:end]
     for tag in TURN_ENDS:

@@ -38,3 +38,53 @@ def test_an_empty_text_stays_one_where_calls_are_shown_beside_it():
     source = "{% for m in messages %}{{ m.content is none }}{{ m.tool_calls }}{% endfor %}"
     assert "None" not in rendered(source, Message("assistant", tool_calls=(CALL,)))
     assert "True" not in rendered(source, Message("assistant", tool_calls=(CALL,)))
+
+
+CALLED = Message("assistant", tool_calls=(ToolCall("call_x", "f", '{"a": 1}'), ToolCall("call_y", "g", "{}")))
+# The name of a tool is to be read in the id of a call.
+IDS_ONLY = """\
+{%- for m in messages -%}
+{%- for c in m.tool_calls or [] %}({{ c.id }}={{ c.function.arguments | tojson }}){% endfor -%}
+[{{ m.tool_call_id or m.content }}]
+{%- endfor -%}"""
+
+
+def test_ids_have_the_names_of_their_tools_in_them_where_a_template_writes_no_other_names():
+    results = [Message("tool", "R", tool_call_id="call_y"), Message("tool", "S", tool_call_id="call_x")]
+    again = Message("assistant", tool_calls=(ToolCall("call_x", "g", "{}"),))
+    assert (
+        '[Hi](functions.f:0={"a": 1})(functions.g:1={})[][functions.g:1][functions.f:0](functions.g:2={})[]'
+        == rendered(IDS_ONLY, USER, CALLED, *results, again)
+    )
+
+
+def test_ids_stay_where_names_stand_beside_them():
+    source = IDS_ONLY.replace("c.id", "c.function.name ~ c.id")
+    assert '[Hi](fcall_x={"a": 1})(gcall_y={})[]' == rendered(source, USER, CALLED)
+
+
+def test_a_result_that_would_be_taken_apart_is_a_list_of_one_text():
+    source = "{% for m in messages if m.role == 'tool' %}{% for one in m.content %}<{{ one }}>{% endfor %}{% endfor %}"
+    assert "<sunny>" == rendered(source, USER, CALLED, Message("tool", "sunny"))
+    plain = source.replace("{% for one in m.content %}<{{ one }}>{% endfor %}", "<{{ m.content }}>")
+    assert "<sunny>" == rendered(plain, USER, CALLED, Message("tool", "sunny"))
+
+
+def test_an_empty_text_is_one_empty_part_where_a_template_looks_into_the_first_of_a_call():
+    source = (
+        "{% for m in messages %}{% if m.tool_calls and m.content[0].thought %}!{% endif %}"
+        "<{% if m.content is string %}{{ m.content }}{% else %}"
+        "{{ m.content | map(attribute='text') | join }}{% endif %}"
+        ">{% endfor %}"
+    )
+    assert "<Hi><>" == rendered(source, USER, CALLED)
+    assert "<Hi><I look.>" == rendered(source, USER, Message("assistant", "I look.", tool_calls=(CALL,)))
+
+
+def test_an_empty_system_text_leaves_no_trace_in_a_users_turn():
+    source = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<{{ m.content }}>{% endfor %}"
+    )
+    assert "<Hi>" == rendered(source, Message("system", ""), USER)
+    assert "<Be brief.\n\nHi>" == rendered(source, Message("system", "Be brief."), USER)
