@@ -77,15 +77,19 @@ class Engine:
         """Whether `step` would do anything."""
         return bool(len(self._roster.waiting) or self._roster.active)
 
-    def add(self, request: SequenceRequest) -> None:
-        """Queue a request. Raises PromptTooLongError when prompt and one token exceed its limit or the pool."""
+    def add(self, request: SequenceRequest, came_at: float | None = None) -> None:
+        """Queue a request that came at that time of the clock, or comes now.
+
+        Raises PromptTooLongError when prompt and one token exceed its limit or the pool.
+        """
         limit = min(request.limit_tokens, self._most_tokens())
         if len(request.prompt) >= limit:
             raise PromptTooLongError(len(request.prompt), limit)
         if not request.prompt:
             raise EngineError("a prompt needs at least one token")
         sampler = self._backend.new_sampler(request.sampling, request.seed, request.prompt, request.constraint)
-        sequence = Sequence(request, sampler, limit, self._clock())
+        now = self._clock()
+        sequence = Sequence(request, sampler, limit, now if came_at is None else came_at, now)
         if request.logprobs is not None:
             token_bytes = self._backend.token_bytes
             sequence.logprobs = LogprobRecorder(request.logprobs, lambda token: token_bytes(token, special=True))

@@ -167,22 +167,21 @@ class Roster:
     def loads(self, active: tuple[Sequence, ...]) -> list[Load]:
         """The active sequences as the planner sees them."""
         now = self._clock()
-        flowing = [one.first_token_at for one in active if one.to_compute == 1 and one.first_token_at is not None]
-        flowing_since = min(flowing, default=None)
+        flowing = [one for one in active if one.to_compute == 1 and one.first_token_at is not None]
+        first = min(flowing, key=_began_at, default=None)
         is_tight = self.pool.cells.free < len(active)
         scorers = sum(one.has_to_score for one in active)
         loads = []
         for sequence in active:
             assert sequence.resident is not None
             to_compute = sequence.to_compute
-            is_late = flowing_since is not None and sequence.first_token_at is None
             loads.append(
                 Load(
                     to_compute=to_compute,
                     cells=self.pool.cells.own(sequence.resident.slot) if is_tight else 0,
                     claim=sequence.claim(now, self.waiting.served(sequence)),
                     most=self._most_in_one_step(sequence, len(active), scorers) if to_compute > 1 else 0,
-                    is_late=is_late and flowing_since is not None and flowing_since < sequence.arrived_at,
+                    is_late=first is not None and sequence.first_token_at is None and _is_late(sequence, first),
                 )
             )
         return loads
@@ -294,3 +293,19 @@ class Roster:
     def _drop_saved(self, sequence: Sequence) -> None:
         self._saved_bytes -= len(sequence.saved or b"")
         sequence.saved, sequence.saved_length = None, 0
+
+
+def _began_at(stream: Sequence) -> float:
+    assert stream.first_token_at is not None
+    return stream.first_token_at
+
+
+def _is_late(sequence: Sequence, first: Sequence) -> bool:
+    """Whether a prompt came when streams flowed, of which `first` has flowed longest.
+
+    Of a burst, one may be computed before the others are taken. They came with it: one step, before its second token,
+    is theirs as if nobody flowed.
+    """
+    began_at = _began_at(first)
+    came_with_it = sequence.arrived_at <= began_at and first.generated == 1
+    return began_at < sequence.added_at and not came_with_it

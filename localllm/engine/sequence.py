@@ -114,6 +114,7 @@ class Sequence:
 
     __slots__ = (
         "accepted_tokens",
+        "added_at",
         "admitted_at",
         "arrived_at",
         "cache_miss",
@@ -140,7 +141,9 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, request: SequenceRequest, sampler: Sampler, limit_tokens: int, arrived_at: float) -> None:
+    def __init__(
+        self, request: SequenceRequest, sampler: Sampler, limit_tokens: int, arrived_at: float, added_at: float
+    ) -> None:
         self.request = request
         self.sampler = sampler
         self.detokenizer = Detokenizer(request.stop)
@@ -158,6 +161,7 @@ class Sequence:
         self.scored = 0  # tokens of the prompt whose logprobs are told, if they were asked for
         self.stops_at: set[int] = set()  # lengths at which its state is to be saved
         self.arrived_at = arrived_at
+        self.added_at = added_at  # later, if a step ran when it arrived
         self.admitted_at: float | None = None
         self.first_token_at: float | None = None
         self.cached_tokens = 0

@@ -53,13 +53,13 @@ logger = logging.getLogger(__name__)
 class Worker:
     """The main thread: one engine, its requests, and what is said about them."""
 
-    def __init__(self, pipe: Pipe, engine: Engine, pool_tokens: int, inbox: Inbox, preparing: set[int]) -> None:
+    def __init__(self, pipe: Pipe, engine: Engine, pool_tokens: int, inbox: Inbox, preparing: dict[int, float]) -> None:
         self._pipe = pipe
         self._engine = engine
         self._pool_tokens = pool_tokens
         self._inbox = inbox
         self._streams: dict[int, Stream] = {}
-        self._preparing = preparing  # between reader and engine
+        self._preparing = preparing  # between reader and engine: when each came
         self._cancelled: set[int] = set()  # those of them whose client left
         self._speaker = Speaker(pipe.send)
 
@@ -95,10 +95,12 @@ class Worker:
 
     def _start(self, prepared: Prepared) -> list[Spoken]:
         request_id = prepared.sequence.id
+        # Not when it is taken: it may have come while a step ran, and waited for that.
+        came_at = self._preparing.get(request_id)
         if self._forget_cancelled(request_id):
             return []
         try:
-            self._engine.add(prepared.sequence)
+            self._engine.add(prepared.sequence, came_at)
         except LocalllmError as error:
             return [Spoken(request_id, event=failed_from(error))]
         self._streams[request_id] = stream = Stream(prepared)
@@ -111,7 +113,7 @@ class Worker:
             self._cancelled.add(request_id)
 
     def _forget_cancelled(self, request_id: int) -> bool:
-        self._preparing.discard(request_id)
+        self._preparing.pop(request_id, None)
         was_cancelled = request_id in self._cancelled
         self._cancelled.discard(request_id)
         return was_cancelled
@@ -145,7 +147,9 @@ class Worker:
 class Reader:
     """Takes frames off the pipe, for ever; the end of the pipe is the end of the process."""
 
-    def __init__(self, pipe: Pipe, loads: queue.SimpleQueue[protocol.Load], inbox: Inbox, preparing: set[int]) -> None:
+    def __init__(
+        self, pipe: Pipe, loads: queue.SimpleQueue[protocol.Load], inbox: Inbox, preparing: dict[int, float]
+    ) -> None:
         self._pipe = pipe
         self._loads = loads
         self._inbox = inbox
@@ -172,7 +176,7 @@ class Reader:
             case protocol.Load():
                 self._loads.put(message)
             case protocol.Generate():
-                self.preparing.add(message.id)
+                self.preparing[message.id] = time.monotonic()
                 self.work.put(message)
             case protocol.Tokenize() | protocol.Detokenize() | protocol.Render():
                 self.work.put(message)
@@ -234,7 +238,7 @@ def serve(pipe: Pipe) -> int:
     """Say hello, load what is asked, and serve it; returns only when the load failed."""
     inbox: Inbox = queue.SimpleQueue()
     loads: queue.SimpleQueue[protocol.Load] = queue.SimpleQueue()
-    preparing: set[int] = set()
+    preparing: dict[int, float] = {}
     reader = Reader(pipe, loads, inbox, preparing)
     pipe.send(protocol.Hello(protocol.PROTOCOL_VERSION, os.getpid()))
     reader.start()

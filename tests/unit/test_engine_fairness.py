@@ -189,6 +189,44 @@ def test_a_prompt_that_was_there_before_the_streams_is_computed_in_full_batches(
     assert [123, 127, 127, 127] == [after - before for before, after in itertools.pairwise(progress)]
 
 
+def begin_a_burst(engine, backend, rest_tokens):
+    """One of four that came at once is computed while the others are still on their way into the engine."""
+    engine.add(request(1, "p" * 60, max_new_tokens=50))
+    came_at = backend.now
+    engine.step()
+    backend.now += ROW_SECONDS
+    for number in (2, 3, 4):
+        engine.add(request(number, str(number) * rest_tokens, max_new_tokens=50), came_at)
+
+
+def test_a_burst_of_which_one_was_taken_first_is_computed_in_one_batch_more():
+    engine, backend = new_engine(batch_tokens=256)
+    begin_a_burst(engine, backend, 60)
+    assert [1, 1, 1, 1] == [len(output.tokens) for output in engine.step()]
+
+
+def test_the_first_of_a_burst_flows_after_one_full_batch_of_the_others():
+    engine, backend = new_engine(batch_tokens=256)
+    start_a_stream(engine)
+    while engine.has_work:
+        engine.step()
+    begin_a_burst(engine, backend, 1000)
+    seconds = []
+    for _ in range(20):
+        before = backend.now
+        assert [1] == [len(output.tokens) for output in engine.step() if output.id == 1]
+        seconds.append(backend.now - before)
+    assert STEP_SECONDS + 256 * ROW_SECONDS == pytest.approx(seconds[0])
+    assert max(seconds[1:]) <= 2 * ALONE_SECONDS + 1e-9
+
+
+def test_what_came_before_it_was_taken_has_waited_since_then():
+    engine, backend = new_engine()
+    engine.add(request(1, "p" * 60, max_new_tokens=1), came_at=backend.now - 3.0)
+    _, finishes = run(engine)
+    assert 3.0 == pytest.approx(finishes[1].stats.queue_seconds)
+
+
 @pytest.mark.parametrize("places", [1, 2])
 @pytest.mark.parametrize("newcomer_tokens", [4, 30])
 def test_an_old_request_of_the_lowest_class_ends_however_many_better_ones_arrive(places, newcomer_tokens):
