@@ -3,6 +3,7 @@
 What comes of a request, in order:
 
     voices → templates → template (Jinja, in the sandbox) or go_template     a conversation to text
+                         openings                                            what it lacks where it never asks
     formats → probes, thinking, channels, calls, probing → syntax            what answers look like, found and as data
     constraint → call_grammar, channel_calls, gbnf, lark, json_schema        what an answer is held to; in call_grammar:
                  tag_values, element_values, notation, branches, raw_text    arguments as each family writes them;

@@ -78,6 +78,12 @@ def main_start(syntax: Syntax) -> str:
     return syntax.starts[0]
 
 
+def holds_all_calls(syntax: Syntax) -> bool:
+    """Whether a list is all there can be: one without a mark is only read where an answer begins."""
+    is_list = isinstance(syntax, PythonSyntax) or (isinstance(syntax, CallSyntax) and syntax.opening != "")
+    return is_list and not main_start(syntax)
+
+
 class _JsonCalls:
     def __init__(self, lark: Lark, syntax: CallSyntax, tools: Sequence[CallableTool]) -> None:
         self._lark = lark
@@ -228,10 +234,15 @@ def _python_calls(
     start = lark.mark(main_start(syntax)) if begun is None else ()
     calls = [lark.sequence(*_python_call(lark, tool)) for tool in tools]
     call = lark.rule(*calls)
-    more = f" ({lark.sequence(Text('/, ?/'), call)})*" if several else ""
-    head = lark.sequence(*start, *((BLANKS,) if start or begun else ()), literal("["))
-    end = (BLANKS, *lark.mark(syntax.end)) if syntax.end else ()
-    return f"{head} {call.name}{more} {lark.sequence(literal(']'), *end)}"
+    between = literal("\n") if syntax.on_lines else Text("/, ?/")
+    more = f" ({lark.sequence(between, call)})*" if several else ""
+    opening, closing = (
+        ("[", "]") if not syntax.on_lines else (f"{syntax.fence}\n", "\n```") if syntax.fence else ("", "")
+    )
+    head = (*start, *((BLANKS,) if start or begun else ()), *((literal(opening),) if opening else ()))
+    tail = (*((literal(closing),) if closing else ()), *((BLANKS, *lark.mark(syntax.end)) if syntax.end else ()))
+    expression = f"{call.name}{more}"
+    return " ".join([*([lark.sequence(*head)] if head else []), expression, *([lark.sequence(*tail)] if tail else [])])
 
 
 def _other_calls(lark: Lark, syntax: PythonSyntax | ProgramSyntax, tools: Sequence[CallableTool]) -> list[str]:

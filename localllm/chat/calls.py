@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from localllm.chat.probes import ARGUMENTS, CALL, CALLED_TOOL, OTHER_TOOL, TOOLS, Probe, place_behind, whole_tags
+from localllm.chat.probes import ARGUMENTS, CALL, CALLED_TOOL, OTHER_TOOL, TOOLS, Probe, place_behind
 from localllm.chat.probing import find_syntax
-from localllm.chat.syntax import TAG, AnswerMarkers, CallSyntax, PythonSyntax, Syntax, common_length
+from localllm.chat.syntax import TAG, AnswerMarkers, CallSyntax, PythonSyntax, Syntax, common_length, whole_tags
 from localllm.generation import Message, ToolCall
 
 HERMES_CALLS = CallSyntax(starts=("<tool_call>",), end="</tool_call>")

@@ -25,10 +25,9 @@ from localllm.chat.probes import (
     THOUGHTFUL_ANSWER,
     TOOLS,
     Probe,
-    whole_tags,
 )
 from localllm.chat.probing import find_syntax
-from localllm.chat.syntax import TAG, Channels, Marker, Syntax, TaggedSyntax, common_length, marker
+from localllm.chat.syntax import TAG, Channels, Marker, Syntax, TaggedSyntax, common_length, marker, whole_tags
 from localllm.generation import Message, ToolCall
 
 _WORD = re.compile(r"\w+")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from llguidance import regex_to_lark
 
 from localllm.answer_rules import AnswerRules, Free, Held, Mark, Opening, Stage
-from localllm.chat.call_grammar import CallableTool, call_grammar
+from localllm.chat.call_grammar import CallableTool, call_grammar, holds_all_calls
 from localllm.chat.channel_calls import begun_call, starts_of, whole_calls
 from localllm.chat.formats import OutputFormat
 from localllm.chat.gbnf import is_gbnf, lark_of_gbnf
@@ -210,7 +210,8 @@ class _Plan:
         if channels is not None and self._syntax is not None:
             return whole_calls(lark, channels, self._syntax, self._callable, is_first=is_first)
         call = lark.rule(self._calls(lark, None))
-        is_repeated = self._may_call_again and self._format.parallel_calls
+        is_one_list = self._syntax is not None and holds_all_calls(self._syntax)
+        is_repeated = self._may_call_again and self._format.parallel_calls and not is_one_list
         more = f" ({lark.sequence(BLANKS, call)})*" if is_repeated else ""
         blanks = "" if self._first_mark(is_first) else f"{lark.sequence(BLANKS)} "
         return f"{blanks}{call.name}{more}"

@@ -111,9 +111,11 @@ def thinking_variables(think: bool | str | None) -> dict[str, object]:
     """The variables by which templates switch thinking; none at all for None, so that their default holds."""
     if think is None:
         return {}
-    # Qwen and most others read enable_thinking; DeepSeek V3.1, Granite and Kimi read thinking; MiniMax M3 the last.
+    # Qwen and most others read enable_thinking; DeepSeek V3.1, Granite and Kimi read thinking; GigaChat 3.5 reasoning;
+    # MiniMax M3 the last.
     is_on = bool(think)
-    return {"enable_thinking": is_on, "thinking": is_on, "thinking_mode": "enabled" if is_on else "disabled"}
+    mode = "enabled" if is_on else "disabled"
+    return {"enable_thinking": is_on, "thinking": is_on, "reasoning": is_on, "thinking_mode": mode}
 
 
 def with_system_in_user_turn(messages: Sequence[Message]) -> list[Message]:

@@ -33,6 +33,7 @@ class GoTemplate:
     """
 
     is_default = False
+    missing_prompt = ""
 
     def __init__(self, source: str, *, today: Callable[[], datetime]) -> None:
         if len(source) > MAX_SOURCE_CHARACTERS:

@@ -16,7 +16,7 @@ from datetime import datetime
 from localllm.chat.conversation import thinking_variables
 from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.parser import OutputParser
-from localllm.chat.probes import place_behind, whole_tags
+from localllm.chat.probes import place_behind
 from localllm.chat.syntax import (
     TAG,
     CallSyntax,
@@ -26,6 +26,7 @@ from localllm.chat.syntax import (
     Syntax,
     TaggedSyntax,
     common_length,
+    whole_tags,
 )
 from localllm.chat.templates import Template, open_template
 from localllm.creating import Finding
@@ -115,22 +116,16 @@ class _Lint:
             return error
 
     def _prompt(self, asked: str) -> Finding:
+        if begun := self._template.missing_prompt:
+            return Finding("note", "generation prompt", f"is missing: {_quoted(begun)} is written in its place")
         plain = self._try((_QUESTION,), prompts=False)
         if isinstance(plain, TemplateError):
             return _failure("generation prompt", plain)
         if plain == asked:
-            if self._lacks_prompt(asked):
+            if not asked.rpartition(_QUESTION.content)[2].strip():
                 return Finding("problem", "generation prompt", "is missing: nothing says that the answer begins")
             return Finding("note", "generation prompt", "is there whether it is asked for or not")
         return Finding("ok", "generation prompt", _quoted(asked[common_length(plain, asked) :]))
-
-    def _lacks_prompt(self, asked: str) -> bool:
-        """Whether more stands between a question and its answer than behind the last question."""
-        answered = self._try((_QUESTION, _ANSWER))
-        behind = asked.rpartition(_QUESTION.content)[2].rstrip()
-        between = "" if isinstance(answered, TemplateError) else answered.rpartition(_QUESTION.content)[2]
-        between = between.partition(_ANSWER.content)[0].rstrip()
-        return not behind or (between.startswith(behind) and between != behind)
 
     def _system(self) -> Finding:
         shown = self._try((_SYSTEM, _QUESTION))
@@ -306,7 +301,7 @@ def _form(calls: Syntax) -> str:
         case ElementSyntax():
             form = "XML elements, one for each argument"
         case PythonSyntax():
-            form = "a list of calls as Python writes them"
+            form = f"{'calls' if calls.on_lines else 'a list of calls'} as Python writes them"
         case GemmaSyntax():
             form = "Gemma writes them, call:name{key:value}"
     is_bare = isinstance(calls, (CallSyntax, PythonSyntax)) and calls.bare

@@ -9,7 +9,7 @@ import json
 import re
 from functools import cached_property
 
-from localllm.chat.syntax import TAG, common_length
+from localllm.chat.syntax import TAG, common_length, whole_tags
 from localllm.chat.templates import Template
 from localllm.errors import TemplateError
 from localllm.generation import Message, Tool, ToolCall
@@ -43,7 +43,6 @@ CALL = Message("assistant", tool_calls=(ToolCall("call_abcd1234", CALLED_TOOL, j
 THOUGHTFUL_ANSWER = Message("assistant", ANSWER.content, thinking=THOUGHT)
 THOUGHTFUL_CALL = Message("assistant", thinking=THOUGHT, tool_calls=CALL.tool_calls)
 
-_CUT_TAG = re.compile(r"<[^<>\s]*\Z|\[[^\[\]<>\s]*\Z|<\|(?:open|close)\|>[^<\[]*(?:<[^<>\s]*)?\Z")
 _TAGS = re.compile(rf"(?:{TAG}\s*)*")
 _MOST_ENDS = 4
 
@@ -151,10 +150,3 @@ def place_behind(prompt: str, shown: str) -> int | None:
             return None
         at += 1
     return at
-
-
-def whole_tags(text: str, at: int) -> int:
-    """The place, or where the tag begins that `at` lies in."""
-    cut = _CUT_TAG.search(text[:at])
-    # A tag that is complete up to here is not cut, even if its last character could begin another.
-    return cut.start() if cut and not re.fullmatch(TAG, cut.group()) else at

@@ -38,6 +38,10 @@ _GEMMA = re.compile(
     r"(?P<start><[^<>\s]+>)call:zcalled_tool\{zargument:(?P<quote><[^\s:,{}]+>)zvalue(?P=quote),.*\}(?P<end><[^<>\s]+>)"
 )
 
+_FENCE = re.compile(r"\s*(?P<fence>```\w*)\s*\Z")
+# Llama 4's pythonic template and its kin write texts without quotes, which no model does.
+_PYTHON_CALL = re.compile(rf"{FIRST_NAME}\({_KEYS[0]}=[^=()]*{_TEXT}[^=()]*,\s*{_KEYS[1]}=[^=()]*zmore[^=()]*\)")
+
 Written = Callable[[Sequence[ToolCall]], str | None]
 
 
@@ -49,9 +53,8 @@ def find_syntax(written: Written) -> Syntax | None:
         return None
     two = written([texts, _call(SECOND_NAME, _TEXT, "zmore", 1)])
     found = _own_notation(one) or _elements(one, two, written) or _tagged(one, written([numbers]), two)
-    if found is None or not _reads(found, one, [texts]):
-        return None
-    return found
+    is_python = isinstance(found, PythonSyntax) and _PYTHON_CALL.search(one)
+    return found if found is not None and (is_python or _reads(found, one, [texts])) else None
 
 
 def _call(name: str, first: str, second: object, number: int = 0) -> ToolCall:
@@ -75,12 +78,22 @@ def _own_notation(one: str) -> Syntax | None:
     """Python's or Gemma's way to write a call."""
     before, _, after = one.partition(FIRST_NAME)
     tag = _last_tag(before.rstrip().removesuffix("[").rstrip())
-    if after.startswith("(") and before.rstrip().endswith("["):
+    if after.startswith("("):
         behind = after.rpartition(")")[2].strip().removeprefix("]").strip()
-        return PythonSyntax((tag,), behind) if tag else PythonSyntax((), bare=True)
+        if before.rstrip().endswith("[") or not before.strip():
+            return PythonSyntax((tag,), behind) if tag else PythonSyntax((), bare=True)
+        return _calls_on_lines(before, behind)
     notation = _GEMMA.search(one)
     # What stands before and behind a text is the same tag.
     return GemmaSyntax(notation["start"], notation["end"], notation["quote"]) if notation else None
+
+
+def _calls_on_lines(before: str, behind: str) -> PythonSyntax | None:
+    """Python's calls between tags and without brackets, maybe in a fence as Markdown has it."""
+    fence = _FENCE.search(before)
+    tag = _last_tag(before[: fence.start()] if fence else before.rstrip())
+    end = behind.removeprefix("```").strip() if fence else behind
+    return PythonSyntax((tag,), end, on_lines=True, fence=fence.group("fence") if fence else "") if tag else None
 
 
 def _last_tag(text: str) -> str:

@@ -26,7 +26,8 @@ from localllm.chat.syntax import (
 from localllm.chat.tools import Call
 from localllm.chat.values import Schemas, argument_value, without_blanks
 
-_CALL = Marker(("call:",))
+_CALL, _COMMA = Marker(("call:",)), Marker((",",))
+_FENCE_END = "```"
 _NOT_IN_KEY = re.compile(r"[<>\[\]\n\"=]")
 
 
@@ -180,6 +181,8 @@ class PythonReader(Reader):
         self._end = Marker((syntax.end,) if syntax.end else ())
         self._is_bare = began not in syntax.starts
         self._method = syntax.method
+        self._is_on_lines = syntax.on_lines
+        self._fence = Marker((syntax.fence,) if syntax.fence else ())
         self._schemas = schemas
         super().__init__(began)
 
@@ -188,8 +191,10 @@ class PythonReader(Reader):
             yield from self._one_call()
             return
         if not self._is_bare:
+            yield from self._choose([self._fence])
             yield from self._skip_blanks()
             if not self._buffer.startswith("["):
+                yield from self._calls_on_lines() if self._is_on_lines else ()
                 return
             self._take(1)
         text = yield from self._until_balanced(Balance(("'", '"'), has_escapes=True, is_open=True))
@@ -198,8 +203,29 @@ class PythonReader(Reader):
             return
         for call in calls:
             self._accept(call)
-        yield from self._choose([self._end])
+        yield from self._choose(self._ends)
         self._held.clear()
+
+    @property
+    def _ends(self) -> list[Marker]:
+        """What may stand behind the last call: the end of a fence, and that of the calls, or one of them."""
+        fence = Marker((_FENCE_END,)) if self._fence else Marker()
+        return [Marker((*fence.words, *self._end.words)), self._end, fence]
+
+    def _calls_on_lines(self) -> Wait:
+        """Calls one after the other, without the brackets of a list."""
+        while name := (yield from self._name()):
+            if not self._buffer.startswith("("):
+                return
+            text = yield from self._until_balanced(Balance(("'", '"'), has_escapes=True))
+            calls = python_calls.read_list(f"[zcall{text}]") if text is not None else None
+            if not calls:
+                return
+            self._accept(Call(name, calls[0].arguments))
+            yield from self._choose([_COMMA])
+            if (yield from self._choose(self._ends)) is not None:
+                self._held.clear()
+                return
 
     def _one_call(self) -> Wait:
         """A call of a method of a known tool; anything else may be a program."""

@@ -6,6 +6,7 @@
                     or each argument between markers:        <function=name><parameter=key>value</parameter></function>
     ElementSyntax   each argument an XML element, nested:    <invoke name="name"><key>value</key></invoke>
     PythonSyntax    calls as Python writes them:             [name(key='value'), other()]   or   name.call(key="value")
+                    or one on each line
     GemmaSyntax     Gemma 4's own notation:                  call:name{key:<|"|>value<|"|>}
     Channels        not a syntax of calls but of answers:    a header says whether thinking, text or a call follows
 
@@ -25,6 +26,7 @@ _MOST_WILD, _MOST_BLANKS = 128, 64
 _XTML = r"<\|(?:open|close)\|>[^<\[]*(?:<\|sep\|>)?"
 TAG = rf"(?:{_XTML.removesuffix('?')}|<[^<>\s]+>|\[[^\[\]\s]+\])"
 _PIECE = re.compile(rf"{_XTML}|<[^<>\s]*>?|\[[^\[\]\s]*\]?|[^<\[\s]+")
+_CUT_TAG = re.compile(r"<[^<>\s]*\Z|\[[^\[\]<>\s]*\Z|<\|(?:open|close)\|>[^<\[]*(?:<[^<>\s]*)?\Z")
 _TOKENS = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
@@ -32,6 +34,13 @@ def common_length(one: str, other: str) -> int:
     """How many characters two texts share from their start."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
+
+
+def whole_tags(text: str, at: int) -> int:
+    """The place, or where the tag begins that `at` lies in."""
+    cut = _CUT_TAG.search(text[:at])
+    # A tag that is complete up to here is not cut, even if its last character could begin another.
+    return cut.start() if cut and not re.fullmatch(TAG, cut.group()) else at
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,13 +251,16 @@ class ElementSyntax:
 class PythonSyntax:
     """`start [name(key=value, …), …] end`; with `bare` the list alone, if it is the answer's first and names a tool.
 
-    With a `method` it is one call of a known tool, `start name.method(key=value, …)`, and no list.
+    With `on_lines` the calls stand on lines of their own instead of in a list, which the model may write all the same,
+    and behind a `fence` if there is one. With a `method` it is a single call of a known tool, `start name.method(…)`.
     """
 
     starts: tuple[str, ...]
     end: str = ""
     bare: bool = False
     method: str = ""
+    on_lines: bool = False
+    fence: str = ""
 
     @property
     def markers(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -18,9 +19,12 @@ from localllm.chat.conversation import PLAIN, Form
 from localllm.chat.demands import Demands
 from localllm.chat.effort import Efforts
 from localllm.chat.lengths import MAX_OUTPUT_CHARACTERS
+from localllm.chat.openings import missing_prompt
 from localllm.chat.sandbox import MAX_SOURCE_CHARACTERS, Program
 from localllm.errors import TemplateError
 from localllm.generation import Message, Tool
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["DEFAULT_TEMPLATE", "MAX_OUTPUT_CHARACTERS", "MAX_SOURCE_CHARACTERS", "ChatTemplate"]
 
@@ -83,7 +87,19 @@ class ChatTemplate:
         known |= conversation.thinking_variables(think) | self._efforts.variables(think)
         known["add_generation_prompt"] = add_generation_prompt and not continue_final_message
         text = self._program.run(known | dict(variables or {}) | extra)
+        if known["add_generation_prompt"] and messages and messages[-1].role != "assistant":
+            text += self.missing_prompt
         return _cut(text) if continue_final_message else text
+
+    @functools.cached_property
+    def missing_prompt(self) -> str:
+        """What is written behind a conversation to ask for an answer, since the template never does; mostly nothing."""
+        begun = missing_prompt(lambda messages, asks: self._show(messages, PLAIN, asks=asks))
+        if begun:
+            logger.warning(
+                "the chat template does not ask for answers: prompts end with %r, as its answers begin", begun
+            )
+        return begun
 
     def _variables(self, messages: Sequence[Message], form: Form = PLAIN) -> dict[str, object]:
         return {**self._tokens, "messages": _turns(messages, form), "tools": None, "documents": None}
@@ -119,9 +135,10 @@ class ChatTemplate:
         except TemplateError:
             return None
 
-    def _show(self, messages: Sequence[Message], form: Form) -> str | None:
+    def _show(self, messages: Sequence[Message], form: Form, *, asks: bool = False) -> str | None:
+        known = self._variables(messages, form) | self._tool_variables(())
         try:
-            return self._program.run(self._variables(messages, form) | self._tool_variables(()))
+            return self._program.run(known | ({"add_generation_prompt": True} if asks else {}))
         except TemplateError:
             return None
 

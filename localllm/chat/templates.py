@@ -13,12 +13,17 @@ from localllm.template_syntax import is_go
 
 
 class Template(Protocol):
-    """A template that was read: a conversation in, the prompt's text out. `source` is as it was written."""
+    """A template that was read: a conversation in, the prompt's text out. `source` is as it was written.
+
+    `missing_prompt` is what is written behind a conversation because the template never asks for an answer.
+    """
 
     @property
     def source(self) -> str: ...
     @property
     def is_default(self) -> bool: ...
+    @property
+    def missing_prompt(self) -> str: ...
     def render(
         self,
         messages: Sequence[Message],

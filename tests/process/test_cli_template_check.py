@@ -11,7 +11,7 @@ from scripted_server import LOCALLLM_VERSION, Reply, ScriptedServer
 GOOD = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}" + (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-NO_PROMPT = GOOD.partition("{% if add")[0]
+NO_PROMPT = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 

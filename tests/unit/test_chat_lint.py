@@ -60,7 +60,10 @@ SANDBOX = "sandbox: the chat template failed: access to attribute"
             "{{ raise_exception('') }}",
             {"question": "the chat template refuses this conversation, and does not say why"},
         ),
-        (PLAIN.replace(PROMPT, ""), {"generation prompt": "is missing: nothing says that the answer begins"}),
+        (
+            "{% for m in messages %}{{ m.content }}\n{% endfor %}",
+            {"generation prompt": "is missing: nothing says that the answer begins"},
+        ),
         (
             PLAIN.replace("{% for m in messages %}", "{% for m in messages if m.role == 'user' %}"),
             {"system": "the system text does not show in the prompt", "several turns": "does not show: Zanswer"},
@@ -83,6 +86,24 @@ SANDBOX = "sandbox: the chat template failed: access to attribute"
 def test_each_fault_is_a_problem_that_says_what_it_is(source, expected):
     got = problems(source)
     assert expected == {subject: got.get(subject) for subject in expected}
+
+
+def test_a_prompt_that_is_missing_is_written_as_answers_begin():
+    expected = ("note", "is missing: '<|assistant|>' is written in its place")
+    assert expected == found(GOOD.replace(PROMPT, ""))["generation prompt"]
+    assert {} == problems(GOOD.replace(PROMPT, ""))
+
+
+def test_a_prompt_behind_every_question_is_there_whatever_answers_begin_with():
+    asks = "{% if m.role == 'user' %}<|assistant|>{% endif %}"
+    answer = "{{ ('<|act|>' if m.tool_calls else '<|say|>') if m.role == 'assistant' }}{{ m.content }}"
+    source = f"{{% for m in messages %}}{answer}{asks}{{% endfor %}}"
+    assert ("note", "is there whether it is asked for or not") == found(source)["generation prompt"]
+
+
+def test_blanks_before_a_prompt_that_stand_before_no_answer_do_not_count():
+    blank = "{% if add_generation_prompt %}{{ '\\n' }}{% endif %}"
+    assert {} == problems(GOOD.replace(PROMPT, blank + PROMPT))
 
 
 def test_a_refusal_of_something_odd_is_a_note():

@@ -30,11 +30,21 @@ def test_a_request_with_tools_gets_the_template_that_is_named_for_them():
 def test_a_template_that_does_not_tell_of_tools_is_warned_about(caplog):
     calls = "{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}"
     source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}" + calls + "{% endfor %}"
+    source += "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     assert voices(Sources(source)).of(has_tools=True).format.calls is not None
     assert ["the chat template shows calls, but does not tell the model which tools there are"] == caplog.messages
     caplog.clear()
     assert voices(Sources(source + "{{ tools }}")).of(has_tools=True).format.shows_tools
     assert [] == caplog.messages
+
+
+def test_a_template_that_never_asks_for_an_answer_is_warned_about_and_helped(caplog):
+    made = voices(Sources("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}")).of(has_tools=False)
+    assert made.template.render(TALK).endswith("And?<|assistant|>")
+    assert made.template.render(TALK).endswith("And?<|assistant|>")
+    assert [
+        "the chat template does not ask for answers: prompts end with '<|assistant|>', as its answers begin"
+    ] == caplog.messages
 
 
 def test_a_template_that_cannot_be_read_is_an_error_at_its_first_use():

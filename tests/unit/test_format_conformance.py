@@ -14,8 +14,8 @@ from chat_templates import upstream_templates
 
 from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.parser import OutputParser
-from localllm.chat.probes import place_behind, whole_tags
-from localllm.chat.syntax import CallSyntax, Syntax, common_length
+from localllm.chat.probes import place_behind
+from localllm.chat.syntax import CallSyntax, Syntax, common_length, whole_tags
 from localllm.chat.template import ChatTemplate
 from localllm.errors import TemplateError
 from localllm.generation import ContentDelta, Event, Message, ThinkingDelta, Tool, ToolCall, ToolCallDelta

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from random_answers import Talk
+from test_call_grammars import asked, assert_calls, marks_of
 from test_unseen_models import opened, read_back
 
 from localllm.chat.formats import OutputFormat, detect
-from localllm.chat.syntax import CallSyntax, ThinkingMarkers
+from localllm.chat.syntax import CallSyntax, PythonSyntax, ThinkingMarkers
 from localllm.chat.template import ChatTemplate
+from localllm.generation import Message, ToolChoice
 
 
-def chatml(call: str, *, between: str = "", said: str = "{{- m.content }}") -> str:
+def chatml(call: str, *, between: str = "", said: str = "{{ m.content }}") -> str:
     """A template of turns between <|im_start|> and <|im_end|>; `call` writes one call `c`, `said` all before calls."""
     return (
         "{%- if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
@@ -33,19 +36,70 @@ def understood(source: str, **more: str) -> OutputFormat:
     return found
 
 
+def assert_demanded_calls_parse(source: str) -> None:
+    """Whatever a model would like to say, a call that it must make is one, and follows its schema."""
+    talk = Talk(source, marks_of(source))
+    complete = 0
+    for seed in range(4):
+        said, again = talk.answers(asked(tool_choice=ToolChoice("required")), seed)
+        assert said.calls == again.calls
+        if said.reason != "length":
+            assert_calls(said)
+            complete += 1
+    assert complete >= 2
+
+
+def tagged(before: str, after: str) -> str:
+    """A call of values between tags, with blanks around each."""
+    return (
+        "<tool_call>\n<function={{ c.name }}>\n{% for k, v in c.arguments.items() %}<parameter={{ k }}>"
+        f"{{{{ {before!r} }}}}{{{{ v if v is string else v | tojson }}}}{{{{ {after!r} }}}}</parameter>\n"
+        "{% endfor %}</function>\n</tool_call>"
+    )
+
+
 BLANKS = ["", "\n", "\n\n", "\n    ", " ", "\r\n", "\n\t"]
 
 
 @pytest.mark.parametrize("before", BLANKS)
 @pytest.mark.parametrize("after", BLANKS)
 def test_values_between_tags_may_stand_between_any_blanks(before, after):
-    call = (
-        "<tool_call>\n<function={{ c.name }}>\n{% for k, v in c.arguments.items() %}<parameter={{ k }}>"
-        f"{{{{ {before!r} }}}}{{{{ v if v is string else v | tojson }}}}{{{{ {after!r} }}}}</parameter>\n"
-        "{% endfor %}</function>\n</tool_call>"
-    )
-    found = understood(chatml(call, between="\n"))
+    found = understood(chatml(tagged(before, after), between="\n"))
     assert ("completion", "tools") == found.capabilities
+
+
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("\n\n", "\n    "), ("", "\n"), (" ", "")])
+def test_demanded_calls_have_the_blanks_around_values_that_their_template_writes(before, after):
+    assert_demanded_calls_parse(chatml(tagged(before, after), between="\n"))
+
+
+QUOTED = r"""'{{ v | replace('\\', '\\\\') | replace("'", "\\'") }}'"""
+VALUE = f"{{% if v is string %}}{QUOTED}{{% else %}}{{{{ 'null' if v is none else v | tojson }}}}{{% endif %}}"
+
+
+def python_call(value: str) -> str:
+    """A call as Python writes it, whose values are written so."""
+    members = f"{{% for k, v in c.arguments.items() %}}{{{{ k }}}}={value}{{{{ ', ' if not loop.last }}}}{{% endfor %}}"
+    return f"{{{{ c.name }}}}({members})"
+
+
+@pytest.mark.parametrize("fence", ["", "```python"])
+def test_calls_of_python_on_lines_of_their_own_are_read_and_can_be_demanded(fence):
+    opening, closing = (f"<calls>\n{fence}\n", "\n```\n</calls>") if fence else ("<calls>\n", "\n</calls>")
+    call = f"{{{{ {opening!r} if loop.first }}}}{python_call(VALUE)}{{{{ {closing!r} if loop.last }}}}"
+    source = chatml(call, between="\n")
+    found = understood(source)
+    assert PythonSyntax(("<calls>",), "</calls>", on_lines=True, fence=fence) == found.calls
+    assert_demanded_calls_parse(source)
+
+
+@pytest.mark.parametrize(("opening", "closing"), ["[]", ("", "")])
+def test_python_calls_are_known_although_their_template_writes_texts_without_quotes(opening, closing):
+    said = "{% if not m.tool_calls %}{{ m.content }}{% endif %}"
+    call = f"{{{{ '{opening}' if loop.first }}}}{python_call('{{ v }}')}{{{{ '{closing}' if loop.last }}}}"
+    source = chatml(call, between=", ", said=said)
+    assert PythonSyntax((), bare=True) == detect(opened(source)).calls
+    assert_demanded_calls_parse(source)
 
 
 def test_a_prompt_that_does_not_go_on_from_what_stands_there_without_it_begins_messages_with_whole_tags():
@@ -90,3 +144,45 @@ def test_thinking_that_is_only_stripped_from_earlier_answers_is_known_by_its_end
     strip = "{% for part in m.content.split('<channel|>') %}{{ part.split('<|channel>')[0] }}{% endfor %}"
     found = understood(chatml("<tool_call>{{ c | tojson }}</tool_call>", said=strip))
     assert ThinkingMarkers("<|channel>thought", "<channel|>") == found.thinking
+
+
+HERMES = "<tool_call>{{ c | tojson }}</tool_call>"
+THOUGHT = (
+    "{% if m.reasoning_content is defined %}<think>\n{{ m.reasoning_content }}\n</think>\n{% endif %}{{ m.content }}"
+)
+
+
+def never_asking(source: str) -> str:
+    return "{% set add_generation_prompt = false %}" + source
+
+
+@pytest.mark.parametrize("said", ["{{ m.content }}", THOUGHT])
+def test_a_template_that_never_asks_for_an_answer_is_helped_to_its_own_opening(said):
+    source = chatml(HERMES, said=said)
+    found = understood(never_asking(source))
+    assert detect(opened(source)) == found
+    question = [Message("user", "Hi")]
+    assert opened(source).render(question) == opened(never_asking(source)).render(question)
+
+
+def test_an_opening_is_whole_and_no_beginning_of_what_differs():
+    for written, opening in {
+        "<|start|>assistant to={{ 'user' if m.content else 'self' }}<|body|>{{ m.content }}": "<|start|>assistant",
+        "{{ 'A' if m.content else 'B' }}SSISTANT: {{ m.content }}": "",
+        "ASSISTANT: {{ m.content }}": "ASSISTANT:",
+        "<|bot|><think>{{ m.thinking }}</think>{{ m.content }}": "<|bot|>",
+        "<|bot|>\n{{ m.content or '\n' }}": "<|bot|>\n",
+        "{{ m.content }}": "",
+    }.items():
+        source = "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }}\n{% else %}" + (
+            written + "<|end|>\n{% endif %}{% endfor %}"
+        )
+        assert opening == opened(source).missing_prompt
+
+
+def test_a_conversation_that_ends_with_an_answer_gets_no_opening():
+    source = never_asking(chatml(HERMES))
+    talk = [Message("user", "Hi"), Message("assistant", "Ho")]
+    assert opened(source).render(talk).endswith("Ho<|im_end|>\n")
+    assert opened(source).render(talk, continue_final_message=True).endswith("Ho")
+    assert opened(source).render(talk[:1], add_generation_prompt=False).endswith("Hi<|im_end|>\n")
