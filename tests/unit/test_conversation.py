@@ -28,7 +28,8 @@ from localllm.generation import (
     ToolCallDelta,
     Usage,
 )
-from localllm.runner.conversation import Conversations, Sources, Stream
+from localllm.runner.answer import Stream
+from localllm.runner.conversation import Conversations, Sources
 
 THINKING_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>"
