@@ -153,6 +153,8 @@ def _attention(header: Header) -> Complaints:
             continue
         if heads[number] < 1:
             yield f"layer {number} attends, but has {heads[number]} heads"
+        if kv_heads[number] > heads[number]:
+            yield f"layer {number} has {heads[number]} heads, and {kv_heads[number]} of keys and values to share"
         if kv_heads[number] < 1:  # an attention that keeps no keys, with widths of its own
             continue
         yield from _widths(header, number, tensors, (heads[number], kv_heads[number]))

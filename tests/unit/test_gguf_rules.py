@@ -119,6 +119,7 @@ def test_layers_that_attend_must_say_with_how_many_heads(tmp_path):
         (of("rwkv7", wkv__head_size=48), "rwkv7.wkv.head_size is 48, of which no whole number makes the width of 64"),
         (of("rwkv6", wkv__head_size=16, attention__head_count_kv=3), "its 4 heads share 3 heads of keys and values"),
         (of("olmo2", attention__head_count=0), "layer 0 attends, but has 0 heads"),
+        (of("modern-bert", attention__head_count_kv=2**32 - 1), "layer 0 has 4 heads, and 4294967295 of keys and"),
         (of("llama", embedding_length=32), "its width is 32, but 'token_embd.weight' has the shape [64, 8]"),
         (of("qwen35", rope__dimension_sections=[8, 9, 0, 0]), "rope.dimension_sections is [8, 9, 0, 0], of 16"),
         (of("qwen35", rope__dimension_sections=[0, 0, 0, 0]), "rope.dimension_sections is [0, 0, 0, 0], of 16"),
