@@ -2,7 +2,7 @@
 
 Each demand is tried once, and only when a conversation has what it is about:
 
-    a system role                     refused: the system's text begins the first user turn
+    a system role                     refused, or left out: the system's text begins the first user turn
     two turns of one side in a row    refused: they are merged
     several calls in one turn         refused, or all but one left out: the calls follow one another
     thinking and text before a call   refused: they become one thought
@@ -89,8 +89,11 @@ class Demands:
 
     @functools.cached_property
     def _refuses_system_role(self) -> bool:
-        """Whether a system turn is refused and the same conversation without one is not."""
-        return not self._takes(Message("system", "Zsystem"), _QUESTION) and self._takes(_QUESTION)
+        """Whether a system turn is refused, or left out, and its text in the user's turn is not."""
+        shown = self._show([Message("system", "Zsystem"), _QUESTION], PLAIN)
+        if shown is None:
+            return self._takes(_QUESTION)
+        return "Zsystem" not in shown and "Zsystem" in (self._show([Message("user", "Zsystem")], PLAIN) or "")
 
     @functools.cached_property
     def _refuses_neighbours(self) -> bool:

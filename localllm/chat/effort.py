@@ -7,6 +7,7 @@ knows tells which: it refuses, shows the word itself as gpt-oss's does, or shows
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 
 NAMES = ("reasoning_effort", "thinking_effort")
@@ -50,7 +51,15 @@ class Efforts:
             return _PLAIN_WORDS.get(str(think), str(think)) if is_on else None
         candidates = _NEAREST.get(str(think), (str(think),)) if is_on else _NONE
         taken = ((word, self._shown(word, is_on)) for word in candidates)
-        return next((word for word, shown in taken if shown is not None and shown != unknown), None)
+        return next((word for word, shown in taken if shown is not None and self._is_known(word, shown, unknown)), None)
+
+    def _is_known(self, word: str, shown: str, unknown: str | None) -> bool:
+        """Whether a template knows the word: it shows something else for it, or the word without being told any."""
+        if shown != unknown:
+            return True
+        says = re.compile(rf"\b{word}\b", re.IGNORECASE)
+        others = [text for text in (self._shown(level, True) for level in _NEAREST) if text not in (None, unknown)]
+        return says.search(shown) is not None and any(others) and not any(says.search(text or "") for text in others)
 
     def _shown(self, word: str, is_on: bool) -> str | None:
         assert self._name is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from localllm.chat.conversation import thinking_variables
@@ -217,13 +217,15 @@ class _Lint:
         shown = self._try((_QUESTION, reply), _TOOLS, think=think, prompts=False)
         plain = self._try((_QUESTION, _ANSWER), _TOOLS, think=think, prompts=False)
         prompt = self._try((_QUESTION,), _TOOLS, think=think)
+        # Some templates show tools before the last turn only, if that is the user's.
+        untold = self._try((_QUESTION,), think=think)
         failed = next((one for one in (shown, plain, prompt) if isinstance(one, TemplateError)), None)
         if failed is not None:
             return _failure(subject, failed)
         assert isinstance(shown, str)
         assert isinstance(plain, str)
         assert isinstance(prompt, str)
-        text, before = _written(prompt, shown, plain)
+        text, before = _written([prompt, *([untold] if isinstance(untold, str) else [])], shown, plain)
         wanted = _expected(reply, text)
         if reply.tool_calls and not wanted[2]:
             return Finding("note", subject, "the template leaves calls out; they are read in the form that is known")
@@ -250,10 +252,11 @@ class _Lint:
 _Parts = tuple[str, str, tuple[tuple[str, str], ...]]
 
 
-def _written(prompt: str, shown: str, plain: str) -> tuple[str, str]:
+def _written(prompts: Sequence[str], shown: str, plain: str) -> tuple[str, str]:
     """What the model would have written, as far as it differs from what is there for any answer; and what is before."""
-    place = place_behind(prompt, shown)
-    begin = whole_tags(shown, common_length(prompt, shown)) if place is None else place
+    places = (place_behind(prompt, shown) for prompt in prompts)
+    place = next((place for place in places if place is not None), None)
+    begin = whole_tags(shown, common_length(prompts[0], shown)) if place is None else place
     end = whole_tags(shown, len(shown) - common_length(shown[begin:][::-1], plain[::-1]))
     return shown[begin:end], shown[:begin]
 

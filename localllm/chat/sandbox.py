@@ -171,6 +171,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         )
         self.produced_characters = 0
         self.filters["tojson"] = _to_json
+        self.filters["from_json"] = _from_json
         self.filters["attr"] = _attribute
         self.filters = {name: self._bounded_filter(name, function) for name, function in self.filters.items()}
         self.globals["namespace"] = Space
@@ -367,3 +368,8 @@ def _to_json(
     if type(value) is str and not ensure_ascii:
         return json.encoder.encode_basestring(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _from_json(value: object) -> object:
+    """A filter that other runners have and transformers has not, for arguments that are a text of JSON."""
+    return json.loads(value) if isinstance(value, str) else value

@@ -21,8 +21,9 @@ from localllm.template_syntax import go_capabilities, is_go
 _TOOLS = re.compile(r"tools|tool_call")
 _THINKING = re.compile(
     r"</?think>|enable_thinking|reasoning_content|reasoning_effort|<\|channel\|>analysis|\[/?THINK\]"
-    r"|<\|think\|>|<\|inner_prefix\|>|\[BEGIN FINAL RESPONSE\]"
+    r"|<\|think\|>|<\|inner_prefix\|>|\[BEGIN FINAL RESPONSE\]|<\|END_THINKING\|>|<channel\|>"
 )
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 
 
 _LOADED_AS_USUAL = LoadOptions()
@@ -131,9 +132,10 @@ def capabilities_of(facts: Facts, template: str | None) -> tuple[str, ...]:
     text = template or ""
     if is_go(text):
         return ("completion", *go_capabilities(text))
+    shown = _COMMENT.sub("", text)
     found = {
-        "tools": _TOOLS.search(text) is not None or (bool(facts.tool_template) and text == facts.chat_template),
-        "thinking": _THINKING.search(text) is not None,
+        "tools": _TOOLS.search(shown) is not None or (bool(facts.tool_template) and text == facts.chat_template),
+        "thinking": _THINKING.search(shown) is not None,
         "insert": facts.can_fill_in_the_middle,
     }
     return ("completion", *(name for name, there in found.items() if there))

@@ -66,7 +66,11 @@ SANDBOX = "sandbox: the chat template failed: access to attribute"
         ),
         (
             PLAIN.replace("{% for m in messages %}", "{% for m in messages if m.role == 'user' %}"),
-            {"system": "the system text does not show in the prompt", "several turns": "does not show: Zanswer"},
+            {"several turns": "does not show: Zanswer"},
+        ),
+        (
+            PLAIN.replace("m.content", "m.content.split('\\n')[-1]").replace("in messages", "in messages[-1:]"),
+            {"system": "the system text does not show in the prompt"},
         ),
         (PLAIN.replace("m.content", "'no'"), {"question": "does not show in the prompt"}),
         (
@@ -86,6 +90,17 @@ SANDBOX = "sandbox: the chat template failed: access to attribute"
 def test_each_fault_is_a_problem_that_says_what_it_is(source, expected):
     got = problems(source)
     assert expected == {subject: got.get(subject) for subject in expected}
+
+
+def test_a_system_text_that_a_template_leaves_out_is_told_in_the_users_turn():
+    source = PLAIN.replace("{{ m.content }}", "{{ m.content if m.role != 'system' }}")
+    assert ("note", "has no turn of its own: told in the user's") == found(source)["system"]
+
+
+def test_tools_that_stand_before_the_last_question_only_do_not_hide_where_an_answer_begins():
+    last = "{% if loop.last and m.role == 'user' %}" + TOOLS + "{% endif %}"
+    source = TURNS.replace("<|{{ m.role }}|>", last + "<|{{ m.role }}|>").replace("CALLS", CALLS) + PROMPT
+    assert {} == problems(source)
 
 
 def test_a_prompt_that_is_missing_is_written_as_answers_begin():

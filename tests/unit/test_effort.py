@@ -48,3 +48,13 @@ def test_a_level_is_asked_for_once():
     assert [{"reasoning_effort": "low"}] * 2 == [efforts.variables("low"), efforts.variables("low")]
     assert 2 == len(asked)
     assert [{}, {}] == [efforts.variables(True), efforts.variables(None)]
+
+
+def test_a_level_that_is_said_without_being_asked_for_is_known_too():
+    def show(variables):
+        return f"Effort: {'high' if variables['reasoning_effort'] == 'high' else 'Max'}"
+
+    efforts = Efforts({"reasoning_effort"}, show)
+    assert {"reasoning_effort": "max"} == efforts.variables("max")
+    assert {"reasoning_effort": "high"} == efforts.variables("high")
+    assert {} == efforts.variables("low")

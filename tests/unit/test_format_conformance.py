@@ -116,6 +116,8 @@ def written(template: ChatTemplate, found: OutputFormat, reply: Message) -> tupl
     except TemplateError:
         return None
     place = place_behind(prompt, full)
+    if place is None:  # tools that are shown before the last turn only, if that is the user's
+        place = place_behind(template.render([QUESTION], think=reply.thinking is not None), full)
     begin = whole_tags(full, common_length(prompt, full)) if place is None else place
     end = whole_tags(full, len(full) - common_length(full[begin:][::-1], plain[::-1]))
     text = full[begin:end]

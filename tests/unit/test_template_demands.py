@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import pytest
+
 from localllm.chat.template import ChatTemplate
+from localllm.errors import TemplateError
 from localllm.generation import Message, ToolCall
 
 USER = Message("user", "Hi")
@@ -88,3 +91,22 @@ def test_an_empty_system_text_leaves_no_trace_in_a_users_turn():
     )
     assert "<Hi>" == rendered(source, Message("system", ""), USER)
     assert "<Be brief.\n\nHi>" == rendered(source, Message("system", "Be brief."), USER)
+
+
+def test_a_system_text_that_a_template_would_leave_out_begins_the_users_turn():
+    source = "{% for m in messages if m.role != 'system' %}<{{ m.content }}>{% endfor %}"
+    assert "<Be brief.\n\nHi>" == rendered(source, Message("system", "Be brief."), USER)
+    assert "<Hi>" == rendered(source, USER)
+
+
+def test_arguments_that_a_template_reads_as_json_may_be_an_object_already():
+    source = "{% for m in messages %}{% for c in m.tool_calls or [] %}{% for k, v in ARGUMENTS | from_json | items %}"
+    source += "{{ k }}={{ v }}{% endfor %}{% endfor %}{% endfor %}"
+    for arguments in ("c.function.arguments", "c.function.arguments | tojson"):
+        assert "a=1" == rendered(source.replace("ARGUMENTS", arguments), USER, CALLED)
+
+
+@pytest.mark.parametrize("text", ["'[' * 100000", "'9' * 5000", "'{'", "'nul'"])
+def test_a_text_that_is_no_json_is_an_error_of_the_template(text):
+    with pytest.raises(TemplateError):
+        rendered("{% for m in messages %}{{ (" + text + ") | from_json }}{% endfor %}", USER)

@@ -11,6 +11,7 @@ from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.syntax import CallSyntax, PythonSyntax, ThinkingMarkers
 from localllm.chat.template import ChatTemplate
 from localllm.generation import Message, ToolChoice
+from localllm.store.model import Facts, capabilities_of
 
 
 def chatml(call: str, *, between: str = "", said: str = "{{ m.content }}") -> str:
@@ -186,3 +187,8 @@ def test_a_conversation_that_ends_with_an_answer_gets_no_opening():
     assert opened(source).render(talk).endswith("Ho<|im_end|>\n")
     assert opened(source).render(talk, continue_final_message=True).endswith("Ho")
     assert opened(source).render(talk[:1], add_generation_prompt=False).endswith("Hi<|im_end|>\n")
+
+
+def test_what_a_templates_comments_speak_of_is_no_capability():
+    assert ("completion",) == capabilities_of(Facts(), "{#- no tools,\nno enable_thinking -#}{{ messages }}")
+    assert ("completion", "thinking") == capabilities_of(Facts(), "{# #}{{ enable_thinking }}{# #}")
