@@ -57,13 +57,16 @@ class EngineMachine(RuleBasedStateMachine):
             self.backend = FakeBackend(
                 cells, 4, 16, slots=4, memory=self.traits, can_change_layout=self.can_change_layout, mixed_rows_most=0
             )
-        ticks = itertools.count()
-        self.engine = Engine(
-            self.backend, lambda: next(ticks) * 0.01, EnginePolicy(shelf_tokens_least=20, layout_change_pays=0.0)
-        )
+        self.ticks = 0
+        self.engine = Engine(self.backend, self.now, EnginePolicy(shelf_tokens_least=20, layout_change_pays=0.0))
         self.ids = itertools.count()
         self.expected: dict[int, str] = {}
         self.texts: dict[int, str] = {}
+        self.unscored: dict[int, bytes] = {}  # what of each prompt is to be told with its logprobs
+
+    def now(self) -> float:
+        self.ticks += 1
+        return self.ticks * 0.01
 
     @rule(
         prompt=st.text("abc<", min_size=1, max_size=50) | st.sampled_from(REPEATED),
@@ -71,8 +74,19 @@ class EngineMachine(RuleBasedStateMachine):
         count=st.integers(1, 40),
         priority=st.integers(0, 2),
         client=st.sampled_from("xyz"),
+        is_scored=st.sampled_from([False, False, False, True]),
+        ticks_ago=st.sampled_from([0, 0, 3, 30]),
     )
-    def add(self, prompt: str, is_shared: bool, count: int, priority: int, client: str) -> None:
+    def add(
+        self,
+        prompt: str,
+        is_shared: bool,
+        count: int,
+        priority: int,
+        client: str,
+        is_scored: bool = False,
+        ticks_ago: int = 0,
+    ) -> None:
         number = next(self.ids)
         text = SHARED + prompt if is_shared else prompt
         tokens = list(text.encode())
@@ -87,9 +101,12 @@ class EngineMachine(RuleBasedStateMachine):
                 priority=priority,
                 client=client,
                 message_starts=tuple(at for at, token in enumerate(tokens) if self.backend.is_control(token)),
-            )
+                prompt_logprobs=1 if is_scored else None,
+            ),
+            self.now() - 0.01 * ticks_ago,
         )
         self.expected[number], self.texts[number] = expected_text(text, count), ""
+        self.unscored[number] = text.encode() if is_scored else b""
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -115,8 +132,12 @@ class EngineMachine(RuleBasedStateMachine):
         for output in self.engine.step():
             assert output.error is None
             self.texts[output.id] += output.text
+            scored = b"".join(one.data for one in output.prompt_logprobs)
+            assert self.unscored[output.id].startswith(scored)
+            self.unscored[output.id] = self.unscored[output.id].removeprefix(scored)
             if output.finish:
                 assert self.expected.pop(output.id) == self.texts.pop(output.id)
+                assert b"" == self.unscored.pop(output.id)
 
     @invariant()
     def accounts_agree(self) -> None:
