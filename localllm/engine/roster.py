@@ -304,8 +304,9 @@ def _is_late(sequence: Sequence, first: Sequence) -> bool:
     """Whether a prompt came when streams flowed, of which `first` has flowed longest.
 
     Of a burst, one may be computed before the others are taken. They came with it: one step, before its second token,
-    is theirs as if nobody flowed.
+    is theirs as if nobody flowed. Not if they are of a lower class.
     """
     began_at = _began_at(first)
-    came_with_it = sequence.arrived_at <= began_at and first.generated == 1
+    is_equal = sequence.priority <= first.priority
+    came_with_it = is_equal and sequence.arrived_at <= began_at and first.generated == 1
     return began_at < sequence.added_at and not came_with_it

@@ -189,20 +189,31 @@ def test_a_prompt_that_was_there_before_the_streams_is_computed_in_full_batches(
     assert [123, 127, 127, 127] == [after - before for before, after in itertools.pairwise(progress)]
 
 
-def begin_a_burst(engine, backend, rest_tokens):
+def begin_a_burst(engine, backend, rest_tokens, rest_priority=0):
     """One of four that came at once is computed while the others are still on their way into the engine."""
     engine.add(request(1, "p" * 60, max_new_tokens=50))
     came_at = backend.now
     engine.step()
     backend.now += ROW_SECONDS
     for number in (2, 3, 4):
-        engine.add(request(number, str(number) * rest_tokens, max_new_tokens=50), came_at)
+        engine.add(request(number, str(number) * rest_tokens, max_new_tokens=50, priority=rest_priority), came_at)
 
 
 def test_a_burst_of_which_one_was_taken_first_is_computed_in_one_batch_more():
     engine, backend = new_engine(batch_tokens=256)
     begin_a_burst(engine, backend, 60)
     assert [1, 1, 1, 1] == [len(output.tokens) for output in engine.step()]
+
+
+def test_those_of_a_lower_class_do_not_hold_up_one_that_came_with_them():
+    engine, backend = new_engine(batch_tokens=256)
+    start_a_stream(engine)
+    while engine.has_work:
+        engine.step()
+    begin_a_burst(engine, backend, 1000, rest_priority=1)
+    before = backend.now
+    engine.step()
+    assert backend.now - before <= 2 * ALONE_SECONDS + 1e-9
 
 
 def test_the_first_of_a_burst_flows_after_one_full_batch_of_the_others():
