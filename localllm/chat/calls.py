@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from localllm.chat.probes import ARGUMENTS, CALL, CALLED_TOOL, OTHER_TOOL, TOOLS, Probe, place_behind
+from localllm.chat.probes import ANSWER, ARGUMENTS, CALL, CALLED_TOOL, OTHER_TOOL, TOOLS, Probe, place_behind
 from localllm.chat.probing import find_syntax
 from localllm.chat.syntax import TAG, AnswerMarkers, CallSyntax, PythonSyntax, Syntax, common_length, whole_tags
 from localllm.generation import Message, ToolCall
@@ -42,6 +42,15 @@ def call_syntax(probe: Probe, answer: AnswerMarkers | None) -> Syntax | None:
     if found is not None and "builtin_tools" in probe.template.source:
         return _with_builtin(probe.called_builtin, found)
     return found or find_syntax(lambda calls: _written(probe, answered, calls, answer))
+
+
+def text_before_calls(probe: Probe, syntax: Syntax | None) -> AnswerMarkers | None:
+    """The first of the tags that begin calls, where a text stands behind it and before the others, as in Llama 4's."""
+    tags = re.findall(TAG, syntax.starts[0]) if isinstance(syntax, CallSyntax) and syntax.starts else []
+    if len(tags) < 2:
+        return None
+    shown = probe.show(Message("assistant", ANSWER.content, tool_calls=CALL.tool_calls), tools=TOOLS) or ""
+    return AnswerMarkers(tags[0], ()) if f"{tags[0]}{ANSWER.content}{tags[1]}" in shown else None
 
 
 def _with_builtin(text: str, syntax: CallSyntax) -> CallSyntax:

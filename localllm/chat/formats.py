@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from localllm.chat.calls import HERMES_CALLS, LLAMA_CALLS, MISTRAL_CALLS, call_syntax
+from localllm.chat.calls import HERMES_CALLS, LLAMA_CALLS, MISTRAL_CALLS, call_syntax, text_before_calls
 from localllm.chat.channels import find_channels, head_of_thinking, written_calls
 from localllm.chat.probes import Probe
 from localllm.chat.programs import PROGRAM_MARK
@@ -88,6 +88,7 @@ def detect(template: Template) -> OutputFormat:
     thinking = thinking_markers(probe)
     answer = answer_markers(probe, thinking)
     calls = call_syntax(probe, answer)
+    answer = answer or text_before_calls(probe, calls)
     parallel = probe.parallel_calls or (probe.called is None and calls is not None)
     mark = PROGRAM_MARK if PROGRAM_MARK in template.source else ""
     return OutputFormat(thinking, calls, answer, None, probe.shows_tools, parallel, mark)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from localllm.chat.probes import CALL, THOUGHT, THOUGHTFUL_ANSWER, THOUGHTFUL_CALL, TOOLS, Probe
+from localllm.chat.probes import ANSWER, CALL, THOUGHT, THOUGHTFUL_ANSWER, THOUGHTFUL_CALL, TOOLS, Probe
 from localllm.chat.syntax import TAG, AnswerMarkers, ThinkingMarkers
 
 THINK_TAGS = ThinkingMarkers("<think>", "</think>")
@@ -27,6 +27,9 @@ _KNOWN_ANSWERS = (
 )
 # How a template cuts earlier thinking off: at a tag that ends something, and is not that of a call or its result.
 _CUT_AT = re.compile(r"""split\(\s*(['"])(?P<tag><\|?/[^<>'"\s]+>|\[/[^\[\]'"\s]+\])\1\s*(?:,\s*\d+\s*)?\)""")
+# How it cuts out the text of one: behind the last tag that begins it.
+_CUT_BEHIND = re.compile(r"""split\(\s*(['"])(?P<tag><[^<>/'"\s]+>)\1\s*\)\s*\[\s*-1\s*\]""")
+_ANNOUNCED = re.compile(r"\s*(\w{1,16}[:：])\s*")
 _EMPTY_PAIR = re.compile(rf"(?P<start>{TAG})\s*(?P<end>{TAG})\s*\Z")
 _NOT_THINKING = re.compile(
     r"tool|call|func|response|answer|result|output|param|arg"
@@ -107,10 +110,28 @@ def answer_markers(probe: Probe, thinking: ThinkingMarkers | None) -> AnswerMark
     if not tags or tags[-1] in _row_at_end(probe.prompt):
         source = probe.template.source
         known = next((markers for evidence, markers in _KNOWN_ANSWERS if evidence in source), None)
-        return known or (AnswerMarkers("", probe.ends) if _call_follows_end(probe) else None)
+        found = known or _cut_out(source) or _announced_text(probe)
+        return found or (AnswerMarkers("", probe.ends) if _call_follows_end(probe) else None)
     # Where thinking ends as a turn does, what follows it is a turn anew.
     again = probe.prompt_end.strip() if thinking and thinking.end in probe.ends else ""
     return AnswerMarkers(tags[-1], probe.ends, again)
+
+
+def _cut_out(source: str) -> AnswerMarkers | None:
+    """The pair of tags between which a template looks for the text of earlier answers, as Hunyuan's does."""
+    starts = (found["tag"] for found in _CUT_BEHIND.finditer(source))
+    own = (start for start in starts if not _WORD.search(start) and not re.search("tool|call|func", start))
+    pairs = ((start, start.replace("<", "</", 1)) for start in own)
+    return next((AnswerMarkers(start, (end,)) for start, end in pairs if end in source), None)
+
+
+def _announced_text(probe: Probe) -> AnswerMarkers | None:
+    """A word and a colon before an answer beside tools, where there are other words before a call."""
+    asked, answered = probe.prompt_with_tools, probe.answered or ""
+    if not asked or not answered.startswith(asked):
+        return None
+    said = _ANNOUNCED.fullmatch(answered[len(asked) :].partition(ANSWER.content)[0])
+    return AnswerMarkers(said.group(1), ()) if said else None
 
 
 def _row_at_end(prompt: str) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import test_format_conformance as conformance
 from random_answers import Talk
 from test_call_grammars import asked, assert_calls, marks_of
 from test_unseen_models import opened, read_back
 
 from localllm.chat.formats import OutputFormat, detect
-from localllm.chat.syntax import CallSyntax, PythonSyntax, ThinkingMarkers
+from localllm.chat.syntax import AnswerMarkers, CallSyntax, PythonSyntax, ThinkingMarkers
 from localllm.chat.template import ChatTemplate
 from localllm.generation import Message, ToolChoice
 from localllm.store.model import Facts, capabilities_of
@@ -192,3 +193,33 @@ def test_a_conversation_that_ends_with_an_answer_gets_no_opening():
 def test_what_a_templates_comments_speak_of_is_no_capability():
     assert ("completion",) == capabilities_of(Facts(), "{#- no tools,\nno enable_thinking -#}{{ messages }}")
     assert ("completion", "thinking") == capabilities_of(Facts(), "{# #}{{ enable_thinking }}{# #}")
+
+
+def test_a_text_that_stands_within_the_tags_before_calls_is_text():
+    said = "{% if m.tool_calls %}<|code|>{{ m.content }}<|/code|>{% else %}{{ m.content }}{% endif %}"
+    found = understood(chatml("{{ {'name': c.name, 'arguments': c.arguments} | tojson }}", said=said))
+    assert AnswerMarkers("<|code|>", ()) == found.answer
+
+
+def read(found: OutputFormat, text: str) -> list[tuple[str, ...]]:
+    """Thinking, text and calls of an answer, the same however it is cut."""
+    said = [conformance.parsed(found, cut, "", False, False, early=False) for cut in ([text], list(text))]
+    assert said[0] == said[1]
+    return said[0]
+
+
+def test_a_text_that_is_cut_out_of_earlier_answers_stands_between_these_tags():
+    said = (
+        "{% if '<answer>' in m.content %}{{ m.content.split('<answer>')[-1].split('</answer>')[0] }}"
+        "{% else %}{{ m.content.split('</think>')[-1] }}{% endif %}"
+    )
+    found = detect(opened(chatml(HERMES, said=said)))
+    told = "<think>\nSo <b>.\n</think>\n<answer>\nIt is </b>.\n</answer>"
+    assert [("thinking", "So <b>."), ("content", "It is </b>.")] == read(found, told)
+    assert [("thinking", ""), ("content", "It is <answer>.")] == read(found, "It is <answer>.")
+
+
+def test_a_word_before_every_answer_but_no_call_is_no_text():
+    said = "{% if tools and not m.tool_calls and m.role == 'assistant' %}Reply: {% endif %}{{ m.content }}"
+    found = understood(chatml(HERMES, said=said))
+    assert [("thinking", ""), ("content", "Fine. Reply: no")] == read(found, "Reply: Fine. Reply: no")
