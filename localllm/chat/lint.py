@@ -256,9 +256,18 @@ def _written(prompts: Sequence[str], shown: str, plain: str) -> tuple[str, str]:
     """What the model would have written, as far as it differs from what is there for any answer; and what is before."""
     places = (place_behind(prompt, shown) for prompt in prompts)
     place = next((place for place in places if place is not None), None)
-    begin = whole_tags(shown, common_length(prompts[0], shown)) if place is None else place
+    begin = _behind_question(prompts[0], shown, plain) if place is None else place
     end = whole_tags(shown, len(shown) - common_length(shown[begin:][::-1], plain[::-1]))
     return shown[begin:end], shown[:begin]
+
+
+def _behind_question(prompt: str, shown: str, plain: str) -> int:
+    """Where an answer begins whose prompt stands otherwise in the history: behind what all answers share."""
+    begin = whole_tags(shown, common_length(prompt, shown))
+    before, found, behind = shown.partition(_QUESTION.content)
+    at = len(before) + len(found)
+    shared = common_length(behind, plain.partition(_QUESTION.content)[2])
+    return max(begin, whole_tags(shown, at + shared) if found else 0)
 
 
 def _expected(reply: Message, text: str) -> _Parts:

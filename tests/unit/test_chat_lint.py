@@ -103,6 +103,12 @@ def test_tools_that_stand_before_the_last_question_only_do_not_hide_where_an_ans
     assert {} == problems(source)
 
 
+def test_a_question_that_stands_otherwise_in_the_history_is_no_part_of_an_answer():
+    turn = "{% if m.role == 'user' and loop.last %}[ASK]{{ m.content }}[/ASK]{% else %}<|{{ m.role }}|>{{ m.content }}"
+    source = "{% for m in messages %}" + turn + CALLS + "<|end|>{% endif %}{% endfor %}" + TOOLS + PROMPT
+    assert {} == problems(source)
+
+
 def test_a_prompt_that_is_missing_is_written_as_answers_begin():
     expected = ("note", "is missing: '<|assistant|>' is written in its place")
     assert expected == found(GOOD.replace(PROMPT, ""))["generation prompt"]
