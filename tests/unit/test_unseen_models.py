@@ -43,7 +43,13 @@ MUTATIONS: dict[str, Callable[[str], str]] = {
     "CRLF": lambda source: source.replace("\n", "\r\n"),
     "other keys": lambda source: source.replace('"arguments": ', '"args": '),
     "no system role": lambda source: source.replace("|>system", "|>user"),
+    "blanks around values": lambda source: source.replace(">\\n' }}", ">  ' }}").replace(
+        "'\\n</parameter>", "'\\n\\n  </parameter>"
+    ),
+    "never asks": lambda source: "{%- set add_generation_prompt = false -%}" + source,
 }
+# What their prompts end with says in words what follows, or stands in all answers as a part of what differs.
+SAY_MORE_IN_PROMPTS = {"Apriel-1.6-15b-Thinker-fixed", "meetkai-functionary-medium-v3.2"}
 # Their templates show no thinking and cut none: they tell of it in words, or leave an empty pair to other variables.
 TELL_IN_WORDS = {"HuggingFaceTB-SmolLM3-3B", "ibm-granite-granite-3.3-2B-Instruct"}
 SAMPLE = [
@@ -86,7 +92,7 @@ def check_mutations(name: str) -> None:
     for mutation, change in MUTATIONS.items():
         changed = change(source)
         is_told_in_words = name in TELL_IN_WORDS and mutation not in ("CRLF", "other turns", "no system role")
-        if changed == source or is_told_in_words:
+        if changed == source or is_told_in_words or (mutation == "never asks" and name in SAY_MORE_IN_PROMPTS):
             continue
         template = opened(changed)
         found = detect(template)
@@ -144,7 +150,11 @@ def some_text(chance: random.Random, words: list[str], good: list[str]) -> str:
 
 
 def check_any_answer(name: str, times: int) -> None:
-    template = conformance.opened(name)
+    check_answers(conformance.opened(name), name, times)
+
+
+def check_answers(template: ChatTemplate, name: str, times: int) -> None:
+    """Any text, of words or of what the template writes, comes out the same however it is cut, and its calls parse."""
     found = detect(template)
     chance = random.Random(name)
     marks = [*found.markers, *([found.channels.text] if found.channels else [])]

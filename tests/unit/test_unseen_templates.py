@@ -6,7 +6,7 @@ import pytest
 import test_format_conformance as conformance
 from random_answers import Talk
 from test_call_grammars import asked, assert_calls, marks_of
-from test_unseen_models import opened, read_back
+from test_unseen_models import check_answers, opened, read_back
 
 from localllm.chat.formats import OutputFormat, detect
 from localllm.chat.syntax import AnswerMarkers, CallSyntax, PythonSyntax, ThinkingMarkers
@@ -188,6 +188,21 @@ def test_a_conversation_that_ends_with_an_answer_gets_no_opening():
     assert opened(source).render(talk).endswith("Ho<|im_end|>\n")
     assert opened(source).render(talk, continue_final_message=True).endswith("Ho")
     assert opened(source).render(talk[:1], add_generation_prompt=False).endswith("Hi<|im_end|>\n")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        chatml(tagged("\n\n", "\n  "), between="\n"),
+        chatml(f"<calls>\n{python_call(VALUE)}\n</calls>", between="\n"),
+        chatml(f"<calls>\n```python\n{python_call(VALUE)}\n```\n</calls>"),
+        chatml(HERMES, said="{% if tools and not m.tool_calls %}Reply: {% endif %}{{ m.content }}"),
+        chatml("<|call|>{{ t.id }}<|arguments|>{{ c.arguments | tojson }}<|call_end|>"),
+    ],
+    ids=["blanks", "lines", "fence", "announced", "ids"],
+)
+def test_any_answer_in_these_shapes_says_the_same_however_it_is_cut(source):
+    check_answers(opened(source), source, 60)
 
 
 def test_what_a_templates_comments_speak_of_is_no_capability():
