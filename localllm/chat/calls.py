@@ -19,6 +19,8 @@ LLAMA_CALLS = CallSyntax(
 MISTRAL_CALLS = CallSyntax(starts=("[TOOL_CALLS]",), opening="[", separator=",", closing="]")
 # Their templates tell the model how to call, or not even that, and leave calls out.
 GRANITE_CALLS = CallSyntax(starts=("<|tool_call|>",), opening="[", separator=",", closing="]")
+PHI_CALLS = CallSyntax(starts=("<|tool_call|>",), opening="[", separator=",", closing="]", end="<|/tool_call|>")
+NEMOTRON_MINI_CALLS = CallSyntax(starts=("<toolcall>",), end="</toolcall>")
 LFM_CALLS = PythonSyntax(("<|tool_call_start|>",), "<|tool_call_end|>")
 
 _MAX_MARKER_CHARACTERS = 64
@@ -41,7 +43,17 @@ def call_syntax(probe: Probe, answer: AnswerMarkers | None) -> Syntax | None:
         found = replace(found, separator=_separator(probe) or found.separator)
     if found is not None and "builtin_tools" in probe.template.source:
         return _with_builtin(probe.called_builtin, found)
-    return found or find_syntax(lambda calls: _written(probe, answered, calls, answer))
+    spelt = found or find_syntax(lambda calls: _written(probe, answered, calls, answer))
+    return spelt or _misspelt(called[begin:end], probe.template.source)
+
+
+def _misspelt(text: str, source: str) -> Syntax | None:
+    """A known syntax whose calls a template begins rightly, and leaves a brace out, as Ollama's for Phi-4-mini does."""
+    known = _known_calls(source)
+    if not isinstance(known, CallSyntax):
+        return None
+    begun = rf'{re.escape(known.starts[0])}\s*{re.escape(known.opening)}\s*\{{\s*"name":\s*"{CALLED_TOOL}"'
+    return known if re.match(begun, text.lstrip()) else None
 
 
 def text_before_calls(probe: Probe, syntax: Syntax | None) -> AnswerMarkers | None:
@@ -188,8 +200,12 @@ def _known_calls(source: str) -> Syntax | None:
         return HERMES_CALLS
     if "[TOOL_CALLS]" in source and not any(other in source for other in ("[ARGS]", "[CALL_ID]")):
         return MISTRAL_CALLS
+    if "<|/tool|>" in source:
+        return PHI_CALLS
     if "<|tool_call|>" in source:
         return GRANITE_CALLS
+    if "<extra_id_1>" in source:
+        return NEMOTRON_MINI_CALLS
     if "<|tool_list_start|>" in source or "List of tools: [" in source:
         return LFM_CALLS
     return LLAMA_CALLS if "<|python_tag|>" in source else None

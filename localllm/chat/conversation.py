@@ -83,6 +83,12 @@ def with_tools(turns: Sequence[Mapping[str, object]], tools: object) -> list[Map
     return [{"role": "system", "content": "", "tools": tools}, *turns]
 
 
+def functions_text(definitions: list[object], indent: int | None = None) -> str:
+    """The functions of tools as a text of JSON."""
+    functions = [one.get("function", one) if isinstance(one, dict) else one for one in definitions]
+    return json.dumps(functions, indent=indent, ensure_ascii=False)
+
+
 def _call_id(call_id: str, form: Form) -> str:
     """Mistral's form keeps the end of an id, for that is the random part of ours."""
     if not form.short_call_ids:

@@ -9,7 +9,6 @@ What the model's answer looks like is not known here but in formats.py.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -82,8 +81,10 @@ class ChatTemplate:
         if continue_final_message:
             adapted = _marked(adapted)
         known = self._variables(adapted, form) | self._tool_variables(tools)
-        if tools and self._has_tools_in_turns:
-            known["messages"] = conversation.with_tools(_turns(adapted, form), known["tools"])
+        if tools and self._tools_in_turns is not None:
+            known["messages"] = conversation.with_tools(
+                _turns(adapted, form), self._tools_in_turns(list(map(conversation.definition, tools)))
+            )
         known |= conversation.thinking_variables(think) | self._efforts.variables(think)
         known["add_generation_prompt"] = add_generation_prompt and not continue_final_message
         text = self._program.run(known | dict(variables or {}) | extra)
@@ -110,8 +111,7 @@ class ChatTemplate:
         variables: dict[str, object] = {"tools": definitions or nothing}
         if "functions" in self._program.variables and "datetime" in self._program.variables:
             # FireFunction v2 reads the tools as a text of its own and the date as a variable (its model card).
-            functions = [one.get("function", one) if isinstance(one, dict) else one for one in definitions]
-            variables["functions"] = json.dumps(functions, indent=4, ensure_ascii=False)
+            variables["functions"] = conversation.functions_text(definitions, indent=4)
             variables["datetime"] = self._today().strftime("%Y-%m-%d %H:%M:%S")
         return variables
 
@@ -122,12 +122,19 @@ class ChatTemplate:
         return not self._can_run(variables) and self._can_run(variables | {"tools": []})
 
     @functools.cached_property
-    def _has_tools_in_turns(self) -> bool:
-        """Whether tools are looked for in a system turn of the conversation, as GLM-4's first template does."""
+    def _tools_in_turns(self) -> Callable[[list[object]], object] | None:
+        """How tools are told in a system turn of the conversation, where a template looks for them there.
+
+        GLM-4's first template wants the list, Phi-4-mini's their functions as a text of JSON.
+        """
+        question = _turns([Message("user", "Zquestion")], PLAIN)
         variables = self._variables([Message("user", "Zquestion")]) | {"tools": [_TOOL], "add_generation_prompt": True}
-        turns = conversation.with_tools(_turns([Message("user", "Zquestion")], PLAIN), [_TOOL])
-        plain, told = (self._shows_tool(variables | {"messages": one}) for one in (variables["messages"], turns))
-        return plain is False and told is True
+        if self._shows_tool(variables) is not False:
+            return None
+        for told in (lambda tools: tools, conversation.functions_text):
+            if self._shows_tool(variables | {"messages": conversation.with_tools(question, told([_TOOL]))}):
+                return told
+        return None
 
     def _shows_tool(self, variables: dict[str, object]) -> bool | None:
         try:

@@ -17,6 +17,10 @@ _KNOWN = (
     ("<|END_THINKING|>", ThinkingMarkers("<|START_THINKING|>", "<|END_THINKING|>")),
     ("<|inner_suffix|>", ThinkingMarkers("<|inner_prefix|>", "<|inner_suffix|>")),  # Apertus
     ("<|begin|>assistant<|think|>", ThinkingMarkers("<|think|>", "<|end|>")),  # Solar Open
+    (
+        "Here is my thought process:",
+        ThinkingMarkers("Here is my thought process:", "Here is my response:"),
+    ),  # Granite 3.2
     ("<channel|>", ThinkingMarkers("<|channel>thought", "<channel|>")),  # Gemma 4
     ("[BEGIN FINAL RESPONSE]", ThinkingMarkers("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")),  # Apriel
 )
@@ -54,9 +58,14 @@ def thinking_markers(probe: Probe) -> ThinkingMarkers | None:
             if found := _markers_around(before.rstrip(), after.lstrip(), probe):
                 return found
     source = probe.template.source
-    return next((markers for evidence, markers in _KNOWN if evidence in source), None) or (
-        _cut_off(source) or _left_empty(probe)
-    )
+    known = next((markers for evidence, markers in _KNOWN if evidence in source), None)
+    return known or _cut_off(source) or _left_empty(probe) or (THINK_TAGS if _switches_thinking(probe) else None)
+
+
+def _switches_thinking(probe: Probe) -> bool:
+    """Whether thinking can be switched, though no tag shows: the model is told in words, as Cogito is."""
+    on, off = (probe.show(think=think) for think in (True, False))
+    return on != off and on is not None and off is not None and THOUGHT not in on
 
 
 def _cut_off(source: str) -> ThinkingMarkers | None:

@@ -20,7 +20,8 @@ from localllm.template_syntax import go_capabilities, is_go
 
 _TOOLS = re.compile(r"tools|tool_call")
 _THINKING = re.compile(
-    r"</?think>|enable_thinking|reasoning_content|reasoning_effort|<\|channel\|>analysis|\[/?THINK\]"
+    r"</?think>|</?thought>|thought process:|enable_thinking|reasoning_content|reasoning_effort|<\|channel\|>analysis"
+    r"|\[/?THINK\]"
     r"|<\|think\|>|<\|inner_prefix\|>|\[BEGIN FINAL RESPONSE\]|<\|END_THINKING\|>|<channel\|>"
 )
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)

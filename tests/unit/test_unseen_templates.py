@@ -8,7 +8,7 @@ from random_answers import Talk
 from test_call_grammars import asked, assert_calls, marks_of
 from test_unseen_models import check_answers, opened, read_back
 
-from localllm.chat.formats import OutputFormat, detect
+from localllm.chat.formats import HERMES_CALLS, OutputFormat, detect
 from localllm.chat.syntax import AnswerMarkers, CallSyntax, PythonSyntax, ThinkingMarkers
 from localllm.chat.template import ChatTemplate
 from localllm.generation import Message, ToolChoice
@@ -203,6 +203,54 @@ def test_a_conversation_that_ends_with_an_answer_gets_no_opening():
 )
 def test_any_answer_in_these_shapes_says_the_same_however_it_is_cut(source):
     check_answers(opened(source), source, 60)
+
+
+def test_thinking_that_is_only_asked_for_in_words_stands_between_the_usual_tags():
+    asked = "{% if enable_thinking %}Think hard.\n{% endif %}"
+    assert ThinkingMarkers("<think>", "</think>") == detect(opened(asked + chatml(HERMES))).thinking
+    assert detect(opened("Think hard.\n" + chatml(HERMES))).thinking is None
+
+
+def test_thinking_and_answer_may_be_announced_in_words():
+    told = "{% if thinking %}Begin with 'Here is my thought process:'.\n{% endif %}"
+    found = detect(opened(told + chatml(HERMES)))
+    text = "Here is my thought process: two and two.\n\nHere is my response: 4"
+    assert [("thinking", "two and two."), ("content", "4")] == read(found, text)
+    assert [("thinking", ""), ("content", "Here is 4.")] == read(found, "Here is 4.")
+
+
+SYSTEM_TOOLS = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% if m.role == 'system' and 'tools' in m %}{{ '<|tool|>' + m.tools + '<|/tool|>' }}{% endif %}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def test_tools_may_be_wanted_as_a_text_in_the_system_turn_and_calls_be_known_by_their_mark():
+    template = opened(SYSTEM_TOOLS)
+    system, question = Message("system", "Be brief."), Message("user", "Hi")
+    shown = template.render([system, question], conformance.TOOLS)
+    head = '<|system|>Be brief.<|tool|>[{"name": "do_it", "description": "Does do_it.", "parameters": {'
+    assert shown.startswith(head)
+    assert template.render([question], conformance.TOOLS).startswith(head.replace("Be brief.", ""))
+    found = detect(template)
+    assert ("completion", "tools") == found.capabilities
+    call = '[{"name": "do_it", "arguments": {"text": "a"}}, {"name": "do_more", "arguments": {"count": 1}}]'
+    expected = [("thinking", ""), ("content", ""), ("do_it", '{"text": "a"}'), ("do_more", '{"count": 1}')]
+    assert expected == read(found, f"<|tool_call|>{call}<|/tool_call|>")
+
+
+def test_a_brace_that_a_template_forgets_does_not_hide_a_known_form():
+    call = '<tool_call>{"name": "{{ c.name }}", "arguments": {{ c.arguments | tojson }}</tool_call>'
+    assert HERMES_CALLS == detect(opened(chatml(call))).calls
+    assert detect(opened(chatml(call.replace('{"name": ', "calls ")))).calls != HERMES_CALLS
+
+
+def test_calls_that_neither_a_template_nor_its_source_shows_are_known_by_its_turns():
+    turns = "{% for m in messages %}<extra_id_1>{{ m.role }}\n{{ m.content }}\n{% endfor %}<extra_id_1>assistant\n"
+    found = detect(opened("{% for t in tools or [] %}<tool> {{ t | tojson }} </tool>{% endfor %}" + turns))
+    text = '<toolcall> {"name": "do_it", "arguments": {"text": "a"}} </toolcall>'
+    assert [("thinking", ""), ("content", ""), ("do_it", '{"text": "a"}')] == read(found, text)
 
 
 def test_what_a_templates_comments_speak_of_is_no_capability():

@@ -25,9 +25,9 @@ from localllm.chat.go.values import (
     to_json,
 )
 
-MOST_PADDING = 1000
+MOST_PADDING, MOST_COUNTED = 1000, 10_000  # Granite's templates count messages by the length of a padded text
 EARLY = ("and", "or")  # their arguments are evaluated one by one
-_VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>\d*)(?:\.(?P<precision>\d*))?(?P<verb>[^\d.])?", re.DOTALL)
+_VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>\*|\d*)(?:\.(?P<precision>\d*))?(?P<verb>[^\d.])?", re.DOTALL)
 _TYPE_SCRIPT = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean", "array": "any[]",
                 "object": "Record<string, any>", "null": "null"}  # fmt: skip
 
@@ -143,9 +143,10 @@ def _printf(layout: object, *values: object) -> str:
             return "%"
         if verb is None:
             raise ValueProblemError("printf's layout ends with %")
+        width = waiting.pop(0) if match["width"] == "*" and waiting else 0
         if not waiting:
             return f"%!{verb}(MISSING)"
-        return _padded(_formatted(verb, match, waiting.pop(0)), match)
+        return _padded(_formatted(verb, match, waiting.pop(0)), match, _width_of(width))
 
     text = _VERB.sub(formatted, layout)
     extra = ", ".join(f"{_type_name(value)}={_shown(value)}" for value in waiting)
@@ -175,10 +176,19 @@ def _formatted(verb: str, match: re.Match[str], value: object) -> str:
     raise ValueProblemError(f"printf's verb %{verb} is not supported")
 
 
-def _padded(text: str, match: re.Match[str]) -> str:
-    width = _number(match["width"] or "0")
-    if "-" in match["flags"]:
-        return text.ljust(width)
+def _width_of(value: object) -> int:
+    """The width that stands for `*`; a negative one sets the text to the left."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueProblemError(f"printf's width is a {_type_name(value)}")
+    if abs(value) > MOST_COUNTED:
+        raise ValueProblemError(f"printf's width may be {MOST_COUNTED} at most")
+    return value
+
+
+def _padded(text: str, match: re.Match[str], width: int) -> str:
+    width = width if match["width"] == "*" else _number(match["width"] or "0")
+    if "-" in match["flags"] or width < 0:
+        return text.ljust(abs(width))
     return text.zfill(width) if "0" in match["flags"] and match["verb"] in "dxXf" else text.rjust(width)
 
 
