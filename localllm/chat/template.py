@@ -88,7 +88,7 @@ class ChatTemplate:
         known |= conversation.thinking_variables(think) | self._efforts.variables(think)
         known["add_generation_prompt"] = add_generation_prompt and not continue_final_message
         text = self._program.run(known | dict(variables or {}) | extra)
-        if known["add_generation_prompt"] and messages and messages[-1].role != "assistant":
+        if known["add_generation_prompt"]:
             text += self.missing_prompt
         return _cut(text) if continue_final_message else text
 

@@ -182,10 +182,10 @@ def test_an_opening_is_whole_and_no_beginning_of_what_differs():
         assert opening == opened(source).missing_prompt
 
 
-def test_a_conversation_that_ends_with_an_answer_gets_no_opening():
+def test_an_opening_is_written_where_an_answer_is_asked_for():
     source = never_asking(chatml(HERMES))
     talk = [Message("user", "Hi"), Message("assistant", "Ho")]
-    assert opened(source).render(talk).endswith("Ho<|im_end|>\n")
+    assert opened(source).render(talk).endswith("Ho<|im_end|>\n<|im_start|>assistant\n")
     assert opened(source).render(talk, continue_final_message=True).endswith("Ho")
     assert opened(source).render(talk[:1], add_generation_prompt=False).endswith("Hi<|im_end|>\n")
 
