@@ -28,7 +28,7 @@ _TAG_BEFORE = re.compile(rf"{TAG}\Z")
 _TAG_AFTER = re.compile(rf"\A{TAG}")
 _BUILTIN = re.compile(rf'(?P<start>{TAG}){CALLED_TOOL}(?P<method>\.\w+)\(zargument="zvalue"\)')
 _FENCE = "```"  # Command R+ writes "Action:" and its calls as Markdown
-_MARKER = re.compile(rf"(?:{TAG})+|\w+|(?:\w+:\s*)?{_FENCE}\w+|\w[\w ]*{TAG}")
+_MARKER = re.compile(rf"(?:{TAG})+|\w+|(?:\w+:\s*)?{_FENCE}\w*|\w[\w ]*{TAG}")
 
 
 def call_syntax(probe: Probe, answer: AnswerMarkers | None) -> Syntax | None:

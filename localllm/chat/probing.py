@@ -80,20 +80,29 @@ def _own_notation(one: str) -> Syntax | None:
     tag = _last_tag(before.rstrip().removesuffix("[").rstrip())
     if after.startswith("("):
         behind = after.rpartition(")")[2].strip().removeprefix("]").strip()
-        if before.rstrip().endswith("[") or not before.strip():
-            return PythonSyntax((tag,), behind) if tag else PythonSyntax((), bare=True)
-        return _calls_on_lines(before, behind)
+        if before.strip() in ("", "["):
+            return PythonSyntax((), bare=True)
+        if tag and before.rstrip().endswith("["):
+            return PythonSyntax((tag,), behind)
+        return _calls_in_fence(before, behind)
     notation = _GEMMA.search(one)
     # What stands before and behind a text is the same tag.
     return GemmaSyntax(notation["start"], notation["end"], notation["quote"]) if notation else None
 
 
-def _calls_on_lines(before: str, behind: str) -> PythonSyntax | None:
-    """Python's calls between tags and without brackets, maybe in a fence as Markdown has it."""
-    fence = _FENCE.search(before)
-    tag = _last_tag(before[: fence.start()] if fence else before.rstrip())
-    end = behind.removeprefix("```").strip() if fence else behind
-    return PythonSyntax((tag,), end, on_lines=True, fence=fence.group("fence") if fence else "") if tag else None
+def _calls_in_fence(before: str, behind: str) -> PythonSyntax | None:
+    """Python's calls between tags without brackets, or in a fence as Markdown has it, or both."""
+    opening = before.rstrip().removesuffix("[")
+    fence = _FENCE.search(opening)
+    tag = _last_tag((opening[: fence.start()] if fence else opening).rstrip())
+    is_list = len(opening) < len(before.rstrip())
+    if fence is None:
+        return PythonSyntax((tag,), behind, on_lines=True) if tag else None
+    end, word = behind.removeprefix("```").strip(), fence["fence"]
+    if tag:
+        return PythonSyntax((tag,), end, on_lines=not is_list, fence=word)
+    # A block of code is no call because Python writes it; one that says it is a tool's is.
+    return PythonSyntax((word,), "```", on_lines=not is_list) if re.search("tool|call|func", word) else None
 
 
 def _last_tag(text: str) -> str:

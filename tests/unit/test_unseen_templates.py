@@ -95,6 +95,28 @@ def test_calls_of_python_on_lines_of_their_own_are_read_and_can_be_demanded(fenc
     assert_demanded_calls_parse(source)
 
 
+@pytest.mark.parametrize(("opening", "closing"), [("", ""), ("[", "]")])
+def test_python_calls_in_a_block_for_tools_are_read(opening, closing):
+    call = (
+        f"{{{{ '```tool_code\n{opening}' if loop.first }}}}{python_call(VALUE)}{{{{ '{closing}\n```' if loop.last }}}}"
+    )
+    source = chatml(call, between=", " if opening else "\n")
+    found = understood(source)
+    assert PythonSyntax(("```tool_code",), "```", on_lines=not opening) == found.calls
+    assert_demanded_calls_parse(source)
+    code = "```python\nf(x=1)\n```\nThat is ```tool_code```."
+    assert [("thinking", ""), ("content", code)] == read(found, code)
+    assert detect(opened(source.replace("tool_code", "python"))).calls is None
+
+
+def test_objects_in_a_block_without_a_name_are_calls_and_other_blocks_are_not():
+    object_ = '{"name": "{{ c.name }}", "arguments": {{ c.arguments | tojson }}}'
+    call = "{{ '```\n[' if loop.first }}" + object_ + "{{ ']\n```' if loop.last }}"
+    found = understood(chatml(call, between=", "))
+    for code in ('```\n[{"a": 1}]\n```', "```\nx\n```", "```json\n[1]\n```", "``` and ```"):
+        assert [("thinking", ""), ("content", code)] == read(found, code)
+
+
 @pytest.mark.parametrize(("opening", "closing"), ["[]", ("", "")])
 def test_python_calls_are_known_although_their_template_writes_texts_without_quotes(opening, closing):
     said = "{% if not m.tool_calls %}{{ m.content }}{% endif %}"
@@ -198,8 +220,10 @@ def test_an_opening_is_written_where_an_answer_is_asked_for():
         chatml(f"<calls>\n```python\n{python_call(VALUE)}\n```\n</calls>"),
         chatml(HERMES, said="{% if tools and not m.tool_calls %}Reply: {% endif %}{{ m.content }}"),
         chatml("<|call|>{{ t.id }}<|arguments|>{{ c.arguments | tojson }}<|call_end|>"),
+        chatml(f"```tool_code\n[{python_call(VALUE)}]\n```"),
+        chatml("```\n[{{ {'name': c.name, 'arguments': c.arguments} | tojson }}]\n```"),
     ],
-    ids=["blanks", "lines", "fence", "announced", "ids"],
+    ids=["blanks", "lines", "fence", "announced", "ids", "block of Python", "block of objects"],
 )
 def test_any_answer_in_these_shapes_says_the_same_however_it_is_cut(source):
     check_answers(opened(source), source, 60)
