@@ -87,7 +87,7 @@ MIXED_BY_INTERVAL = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 
 ONE_SHIFT = frozenset(["arwkv7", "rwkv6qwen2"])
 
 # As many heads of keys and values as of queries.
-AS_MANY_HEADS = frozenset(["minicpm3", "qwen"])
+AS_MANY_HEADS = frozenset(["minicpm3", "modern-bert", "qwen"])
 
 # Keys of the index are turned by a matrix, whose width is a power of two.
 TURNED_INDEX = frozenset(["deepseek32", "deepseek4", "dots3note", "glm-dsa"])

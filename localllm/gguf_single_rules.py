@@ -112,9 +112,30 @@ def _pooled_index(header: Header) -> Complaints:
         yield f"{header.architecture}.attention.indexer.kpool is {pool}, and its top_k {most}"
 
 
+def _windowed(header: Header) -> Complaints:
+    """Attention that is always computed with windows."""
+    if not number_of(header, "attention.sliding_window"):
+        yield f"{header.architecture}.attention.sliding_window is missing or 0"
+
+
+def _not_only_windows(header: Header) -> Complaints:
+    flags = header.metadata.get(f"{header.architecture}.attention.sliding_window_pattern")
+    if isinstance(flags, tuple) and all(flags):
+        yield "each of its layers has a window, and one at least must attend to all tokens"
+
+
+def _fixed_rotation(header: Header) -> Complaints:
+    base = header.metadata.get(f"{header.architecture}.rope.freq_base")
+    if isinstance(base, float) and not abs(base - 10_000.0) < 1e-4:
+        yield f"{header.architecture}.rope.freq_base is {base}, but must be 10000"
+
+
 _RULES: dict[str, Callable[[Header], Complaints]] = {
+    "afmoe": _windowed,
     "arwkv7": _shifts,
     "bailingmoe3": _kda,
+    "deepseek2-ocr": _fixed_rotation,
+    "dots3note": _not_only_windows,
     "gemma-embedding": _dense,
     "glm-dsa": _full_index,
     "glm5-next": _pooled_index,
