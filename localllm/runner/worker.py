@@ -27,7 +27,7 @@ from pathlib import Path
 from random import Random
 
 from localllm.chat.tools import call_ids
-from localllm.engine.backend import Backend, ModelLoadError
+from localllm.engine.backend import Backend, BackendFacts, ModelLoadError
 from localllm.engine.engine import Engine
 from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceOutput
@@ -53,15 +53,17 @@ logger = logging.getLogger(__name__)
 class Worker:
     """The main thread: one engine, its requests, and what is said about them."""
 
-    def __init__(self, pipe: Pipe, engine: Engine, pool_tokens: int, inbox: Inbox, preparing: dict[int, float]) -> None:
+    def __init__(
+        self, pipe: Pipe, engine: Engine, facts: BackendFacts, inbox: Inbox, preparing: dict[int, float]
+    ) -> None:
         self._pipe = pipe
         self._engine = engine
-        self._pool_tokens = pool_tokens
+        self._pool_tokens = facts.pool_tokens
         self._inbox = inbox
         self._streams: dict[int, Stream] = {}
         self._preparing = preparing  # between reader and engine: when each came
         self._cancelled: set[int] = set()  # those of them whose client left
-        self._speaker = Speaker(pipe.send)
+        self._speaker = Speaker(pipe.send, overlaps=2 * facts.gpu_layers > facts.layers)
 
     def run(self) -> None:
         """Serve until the process ends."""
@@ -293,7 +295,7 @@ def serve_answers(pipe: Pipe, load: protocol.Load, inbox: Inbox, reader: Reader)
     reader.interrupt = engine.interrupt
     gc.freeze()  # what is loaded stays: looking through it for garbage would hold up a token of every stream
     pipe.send(describe(backend, time.monotonic() - started))
-    Worker(pipe, engine, backend.facts.pool_tokens, inbox, reader.preparing).run()
+    Worker(pipe, engine, backend.facts, inbox, reader.preparing).run()
 
 
 def _forced_off() -> int:
