@@ -357,7 +357,7 @@ _OPTION_NAMES = frozenset(Options.__struct_fields__)
 
 def merge_options(*layers: Options) -> Options:
     """Lay options over each other: for each name the first layer that says something wins."""
-    telling = [layer for layer in layers if layer != _NOTHING_SAID]
+    telling = [layer for layer in layers if layer is not _NOTHING_SAID and layer != _NOTHING_SAID]
     if len(telling) < 2:  # as most requests have it
         return telling[0] if telling else _NOTHING_SAID
     merged: dict[str, Any] = {}
@@ -397,4 +397,4 @@ def parse_options(
             unknown.append(name)
         elif value is not None:
             known[option] = read_option(option, value, name)
-    return Options(**known), tuple(unknown)
+    return Options(**known) if known else _NOTHING_SAID, tuple(unknown)

@@ -19,6 +19,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 def set_up_logging(level: str, log_format: Literal["human", "json"] = "human") -> None:
     """Send every log record at `level` or above to stderr. Called once, by a process's entry point."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line tells them: do not ask
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if log_format == "json" else _HumanFormatter())
     root = logging.getLogger()

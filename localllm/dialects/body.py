@@ -7,6 +7,7 @@ text.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -123,8 +124,15 @@ def ignored_names(body: bytes, shape: type[msgspec.Struct], *unused: str) -> tup
         said = _names_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):  # with half a surrogate pair, which `read` has mended
         return ()
-    used = {name for name in shape.__struct_encode_fields__ if name not in unused}
-    return tuple(name for name, value in said.items() if name not in used and bytes(value) != b"null")
+    used = _names_of(shape)
+    return tuple(
+        name for name, value in said.items() if (name not in used or name in unused) and bytes(value) != b"null"
+    )
+
+
+@functools.cache
+def _names_of(shape: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(shape.__struct_encode_fields__)
 
 
 def read_keep_alive(value: object) -> float | None:

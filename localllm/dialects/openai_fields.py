@@ -90,7 +90,7 @@ def read_options(fields: CommonFields, *limits: str) -> tuple[Options, tuple[str
 
     The first of the fields `limits` that is said is the most tokens there may be.
     """
-    said = {name: getattr(fields, name) for name in _SAMPLING_NAMES}
+    said = {name: value for name in _SAMPLING_NAMES if (value := getattr(fields, name)) is not None}
     limit = next((name for name in limits if getattr(fields, name) is not None), limits[0])
     own, _ = parse_options({**said, limit: getattr(fields, limit)}, {limit: "num_predict"})
     extension, unknown = parse_options(fields.options or {})

@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -23,7 +24,6 @@ from typing import Any, TypeVar
 from msgspec import structs
 
 from localllm.errors import LoadError, LocalllmError, ShuttingDownError
-from localllm.runner.handle import RunnerHandle
 from localllm.runner.protocol import Stats
 from localllm.scheduler.fairness import queue_places
 from localllm.scheduler.fleet import LoadedRunner
@@ -64,7 +64,6 @@ from localllm.scheduler.state import (
 )
 from localllm.store.model import Model
 
-STATS_SECONDS = 1.0  # a busy engine answers between two steps
 LONGEST_SLEEP_SECONDS = 3600.0
 LONGEST_EXPIRY_SECONDS = 100 * 365 * 86400.0  # later than this is "never": a datetime ends at the year 9999
 
@@ -88,13 +87,13 @@ class Turn(contextlib.AbstractAsyncContextManager[Lease]):
     async def __aenter__(self) -> Lease:
         ticket = self._scheduler._new_ticket(self._model, self._keep_alive_seconds, self._who)
         self._ticket = structs.replace(ticket, demand=await self._scheduler._demand(self._model))
-        self._lease = self._scheduler._lease(self._model, self._ticket)
-        return await self._lease.__aenter__()
+        return await self._scheduler._enter(self._model, self._ticket)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._lease.__aexit__(kind, error, trace)
+        assert self._ticket is not None
+        self._scheduler._leave(self._ticket)
 
     def place(self) -> QueuePlace | None:
         """Where it stands in the queue; None before it was entered, and once it has its turn."""
@@ -112,11 +111,13 @@ class Scheduler:
         self._ticket_ids = itertools.count(1)
         self._models: dict[ModelKey, Model] = {}
         self._demands: dict[ModelKey, Demand] = {}
+        self._told_parts: tuple[DeviceBytes, ...] = ()
         self._told_memory: dict[str, tuple[int, int]] = {}
         self._runners: dict[LoadId, Runner] = {}
         self._waiters: dict[TicketId, asyncio.Future[Runner]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = math.inf
         self._empty = asyncio.Event()
         self.counts = Counts()
 
@@ -174,22 +175,26 @@ class Scheduler:
         places = queue_places(self._state, ticket.key, self._now())
         return next((place for place in places if place.ticket_id == ticket.id), None)
 
-    @contextlib.asynccontextmanager
-    async def _lease(self, model: Model, ticket: Ticket) -> AsyncIterator[Lease]:
+    async def _enter(self, model: Model, ticket: Ticket) -> Lease:
+        """Wait for the turn of `ticket`; it has left again when this raises."""
         arrived_at = ticket.arrived_at
         self._models[ticket.key] = model
         waiter = self._waiters[ticket.id] = self._loop.create_future()
         try:
             self._post(Requested(ticket))
             runner = await waiter
-            assert runner.ready is not None
-            waited = self._now() - arrived_at
-            load = max(0.0, min(runner.ready_at, arrived_at + waited) - max(runner.started_at, arrived_at))
-            ready = runner.ready
-            yield Lease(ready.handle, ready.loaded, load, max(0.0, waited - load), ready.plan.fallback)
-        finally:
-            del self._waiters[ticket.id]
-            self._post(Left(ticket.id))
+        except BaseException:
+            self._leave(ticket)
+            raise
+        assert runner.ready is not None
+        waited = self._now() - arrived_at
+        load = max(0.0, min(runner.ready_at, arrived_at + waited) - max(runner.started_at, arrived_at))
+        ready = runner.ready
+        return Lease(ready.handle, ready.loaded, load, max(0.0, waited - load), ready.plan.fallback)
+
+    def _leave(self, ticket: Ticket) -> None:
+        del self._waiters[ticket.id]
+        self._post(Left(ticket.id))
 
     async def unload(self, model: Model) -> bool:
         """Stop `model` once the requests that came before are done; False when it is not loaded.
@@ -217,9 +222,9 @@ class Scheduler:
 
     async def stats(self) -> dict[str, Stats]:
         """What the engines of the loaded models hold, by name; without those that do not answer soon."""
-        ready = [(runner.model.name, runner.ready.handle) for runner in self._runners.values() if runner.ready]
-        answers = await asyncio.gather(*(_stats_of(handle) for _, handle in ready))
-        return {name: stats for (name, _), stats in zip(ready, answers, strict=True) if stats is not None}
+        runners = tuple(self._runners.values())
+        answers = await asyncio.gather(*(runner.stats() for runner in runners))
+        return {one.model.name: stats for one, stats in zip(runners, answers, strict=True) if stats is not None}
 
     async def shutdown(self, grace_seconds: float) -> None:
         """Refuse new and waiting requests, let running ones go on for `grace_seconds`, then end every process."""
@@ -263,9 +268,13 @@ class Scheduler:
 
     def _tell_memory(self) -> None:
         """One line for each change of what all models together may have taken, and of what there is."""
+        parts = (self._state.capacity, *(slot.taken for slot in self._state.slots))
+        if parts == self._told_parts:  # as after almost every request
+            return
+        self._told_parts = parts
         taken: Counter[str] = Counter()
-        for slot in self._state.slots:
-            taken.update(slot.taken)
+        for part in parts[1:]:
+            taken.update(part)
         now = {device: (taken[device], size) for device, size in self._state.capacity.items()}
         if now != self._told_memory:
             self._told_memory = now
@@ -294,10 +303,18 @@ class Scheduler:
                 self._wake_at(when)
 
     def _wake_at(self, when: float) -> None:
+        now = self._now()
+        when = min(max(now, when), now + LONGEST_SLEEP_SECONDS)
         if self._timer is not None:
+            if self._wakes_at <= when:  # as every request puts off the end of its model: too early only asks again
+                return
             self._timer.cancel()
-        seconds = min(max(0.0, when - self._now()), LONGEST_SLEEP_SECONDS)  # waking too early only asks again
-        self._timer = self._loop.call_later(seconds, self._post, Woke())
+        self._wakes_at = when
+        self._timer = self._loop.call_later(when - now, self._woke)
+
+    def _woke(self) -> None:
+        self._timer = None
+        self._post(Woke())
 
     def _start_load(self, key: ModelKey, load_id: LoadId, budget: DeviceBytes | None) -> None:
         runner = self._runners[load_id] = Runner(self._models[key], self._now())
@@ -378,11 +395,3 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _stats_of(handle: RunnerHandle) -> Stats | None:
-    try:
-        async with asyncio.timeout(STATS_SECONDS):
-            return await handle.stats()
-    except (TimeoutError, LocalllmError):  # it is busy with a template, or ends: its figures are missing this time
-        return None

@@ -229,9 +229,10 @@ def _grant_places(state: State, slot: Slot, now: float, actions: list[Action]) -
 
 def _withdraw_idle_wishes(state: State) -> State:
     """A busy model need not yield any more once the model it yields to has a place or nobody wants it."""
-    wanting = {ticket.key for ticket in _oldest_without_place(state)}
-    for slot in state.slots:
-        if slot.phase == "ready" and slot.yields_to is not None and slot.yields_to not in wanting:
+    yielding = [slot for slot in state.slots if slot.phase == "ready" and slot.yields_to is not None]
+    wanting = {ticket.key for ticket in _oldest_without_place(state)} if yielding else ()
+    for slot in yielding:
+        if slot.yields_to not in wanting:
             state = _with(state, replace(slot, last_ticket=None, yields_to=None))
     return state
 
@@ -336,6 +337,8 @@ def _servable(state: State, slot: Slot) -> tuple[Ticket, ...]:
 
 def _oldest_without_place(state: State) -> tuple[Ticket, ...]:
     """The oldest ticket of each model that is wanted and takes up no room, in order of arrival."""
+    if not state.waiting:
+        return ()
     placed = {slot.key for slot in state.slots}
     oldest: dict[ModelKey, Ticket] = {}
     for ticket in state.waiting:

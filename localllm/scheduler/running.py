@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from localllm.errors import LocalllmError
 from localllm.placement.plan import Plan
 from localllm.runner.handle import RunnerHandle
-from localllm.runner.protocol import Loaded
+from localllm.runner.protocol import Loaded, Stats
 from localllm.scheduler.fleet import LoadedRunner
 from localllm.scheduler.planner import Survey
 from localllm.scheduler.state import DeviceBytes, Phase
 from localllm.store.model import Model
+
+STATS_SECONDS = 1.0  # a busy engine answers between two steps
 
 
 class Fleet(Protocol):
@@ -76,3 +79,13 @@ class Runner:
     ready: LoadedRunner | None = None
     ready_at: float = math.inf
     progress: float = 0.0
+
+    async def stats(self) -> Stats | None:
+        """What its engine holds; None of one that is not loaded or does not answer soon."""
+        if self.ready is None:
+            return None
+        try:
+            async with asyncio.timeout(STATS_SECONDS):
+                return await self.ready.handle.stats()
+        except (TimeoutError, LocalllmError):  # busy with a template, or at its end: its figures are missing this time
+            return None

@@ -314,7 +314,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class WakeAt:
-    """Send Woke at this time; replaces any earlier wish."""
+    """Send Woke at this time, of which the last wish counts; an earlier one does no harm, since it asks again."""
 
     when: float
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,8 +38,8 @@ OPEN_PATHS = frozenset({"/", "/api/version", "/api/hello", "/health", "/v1/healt
 UNLIMITED_PATH = "/api/blobs/"
 MANAGED_PATHS = frozenset({"/api/pull", "/api/create", "/api/copy", "/api/delete"})
 FORWARDED_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
-# What the checks leave in the ASGI scope: a Holder or None, and a bool.
-HOLDER, MAY_MANAGE = "localllm.holder", "localllm.may_manage"
+# What the checks leave in the ASGI scope: the headers as a dict, a Holder or None, and a bool.
+HEADERS, HOLDER, MAY_MANAGE = "localllm.headers", "localllm.holder", "localllm.may_manage"
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 LOCAL_ORIGIN_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
 EDITOR_SCHEMES = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
@@ -86,9 +86,8 @@ def host_is_allowed(host_header: str, rules: AccessRules, own_address: str) -> b
         return False
     if host in ("", "localhost") or host in rules.hosts or host.endswith(LOCAL_SUFFIXES):
         return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+    address = _address_of(host)
+    if address is None:
         return False
     own = host == own_address.split("%", 1)[0]
     return own or address.is_loopback or address.is_private or address.is_unspecified
@@ -115,17 +114,16 @@ def manages(path: str) -> bool:
     return path in MANAGED_PATHS or path.startswith(UNLIMITED_PATH)
 
 
-def is_local(scope: Scope, headers: Headers) -> bool:
+def is_local(scope: Scope, headers: Mapping[str, str]) -> bool:
     """Whether a request comes from this machine itself, and not through a proxy on it."""
     host = str((scope.get("client") or ("",))[0]).split("%", 1)[0]
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:  # a Unix socket has none: only this machine can reach it
+    address = _address_of(host)
+    if address is None:  # a Unix socket has none: only this machine can reach it
         return host == ""
     return address.is_loopback and not any(name in headers for name in FORWARDED_HEADERS)
 
 
-def announced_length(headers: Headers) -> int | None:
+def announced_length(headers: Mapping[str, str]) -> int | None:
     """The body's length as Content-Length says it; None when it does not. Raises BadRequestError."""
     text = headers.get("content-length")
     if text is None:
@@ -135,7 +133,7 @@ def announced_length(headers: Headers) -> int | None:
     return int(text)
 
 
-def check_encoding(headers: Headers) -> None:
+def check_encoding(headers: Mapping[str, str]) -> None:
     """Raises BadRequestError for a body that is compressed: a few bytes of it could become any number."""
     encoding = headers.get("content-encoding", "").strip()
     if encoding.lower() not in ("", "identity"):
@@ -152,13 +150,10 @@ class Access:
         self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
+        headers = scope[HEADERS] = _headers_of(scope)
         origin = headers.get("origin")
         try:
-            self._check_host(scope, headers)
+            self._check_host(scope)
             self._check_origin(origin, headers)
         except AccessDeniedError as error:
             await error_response(error, scope["path"])(scope, receive, send)
@@ -182,22 +177,22 @@ class Access:
         most_bytes = math.inf if is_unlimited else self._rules.max_body_bytes
         await self._app(scope, limited(receive, most_bytes, self._rules.body_seconds), send)
 
-    def _check_host(self, scope: Scope, headers: Headers) -> None:
+    def _check_host(self, scope: Scope) -> None:
         own_address = str((scope.get("server") or ("",))[0])
-        for host in headers.getlist("host"):
+        for host in (value.decode("latin-1") for name, value in scope["headers"] if name == b"host"):
             if not host_is_allowed(host, self._rules, own_address):
                 raise AccessDeniedError(
                     f"the Host header names '{host}', which is not this server",
                     hint="use localhost or this machine's address, or set LOCALLLM_HOST to that name",
                 )
 
-    def _check_origin(self, origin: str | None, headers: Headers) -> None:
+    def _check_origin(self, origin: str | None, headers: Mapping[str, str]) -> None:
         if origin is not None and not origin_is_allowed(origin, headers.get("host", ""), self._rules):
             raise AccessDeniedError(
                 f"pages of '{origin}' may not use this server", hint="LOCALLLM_ORIGINS lists those that may"
             )
 
-    def _check_key(self, scope: Scope, headers: Headers) -> None:
+    def _check_key(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Leave in `scope` who asks and whether they may manage. Raises UnauthorizedError."""
         holder = self._rules.keyring.holder(headers) if sent_key(headers) else None
         scope[HOLDER] = holder
@@ -208,6 +203,11 @@ class Access:
                 "an API key is needed",
                 hint="send one as 'Authorization: Bearer KEY'; `localllm key new NAME` makes one on the server",
             )
+
+
+def _headers_of(scope: Scope) -> dict[str, str]:
+    """By their names, which ASGI has in lower case; the first of those that were sent more than once."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
 
 
 def _check_scope(scope: Scope) -> None:
@@ -225,6 +225,16 @@ def _check_scope(scope: Scope) -> None:
         )
 
 
+# The same few hosts and clients ask again and again.
+@lru_cache(maxsize=64)
+def _address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=64)
 def _host_of(header: str) -> str | None:
     """The host in lower case without brackets, port and final dot; None if this is no host."""
     try:
@@ -241,7 +251,7 @@ def _pattern(origin: str) -> re.Pattern[str]:
     return re.compile(".*".join(re.escape(part) for part in origin.rstrip("/").split("*")), re.IGNORECASE)
 
 
-def _preflight(headers: Headers) -> Response:
+def _preflight(headers: Mapping[str, str]) -> Response:
     if "origin" not in headers:
         return Response(status_code=204, headers={"allow": ALLOWED_METHODS})
     asked = headers.get("access-control-request-headers", "")

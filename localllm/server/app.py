@@ -2,9 +2,8 @@
 
     Gate (server header, request id, log line, count, 503 while stopping)
       └─ Access (Host, Origin, key, body size)
-           └─ Lookup ── a path without parameters is found at once
-                └─ Starlette's router ── any other; 404 and 405 in the words of the dialect
-                     └─ Endpoint ── handler(services, request); its errors in the words of the route's dialect
+           └─ Paths ── 404 and 405 in the words of the dialect; Starlette's router finds paths with parameters
+                └─ Endpoint ── handler(services, request); its errors in the words of the route's dialect
 
 README's table of routes is checked against ROUTES.
 """
@@ -17,11 +16,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.dialects.framing import JSON_MEDIA_TYPE, to_json
@@ -127,19 +124,13 @@ def route_of(path: str) -> str:
     return next(begins, "other")
 
 
-def build_app(services: Services, rules: AccessRules) -> Starlette:
+def build_app(services: Services, rules: AccessRules) -> ASGIApp:
     """The ASGI application of one daemon."""
-    rows = [(entry.method.split("|"), entry.path, Endpoint(entry.handler, services)) for entry in ROUTES]
-    plain = {(method, path): end for methods, path, end in rows if path in _PLAIN_PATHS for method in methods}
-    app = Starlette(
-        routes=[Route(path, end, methods=methods) for methods, path, end in rows],
-        middleware=[
-            Middleware(Gate, services=services), Middleware(Access, rules=rules), Middleware(Lookup, endpoints=plain),
-        ],
-        exception_handlers={404: _not_found, 405: _wrong_method},
-    )  # fmt: skip
-    app.router.redirect_slashes = False
-    return app
+    by_path: dict[str, dict[str, ASGIApp]] = {}
+    for entry in ROUTES:
+        endpoint = Endpoint(entry.handler, services)
+        by_path.setdefault(entry.path, {}).update(dict.fromkeys(entry.method.split("|"), endpoint))
+    return Gate(Access(Paths({path: Methods(endpoints) for path, endpoints in by_path.items()}), rules), services)
 
 
 class Endpoint:
@@ -164,16 +155,32 @@ class Endpoint:
         await response(scope, receive, send)
 
 
-class Lookup:
-    """The innermost layer: what is asked most is found by its method and path, not by trying one row after another."""
+class Methods:
+    """All of one path: its endpoints by their methods. Where there is a GET, HEAD is the same without a body."""
 
-    def __init__(self, app: ASGIApp, endpoints: Mapping[tuple[str, str], ASGIApp]) -> None:
-        self._app = app
-        self._endpoints = endpoints
+    def __init__(self, endpoints: Mapping[str, ASGIApp]) -> None:
+        self._endpoints = {"HEAD": endpoints["GET"], **endpoints} if "GET" in endpoints else endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = self._endpoints.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        await (found or self._app)(scope, receive, send)
+        found = self._endpoints.get(scope["method"])
+        if found is not None:
+            await found(scope, receive, send)
+            return
+        allowed = ", ".join(sorted(self._endpoints))
+        failed = Failed("wrong_method", 405, "405 method not allowed", hint=f"it takes {allowed}")
+        await no_route_response(failed, scope["path"], {"allow": allowed})(scope, receive, send)
+
+
+class Paths:
+    """The innermost layer. What is asked most has no parameters, and is found without trying one row after another."""
+
+    def __init__(self, paths: Mapping[str, ASGIApp]) -> None:
+        self._plain = {path: app for path, app in paths.items() if path in _PLAIN_PATHS}
+        rows = [Route(path, app) for path, app in paths.items() if path not in _PLAIN_PATHS]
+        self._router = Router(rows, redirect_slashes=False, default=_not_found)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._plain.get(scope["path"], self._router)(scope, receive, send)
 
 
 class Gate:
@@ -184,9 +191,6 @@ class Gate:
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         services = self._services
         name = services.new_id()
         request_id.set(name)
@@ -224,14 +228,6 @@ class Gate:
         return self._app
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     failed = Failed("no_such_route", 404, "404 page not found", hint="GET /docs shows what there is")
-    return no_route_response(failed, request.url.path)
-
-
-async def _wrong_method(request: Request, error: Exception) -> Response:
-    routes = (route for route in request.app.routes if isinstance(route, Route))
-    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    allowed = ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
-    failed = Failed("wrong_method", 405, "405 method not allowed", hint=f"it takes {allowed}")
-    return no_route_response(failed, request.url.path, {"allow": allowed})
+    await no_route_response(failed, scope["path"])(scope, receive, send)

@@ -14,7 +14,6 @@ import asyncio
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 import time
@@ -108,6 +107,7 @@ async def _serve(
         ending = asyncio.create_task(end.first.wait())
         address = bound_address(listener, settings.address)
         gc.freeze()  # what was imported stays: looking through it for garbage would hold up every stream for 0.1 s
+        gc.set_threshold(10_000, 20, 20)  # a request makes hundreds of objects, and almost no circles of them
         logger.info("localllm %s serves %s", __version__, address.url)
         on_ready(address)
         await asyncio.wait({serving, idle, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -179,7 +179,7 @@ def _build_services(
         planner=planner,
         store_thread=store_thread,
         clock=Clock(time.monotonic, time.time_ns),
-        new_id=lambda: secrets.token_hex(8),
+        new_id=lambda: os.urandom(8).hex(),
         activity=activity,
         pulls=Pulls(register, check),
         responses=ResponseStore(settings.responses_keep_seconds, settings.responses_most_bytes),

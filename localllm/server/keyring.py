@@ -6,10 +6,9 @@ import hashlib
 import hmac
 import logging
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from starlette.datastructures import Headers
 
 from localllm.errors import ConfigError
 from localllm.keys import SCOPES, Key, Scope, find_key, read_keys
@@ -36,7 +35,7 @@ class Keyring:
         self._seen: tuple[int, int, int] | None = None
         self._keys: tuple[Key, ...] = ()
 
-    def holder(self, headers: Headers) -> Holder | None:
+    def holder(self, headers: Mapping[str, str]) -> Holder | None:
         """Who the key of a request belongs to; None without a right one."""
         sent = sent_key(headers)
         # Header text is Latin-1 by ASGI's rules: this gives the bytes back as they were sent.
@@ -67,7 +66,7 @@ class Keyring:
         return self._keys
 
 
-def sent_key(headers: Headers) -> str:
-    """`Authorization: Bearer KEY` or `x-api-key: KEY`; "" for neither."""
+def sent_key(headers: Mapping[str, str]) -> str:
+    """`Authorization: Bearer KEY` or `x-api-key: KEY`; "" for neither. `headers` are found by names in lower case."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

@@ -7,7 +7,7 @@ asked when somebody looks. Names of models are those of the store, so that a cli
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -42,42 +42,59 @@ class Running(Protocol):
     def active(self) -> int: ...
 
 
+_Metric = TypeVar("_Metric", Counter, Histogram)
+
+
+class _Series(Generic[_Metric]):
+    """The series of a metric by the values of its labels, each looked for once: that takes longer than to count."""
+
+    def __init__(self, metric: _Metric) -> None:
+        self._metric: _Metric = metric
+        self._known: dict[tuple[str, ...], _Metric] = {}
+
+    def of(self, *values: str) -> _Metric:
+        """The series of these values."""
+        known = self._known.get(values)
+        if known is None:
+            known = self._known[values] = self._metric.labels(*values)
+        return known
+
+
 class Metrics:
     """One daemon's counters. All methods belong to its event loop."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._requests = Counter("localllm_requests", "Answered requests", ("route", "status"), registry=registry)
+        self._requests = _counter("localllm_requests", "Answered requests", registry, "route", "status")
         self._seconds = _histogram("localllm_request_seconds", "From arrival to the last byte", "route", registry)
-        self._prompt = Counter("localllm_prompt_tokens", "Tokens of prompts", ("model",), registry=registry)
-        self._cached = Counter(
-            "localllm_cached_tokens", "Of those, tokens taken over from earlier requests", ("model",), registry=registry
+        self._prompt = _counter("localllm_prompt_tokens", "Tokens of prompts", registry, "model")
+        self._cached = _counter(
+            "localllm_cached_tokens", "Of those, tokens taken over from earlier requests", registry, "model"
         )
-        self._completion = Counter("localllm_completion_tokens", "Tokens of answers", ("model",), registry=registry)
+        self._completion = _counter("localllm_completion_tokens", "Tokens of answers", registry, "model")
         self._queue = _histogram("localllm_queue_seconds", "Waits for a turn", "model", registry)
         self._load = _histogram("localllm_load_wait_seconds", "Waits for a load", "model", registry)
         self._first = _histogram("localllm_time_to_first_token_seconds", "From arrival", "model", registry)
-        self._gap = Histogram(
-            "localllm_inter_token_seconds", "Between pieces of an answer", ("model",), registry=registry,
-            buckets=_GAP_BUCKETS,
-        )  # fmt: skip
+        self._gap = _histogram(
+            "localllm_inter_token_seconds", "Between pieces of an answer", "model", registry, _GAP_BUCKETS
+        )
 
     def request_ended(self, route: str, status: int, seconds: float) -> None:
         """An answer is complete, or its client is gone (status 0 if nothing had been sent)."""
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._requests.of(route, str(status)).inc()
+        self._seconds.of(route).observe(seconds)
 
     def answer(self, model: str, arrived_at: float) -> AnswerMeter:
         """Measures one answer of `model`; `arrived_at` is of the clock that `see` will be told."""
-        return AnswerMeter(self._first.labels(model), self._gap.labels(model), arrived_at)
+        return AnswerMeter(self._first.of(model), self._gap.of(model), arrived_at)
 
     def finished(self, model: str, event: Finished) -> None:
         """An answer of `model` ended well."""
-        self._prompt.labels(model).inc(event.usage.prompt_tokens)
-        self._cached.labels(model).inc(event.usage.cached_tokens)
-        self._completion.labels(model).inc(event.usage.completion_tokens)
-        self._queue.labels(model).observe(event.timings.queue_seconds)
-        self._load.labels(model).observe(event.timings.load_seconds)
+        self._prompt.of(model).inc(event.usage.prompt_tokens)
+        self._cached.of(model).inc(event.usage.cached_tokens)
+        self._completion.of(model).inc(event.usage.completion_tokens)
+        self._queue.of(model).observe(event.timings.queue_seconds)
+        self._load.of(model).observe(event.timings.load_seconds)
 
 
 class AnswerMeter:
@@ -158,8 +175,14 @@ def page(
     return generate_latest(metrics.registry) + generate_latest(now)
 
 
-def _histogram(name: str, about: str, label: str, registry: CollectorRegistry) -> Histogram:
-    return Histogram(name, about, (label,), registry=registry, buckets=_WAIT_BUCKETS)
+def _counter(name: str, about: str, registry: CollectorRegistry, *labels: str) -> _Series[Counter]:
+    return _Series(Counter(name, about, labels, registry=registry))
+
+
+def _histogram(
+    name: str, about: str, label: str, registry: CollectorRegistry, buckets: tuple[float, ...] = _WAIT_BUCKETS
+) -> _Series[Histogram]:
+    return _Series(Histogram(name, about, (label,), registry=registry, buckets=buckets))
 
 
 def _gauge(name: str, about: str, values: Mapping[str, float]) -> GaugeMetricFamily:

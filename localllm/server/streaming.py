@@ -26,6 +26,8 @@ from localllm.server.progress import Progress
 from localllm.server.replies import INTERNAL, error_headers
 from localllm.server.services import Services
 
+WATCH_AFTER_SECONDS = 0.01
+
 logger = logging.getLogger(__name__)
 
 
@@ -58,8 +60,10 @@ class AnswerResponse:
         self._spoken_at = 0.0
         self._is_silent = False
         self._silence: asyncio.TimerHandle | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._pending: list[AnswerEvent] = []
         self._wake = asyncio.Event()
+        self._pumped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_client_gone = False
         self._error: LocalllmError | None = None
 
@@ -67,7 +71,8 @@ class AnswerResponse:
         """Answer. Returns when the last byte is written or the client is gone; the request has ended by then."""
         pump = asyncio.create_task(self._pump())
         pump.add_done_callback(self._pump_ended)
-        watch = asyncio.create_task(self._watch(receive))
+        # Most short answers are over before it is worth asking whether the client is still there.
+        watch = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._begin_watch, receive)
         try:
             with self._activity.answer(self), self._progress.time_limit(self.fail):
                 await (self._write_stream(send) if self._is_stream else self._write_whole(send))
@@ -76,11 +81,16 @@ class AnswerResponse:
         else:
             # Let the lease end in its own time: a cancelled request would be told to the runner again.
             if self._error is None:
-                await asyncio.wait((pump,))
+                await self._pumped
         finally:
             if self._silence is not None:
                 self._silence.cancel()
-            await _end(pump, watch)
+            watch.cancel()
+            if self._watching is not None:
+                self._watching.cancel()
+            if not pump.done():
+                pump.cancel()
+                await asyncio.wait((pump,))
 
     def fail(self, error: LocalllmError) -> None:
         """End the answer with `error`, whatever has been written."""
@@ -94,6 +104,8 @@ class AnswerResponse:
                 self._put(event)
 
     def _pump_ended(self, pump: asyncio.Task[None]) -> None:
+        if not self._pumped.done():
+            self._pumped.set_result(None)
         if pump.cancelled():
             return
         error = pump.exception()
@@ -104,6 +116,9 @@ class AnswerResponse:
             logger.error("a request failed in a way nobody foresaw", exc_info=error)
         self._put(INTERNAL)  # never read after an event that ends the answer; without one no stream may just stop
 
+    def _begin_watch(self, receive: Receive) -> None:
+        self._watching = asyncio.create_task(self._watch(receive))
+
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -112,7 +127,8 @@ class AnswerResponse:
 
     def _put(self, event: AnswerEvent) -> None:
         self._pending.append(event)
-        self._wake.set()
+        if self._is_stream or isinstance(event, (Finished, Failed)):
+            self._wake.set()
 
     async def _take(self) -> list[AnswerEvent]:
         """All events that are there, up to the first that ends the answer; none only after a long silence."""
@@ -208,9 +224,3 @@ class AnswerResponse:
 def _is_progress(event: AnswerEvent) -> bool:
     """Whether an error may still have its status after this: the client has been told nothing."""
     return isinstance(event.event if isinstance(event, OfChoice) else event, PromptProgress)
-
-
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)

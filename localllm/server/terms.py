@@ -20,7 +20,7 @@ from starlette.requests import Request
 from localllm.errors import InvalidFieldError
 from localllm.generation import Priority
 from localllm.scheduler.state import Requester
-from localllm.server.access import HOLDER
+from localllm.server.access import HEADERS, HOLDER
 from localllm.server.keyring import Holder
 
 PRIORITY_HEADER = "x-localllm-priority"
@@ -41,15 +41,14 @@ class Terms:
 def terms_of(request: Request, session: str = "", priority: Priority = "interactive") -> Terms:
     """The terms of `request`, whose body names `session` and `priority`. Raises InvalidFieldError for a bad header."""
     address = request.client.host if request.client is not None else ""
-    holder: Holder | None = request.scope.get(HOLDER)
-    client = (
-        f"key {holder.name}" if holder is not None and holder.name else client_of(address, request.headers, session)
-    )
-    return Terms(Requester(client, _priority(request.headers, priority)), _timeout_seconds(request.headers))
+    headers: Mapping[str, str] = request.scope[HEADERS]
+    holder: Holder | None = request.scope[HOLDER]
+    client = f"key {holder.name}" if holder is not None and holder.name else client_of(address, headers, session)
+    return Terms(Requester(client, _priority(headers, priority)), _timeout_seconds(headers))
 
 
 def client_of(address: str, headers: Mapping[str, str], session: str) -> str:
-    """The name of a client without an API key of its own. `headers` are found in any case."""
+    """The name of a client without an API key of its own. `headers` are by names in lower case."""
     program = headers.get("user-agent", "").partition("/")[0].partition(" ")[0]
     sessions = (headers.get(name, "") for name in SESSION_HEADERS)
     return " ".join(part for part in (address, program, *sessions, session) if part)[:LONGEST_CLIENT]
