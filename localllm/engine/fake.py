@@ -34,12 +34,12 @@ from localllm.engine.backend import (
 from localllm.engine.constrained import ConstrainedSampler, HeldAnswer, hold
 from localllm.engine.grammar import Grammars, Vocabulary, byte_tokenizer
 from localllm.generation import Sampling
+from localllm.placement.shape import OUTPUTS_PER_SEQUENCE, outputs_for
 
 END_TOKEN = 256
 MARK_TOKEN = ord("<")  # begins a message in TEMPLATE
 ECHO = b"echo:"
 ECHO_END = b"\n"
-OUTPUTS_PER_SEQUENCE = 9
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -86,7 +86,7 @@ class FakeBackend:
             can_change_layout=can_change_layout,
             mixed_rows_most=mixed_rows_most,
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
-            outputs_most=max(max_sequences if slots is None else slots, OUTPUTS_PER_SEQUENCE),
+            outputs_most=outputs_for(max_sequences if slots is None else slots),
             kv_bytes_per_token=1024,
             chat_template=TEMPLATE,
             infill=infill,

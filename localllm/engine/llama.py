@@ -46,12 +46,11 @@ from localllm.engine.memory import needs_checkpoints
 from localllm.generation import Sampling
 from localllm.placement.cell_layout import LayoutChoice, WantedLayout, choose_layout
 from localllm.placement.layout import Layout
-from localllm.placement.shape import ContextShape
+from localllm.placement.shape import OUTPUTS_PER_SEQUENCE, ContextShape, outputs_for
 
 logger = logging.getLogger(__name__)
 
 MINIMUM_POOL_TOKENS = 4096
-OUTPUTS_PER_SEQUENCE = 9  # the next token and as many guesses as speculation makes
 POOL_STEP_TOKENS = 256  # llama.cpp pads the pool to this
 # In one pool a CPU's flash attention takes 64 rows together through the cells that any of them looks at: a few next
 # tokens would cost as much as 64 for each sequence. Fewer rows go one by one. Streams never compute them together.
@@ -152,8 +151,7 @@ class LlamaBackend:
             cells=self._pool_tokens(config),
             sequences=self.layout.slots,
             batch_tokens=config.batch_tokens,
-            # A row of logits per sequence, or guesses of one; the default would reserve a row per token of the batch.
-            outputs=max(self.layout.slots, OUTPUTS_PER_SEQUENCE),
+            outputs=outputs_for(self.layout.slots),  # the default would reserve a row per token of the batch
             k_type=config.k_type,
             v_type=config.v_type,
             is_unified=self.layout.layout == "unified",
@@ -184,7 +182,7 @@ class LlamaBackend:
             unified_tokens=self._pool_tokens(config),  # streams are rounded up, each for itself
             mixed_rows_most=self._mixed_rows_most(),
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
-            outputs_most=max(self.layout.slots, OUTPUTS_PER_SEQUENCE),
+            outputs_most=outputs_for(self.layout.slots),
             kv_bytes_per_token=self._model.kv_bytes_per_token,
             threads=config.threads,
             weight_bytes=self._model.weight_bytes,

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from localllm.placement.cell_layout import LayoutChoice, MemoryKind, choose_layout
 from localllm.placement.estimate import Estimate
-from localllm.placement.shape import CELL_STEP, ContextShape
+from localllm.placement.shape import CELL_STEP, ContextShape, outputs_for
 from localllm.placement.wishes import Wishes
 
 LEAST_CELLS = 4096
 USUAL_CELLS = 8192  # for which layers leave a GPU; a larger pool takes only what is left over
-OUTPUTS_PER_SEQUENCE = 9  # the next token and as many guesses as speculation makes
 # llama.cpp writes the whole pool at load: 5.5 GB took 14 to 19 s on a virtual machine of two cores.
 HOST_POOL_BYTES_MOST = 2 * 2**30
 HOST_POOL_SHARE = 0.25  # of the memory that is free: the rest is for weights, the next model and other programs
@@ -100,7 +99,7 @@ def pool_shape(
         cells=cells,
         sequences=choice.slots,
         batch_tokens=min(wishes.batch_tokens, cells),
-        outputs=max(choice.slots, OUTPUTS_PER_SEQUENCE),
+        outputs=outputs_for(choice.slots),
         k_type=wishes.k_type,
         v_type=wishes.v_type,
         is_unified=choice.layout == "unified",

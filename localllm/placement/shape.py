@@ -12,7 +12,13 @@ from localllm.gguf_types import TENSOR_TYPES
 
 KV_TYPES = ("f16", "q8_0", "bf16", "f32", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl")
 CELL_STEP = 256  # llama.cpp pads a context, and each stream of it, to this
+OUTPUTS_PER_SEQUENCE = 9  # rows of logits: for the next token, and for as many guesses as speculation makes
 _TYPES = {name.lower(): (elements, size) for name, elements, size in TENSOR_TYPES.values()}
+
+
+def outputs_for(slots: int) -> int:
+    """The rows of logits that one decode may have to give: one for each slot, or the guesses of one."""
+    return max(slots, OUTPUTS_PER_SEQUENCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,7 @@ class ContextShape:
     cells: int
     sequences: int
     batch_tokens: int = 512
-    outputs: int = 9
+    outputs: int = OUTPUTS_PER_SEQUENCE
     k_type: str = "f16"
     v_type: str = "f16"
     is_unified: bool = True
