@@ -77,7 +77,7 @@ async def _pulled(services: Services, creation: Creation) -> AsyncGenerator[Pull
     """Pull the base if it is not there: its events but for the last, unless that is Failed."""
     assert creation.base is not None
     try:
-        await services.in_store(services.store.find, creation.base)
+        await services.find(creation.base)
     except ModelNotFoundError:
         wanted = await services.in_store(services.store.pull_request, creation.base)
     else:

@@ -68,7 +68,7 @@ async def openai_embeddings(services: Services, request: Request) -> Response:
 
 async def embed(services: Services, request: Request, wanted: EmbedRequest) -> Asked[Vectors]:
     """The vectors of a request's inputs. Raises LocalllmError's kinds, or ClientDisconnect."""
-    model = await services.in_store(services.store.find, wanted.model)
+    model = await services.find(wanted.model)
     if "embedding" not in model.capabilities:
         raise UnsupportedError(f'"{wanted.model}" does not support embedding', hint="use an embedding model")
     num_ctx = wanted.num_ctx or model.options.num_ctx or services.settings.context_length or None

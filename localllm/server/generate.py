@@ -97,7 +97,7 @@ async def answer_decoded(
     """The answer to a body that was decoded; `found` is its model if that is known. Raises LocalllmError's kinds."""
     arrived = services.clock.monotonic()
     terms = terms_of(request, decoded.request.client, decoded.request.priority)
-    model = await services.in_store(services.store.find, decoded.request.model) if found is None else found
+    model = await services.find(decoded.request.model) if found is None else found
     decoded = within_capabilities(decoded, model, route.verb)
     if decoded.unknown_options:
         logger.warning("unknown options are ignored: %s", ", ".join(decoded.unknown_options))

@@ -63,7 +63,7 @@ async def hello(services: Services, request: Request) -> Response:
 async def push(services: Services, request: Request) -> Response:
     """POST /api/push: models come here and do not leave. Raises UnsupportedError, or that there is no such model."""
     name, _ = decode_name(await request.body())
-    await services.in_store(services.store.find, name)
+    await services.find(name)
     raise UnsupportedError(
         "push is not supported: localllm does not upload models",
         hint="`hf upload` puts a GGUF file into a repository of Hugging Face",
@@ -79,7 +79,7 @@ async def tags(services: Services, request: Request) -> Response:
 async def show(services: Services, request: Request) -> Response:
     """POST /api/show."""
     name, verbose = decode_name(await request.body())
-    model = await services.in_store(services.store.find, name)
+    model = await services.find(name)
     header = await services.in_store(services.store.header, model)
     answer = model_json.show(model, header, _served_context(services, model), verbose=verbose)
     projector = await services.in_store(projector_header, model.projector)
@@ -113,7 +113,7 @@ async def delete(services: Services, request: Request) -> Response:
     """DELETE /api/delete: the runner, if there is one, ends first."""
     name, _ = decode_name(await request.body())
     with contextlib.suppress(ModelFileError):  # a damaged model can only be deleted
-        model = await services.in_store(services.store.find, name)
+        model = await services.find(name)
         if not model.is_bundled:  # delete says that those stay
             await services.scheduler.unload(model)
     await services.in_store(services.store.delete, name)
@@ -132,7 +132,7 @@ async def openai_model(services: Services, request: Request) -> Response:
     """GET /v1/models/NAME, where NAME may hold slashes."""
     name, is_anthropics = request.path_params["id"], ANTHROPIC_VERSION in request.headers
     try:
-        model = await services.in_store(services.store.find, name)
+        model = await services.find(name)
     except LocalllmError as error:
         return error_response(error, ANTHROPIC_PATH if is_anthropics else request.url.path)
     shape = model_json.anthropic_model if is_anthropics else model_json.openai_model

@@ -21,7 +21,7 @@ async def find(services: Services, name: str, capability: Capability) -> tuple[M
     """The model that is meant, and ("model",) if its name had to be ignored. Raises InvalidFieldError."""
     if name:
         try:
-            return await services.in_store(services.store.find, name), ()
+            return await services.find(name), ()
         except ModelNotFoundError:
             model, _ = await find(services, "", capability)
             return model, ("model",)

@@ -73,7 +73,7 @@ async def _model(services: Services, question: PlanQuestion, *, may_fetch: bool)
     try:
         if question.quant:
             raise ModelNotFoundError(question.name)
-        model = await services.in_store(services.store.find, question.name)
+        model = await services.find(question.name)
     except ModelNotFoundError:
         if not may_fetch:
             raise

@@ -44,7 +44,7 @@ async def ollama_pull(services: Services, request: Request) -> ASGIApp:
 
 async def _events(services: Services, name: str, wanted: PullRequest | None) -> AsyncGenerator[PullEvent, None]:
     if wanted is None:  # agents pull what they do not find in the list by the very name they were given
-        if not (await services.in_store(services.store.find, name)).is_bundled:
+        if not (await services.find(name)).is_bundled:
             yield PullStatus(f"{name} was made here: there is nothing to download")
         yield SUCCESS
         return

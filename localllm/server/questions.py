@@ -48,7 +48,7 @@ async def ask_about(
     question: Callable[[Runner, GenerationRequest], Awaitable[T]],
 ) -> Asked[T]:
     """The answer to `question` about a request as its model would get it. Raises LocalllmError's kinds."""
-    model = await services.in_store(services.store.find, decoded.request.model)
+    model = await services.find(decoded.request.model)
     decoded = within_capabilities(decoded, model, "chat")
     (asked,) = completed(decoded, model, services.settings.context_length)
     keep_alive, client = asked.keep_alive_seconds, decoded.request.client

@@ -43,9 +43,10 @@ T = TypeVar("T")
 
 
 class ModelStore(Protocol):
-    """Models by name. Methods touch the disk: call them through Services.in_store."""
+    """Models by name. Methods touch the disk: call them through Services.in_store, but for `unchanged`."""
 
     def find(self, name: str) -> Model: ...
+    def unchanged(self, name: str) -> Model | None: ...
     def list(self) -> tuple[Model, ...]: ...
     def delete(self, name: str) -> None: ...
     def header(self, model: Model) -> Header: ...
@@ -174,6 +175,11 @@ class Services:
     responses: ResponseStore = field(default_factory=ResponseStore)
     early_headers_seconds: float = 1.0
     ping_seconds: float = 10.0
+
+    async def find(self, name: str) -> Model:
+        """The model of that name; at once if its files are those that were found last. Raises as the store's does."""
+        known = self.store.unchanged(name)
+        return await self.in_store(self.store.find, name) if known is None else known
 
     async def in_store(self, work: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
         """Run a method of the store away from the event loop, after those that were asked for before."""

@@ -27,9 +27,8 @@ def refuse_changed(manifest: Manifest) -> None:
         again = f"localllm create {manifest.name} --from {manifest.parent}"
     elif manifest.source is not None:
         again = f"localllm pull {manifest.name}"
-    files = (Part(manifest.file, manifest.size_bytes, manifest.modified_ns), *manifest.parts)
-    for part in (*files, *manifest.adapters):
-        path, what = Path(part.file), "file" if part in files else "adapter"
+    for part in files_of(manifest):
+        path, what = Path(part.file), "adapter" if part in manifest.adapters else "file"
         try:
             seen = fingerprint(path)
         except ModelFileError as error:
@@ -41,6 +40,12 @@ def refuse_changed(manifest: Manifest) -> None:
                 f"{part.size_bytes} bytes and has {seen.size_bytes}, or was written again"
             )
             raise ModelFileError(message, hint=f"if that was meant, register it again: {again}")
+
+
+def files_of(manifest: Manifest) -> tuple[Part, ...]:
+    """The files that a model is loaded from, as they were registered."""
+    first = Part(manifest.file, manifest.size_bytes, manifest.modified_ns)
+    return (first, *manifest.parts, *manifest.adapters)
 
 
 def circle_hint(names: Sequence[str]) -> str:

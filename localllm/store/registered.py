@@ -23,11 +23,11 @@ from localllm.store.layers import has_file_of, with_file_of
 from localllm.store.manifest import Manifest, Part
 from localllm.store.model import Model, capabilities_of
 from localllm.store.names import Name
+from localllm.store.remembered import Mark, mark_of
 
 _KEPT = 2048
 # Those of Options that shape what is loaded; the others are each request's own.
 _LOAD_TIME_OPTIONS = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
-_Mark = tuple[int, int, int]
 
 
 class Registered:
@@ -56,14 +56,14 @@ class ReadManifests:
 
     def __init__(self, bundled: Callable[[str], Manifest | None] = lambda name: None) -> None:
         self._bundled = bundled
-        self._known: dict[Path, tuple[_Mark, Registered]] = {}
+        self._known: dict[Path, tuple[Mark, Registered]] = {}
 
     def find(self, path: Path) -> Registered | None:
         """What the manifest at `path` says; None when there is none.
 
         Raises ModelFileError when it is damaged, and when its model's file is gone or not the one that was registered.
         """
-        mark = _mark(path)
+        mark = mark_of(path)
         known = self._known.get(path)
         if mark is None or known is None or known[0] != mark:
             found = _read(path)
@@ -78,7 +78,7 @@ class ReadManifests:
         refuse_changed(found.manifest)
         return found
 
-    def _keep(self, path: Path, mark: _Mark | None, found: Registered | None) -> None:
+    def _keep(self, path: Path, mark: Mark | None, found: Registered | None) -> None:
         self._known.pop(path, None)
         if mark is not None and found is not None:
             if len(self._known) >= _KEPT:
@@ -92,14 +92,14 @@ class ReadBundled:
     def __init__(self, folder: Path, headers: Headers) -> None:
         self._folder = folder
         self._headers = headers
-        self._known: dict[Path, tuple[_Mark, Registered]] = {}
+        self._known: dict[Path, tuple[Mark, Registered]] = {}
 
     def find(self, name: Name) -> Registered | None:
         """The bundled model of that name; None when there is none. Raises as bundled_manifest does."""
         path = bundled_modelfile(self._folder, name)
         if path is None:
             return None
-        mark = _mark(path)
+        mark = mark_of(path)
         known = self._known.pop(path, None)
         if known is None or known[0] != mark or not _has_its_file(known[1].manifest):
             manifest = bundled_manifest(path, self._headers)
@@ -113,14 +113,6 @@ class ReadBundled:
 def _has_its_file(manifest: Manifest) -> bool:
     path = Path(manifest.file)
     return fingerprint(path) == Fingerprint(path, manifest.size_bytes, manifest.modified_ns)
-
-
-def _mark(path: Path) -> _Mark | None:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # reading it says what is wrong
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read(path: Path) -> Registered | None:

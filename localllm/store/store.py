@@ -33,10 +33,11 @@ from localllm.pulling import Pulled, PulledFile, PullRequest, RegistryPlace
 from localllm.store import manifest as manifests
 from localllm.store.adapters import read_adapter, with_adapters
 from localllm.store.blobs import blobs_dir
-from localllm.store.bundled import bundled_names
+from localllm.store.bundled import bundled_modelfile, bundled_names
 from localllm.store.catalogue import Entry, entries, find_entry
 from localllm.store.checks import (
     circle_hint,
+    files_of,
     refuse_changed,
     refuse_no_projector,
     refuse_unusable,
@@ -57,6 +58,7 @@ from localllm.store.names import (
 )
 from localllm.store.pulled import DEFAULT_REGISTRY, described, refuse_unpullable, request_for, spelled
 from localllm.store.registered import ReadBundled, ReadManifests, Registered
+from localllm.store.remembered import Remembered, mark_of
 
 _OTHER_HOST = (
     "models come from hf.co/OWNER/REPO and ollama.com/library/NAME; or download a GGUF and run "
@@ -88,6 +90,7 @@ class Store:
         self._headers = Headers()
         self._known = ReadManifests(self._bundled_base)
         self._bundled = ReadBundled(bundled_dir, self._headers)
+        self._remembered = Remembered()
         self._registry = RegistryPlace(registry_url, str(models_dir / "localllm" / "blobs"))
 
     def find(self, name: str) -> Model:
@@ -96,7 +99,23 @@ class Store:
         Raises InvalidNameError, ModelNotFoundError, and ModelFileError when its manifest is damaged or its file is gone
         or no longer the one that was registered.
         """
-        return self._found(name).model
+        marks = [(path, mark_of(path)) for path in self._places(parse_name(name))]
+        found = self._found(name)
+        if base := found.manifest.bundled:
+            marks += [(path, mark_of(path)) for path in self._places(parse_name(base))]
+            found = self._found(name)  # the base may have changed before it was marked
+        self._remembered.keep(name, found.model, marks, files_of(found.manifest))
+        return found.model
+
+    def unchanged(self, name: str) -> Model | None:
+        """What `find` would answer, if nothing it looked at has changed since; else None. Any thread may ask."""
+        return self._remembered.unchanged(name)
+
+    def _places(self, name: Name) -> list[Path]:
+        """The files that may say what a name is; those that are not there could come."""
+        names = (name, name.local) if name.is_known else ()
+        paths = [manifest_path(self._manifests_dir, known) for known in names]
+        return paths + [path for known in names if (path := bundled_modelfile(self._bundled_dir, known)) is not None]
 
     def _found(self, name: str) -> Registered:
         parsed = parse_name(name)

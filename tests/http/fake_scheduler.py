@@ -127,6 +127,9 @@ class FakeStore:
             raise ModelNotFoundError(name)
         return model
 
+    def unchanged(self, name: str) -> Model | None:
+        return None
+
     def list(self) -> tuple[Model, ...]:
         return tuple(self.models.values())
 
