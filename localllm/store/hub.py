@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from huggingface_hub import HfApi, constants, hf_hub_download
@@ -240,6 +240,10 @@ class Hub:
         if status in (404, 410) or isinstance(error, RepositoryNotFoundError):
             message = f"{repository_id} is not on {self._endpoint}, or it is private"
             return NotOnHubError(message, hint=f"check the name; for a private repository {_WHERE_A_TOKEN_COMES_FROM}")
+        host = urlsplit(str(error.response.url)).netloc
+        if status in (401, 403) and host != urlsplit(self._endpoint).netloc:
+            # A signed link that has run out: asked again, the hub gives another one.
+            return SourceBusyError(f"{host} refuses the hub's link to {repository_id} ({status})", hint=_NETWORK_HINT)
         if status in (401, 403):
             message = f"{self._endpoint} refuses {repository_id} to this token ({status})"
             return HubAccessError(message, hint=f"look at {page}, then {_WHERE_A_TOKEN_COMES_FROM}")

@@ -29,7 +29,9 @@ _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.ASC
 _QUANT = re.compile(
     r"(?:^|[-_.])((?:UD[-_])?(?:I?Q|TQ)\d(?:_[0-9A-Z]+)*|MXFP4(?:_MOE)?|NVFP4|BF16|FP16|F16|F32)(?=$|[-_.])", re.ASCII
 )
-_NO_MODEL = re.compile(r"mmproj|imatrix|ggml-vocab|(?:^|[-_.])(?:lora|adapter)(?:[-_.]|$)", re.IGNORECASE)
+_NO_MODEL = re.compile(r"mmproj|ggml-vocab|(?:^|[-_.])(?:lora|adapter)(?:[-_.]|$)", re.IGNORECASE)
+# What another model guesses with: a model, too, but hardly the one that was meant.
+_HELPER = re.compile(r"(?:^|[-_./])(?:draft|mtp|assistant)(?:[-_./]|$)", re.IGNORECASE)
 # Of a projector's precisions the usual one first; F32 is twice as large and computes the same.
 _PROJECTOR_QUANTS = ("F16", "FP16", "BF16", "F32")
 _SHOWN = 12
@@ -149,7 +151,7 @@ def variants_of(files: Iterable[HubFile]) -> tuple[Variant, ...]:
     groups: dict[str, list[HubFile]] = {}
     for file in sorted(files, key=lambda file: file.path):
         stem, extension = file.path[:-5], file.path[-5:].lower()
-        if extension != ".gguf" or _NO_MODEL.search(file.name):
+        if extension != ".gguf" or _NO_MODEL.search(file.name) or _is_matrix(stem):
             continue
         part = _PART.fullmatch(stem)
         groups.setdefault(f"{part['stem']} {part['count']}" if part else stem, []).append(file)
@@ -157,18 +159,28 @@ def variants_of(files: Iterable[HubFile]) -> tuple[Variant, ...]:
     return tuple(sorted(variants, key=_rank))
 
 
+def _is_matrix(stem: str) -> bool:
+    """Whether a file is an importance matrix; a model that was quantized with one may say so beside its quant."""
+    return "imatrix" in stem.lower() and not _QUANT.search(stem.rpartition("/")[2].upper())
+
+
 def _variant(files: list[HubFile]) -> Variant:
     part = _PART.fullmatch(files[0].path[:-5])
     stem = part["stem"] if part else files[0].path[:-5]
-    found = _QUANT.findall(stem.rpartition("/")[2].upper())
+    folder, _, name = stem.rpartition("/")
+    # Some repositories name the quant by the folder alone: Q4_K_M/model-00001-of-00002.gguf.
+    found = _QUANT.findall(name.upper()) or _QUANT.findall(folder.rpartition("/")[2].upper())
     return Variant(found[-1].replace("UD_", "UD-") if found else "", tuple(files), int(part["count"]) if part else 1)
 
 
 def _rank(variant: Variant) -> tuple[object, ...]:
-    """Whole before incomplete, the order of QUANTS, files outside folders, short names: those say no special thing."""
-    rank = QUANTS.index(variant.quant) if variant.quant in QUANTS else len(QUANTS)
+    """Whole before incomplete, models before their helpers, the order of QUANTS, files outside folders, short names:
+    those say no special thing."""
+    # A dynamic quant without a place of its own (UD-Q4_K_M, UD-IQ2_XXS) is as near as the plain one of its size.
+    quant = variant.quant if variant.quant in QUANTS else variant.quant.removeprefix("UD-")
+    rank = QUANTS.index(quant) if quant in QUANTS else len(QUANTS)
     path = variant.files[0].path
-    return not variant.is_whole, rank, path.count("/"), len(path), path
+    return not variant.is_whole, bool(_HELPER.search(path)), rank, path.count("/"), len(path), path
 
 
 def _wanted(variants: Iterable[Variant], wanted: str) -> Variant | None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from daemon_process import running_daemon
-from hub_server import HubRepo, hub_server
+from hub_server import Fault, HubRepo, hub_server
 from proxy_server import proxy_server
 from pulls import GUIDE, SUCCESS, names, pull
 from registry_server import RegistryModel, registry_server
@@ -145,3 +145,13 @@ def test_a_trickle_from_the_hub_is_waited_for(tmp_path):
         started = time.monotonic()
         assert SUCCESS == pull(daemon, NAME)[-1]
         assert time.monotonic() - started > 2
+
+
+def test_a_link_to_the_cdn_that_has_run_out_is_asked_for_again(tmp_path):
+    faults = {"tiny-Q4_K_M.gguf": [Fault(status=403), Fault(reset_after_bytes=100_000), Fault(status=401)]}
+    with (
+        hub_server({"owner/Tiny-GGUF": HubRepo({"tiny-Q4_K_M.gguf": GUIDE}, faults=faults)}) as hub,
+        running_daemon(tmp_path, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"), NO_PROXY="*") as daemon,
+    ):
+        assert SUCCESS == pull(daemon, NAME)[-1]
+        assert {"tiny-Q4_K_M.gguf": []} == faults

@@ -38,6 +38,10 @@ def repository(*names: str) -> Repository:
         ),
         (["M-Q4_K_M-00001-of-00003.gguf", "M-Q8_0.gguf"], "", ["M-Q8_0.gguf"]),
         (["a-q4_k_m.gguf", "b-q4_k_m.gguf"], "b-q4_k_m", ["b-q4_k_m.gguf"]),
+        (["M.imatrix.gguf", "M.imatrix.Q4_K_M.gguf", "imatrix_unsloth.gguf"], "", ["M.imatrix.Q4_K_M.gguf"]),
+        (["M-MTP-Q4_K_M.gguf", "M-draft-Q4_K_M.gguf", "M-long-name-Q8_0.gguf"], "", ["M-long-name-Q8_0.gguf"]),
+        (["MTP/M-Q4_K_M.gguf", "M-Q4_K_M.gguf", "M-Q8_0.gguf"], "Q8_0", ["M-Q8_0.gguf"]),
+        (["M-assistant-Q8_0.gguf", "M-assistant-Q4_K_M.gguf"], "", ["M-assistant-Q4_K_M.gguf"]),
     ],
 )  # fmt: skip
 def test_the_quant_asked_for_or_the_usual_or_the_nearest_is_chosen_with_all_its_parts(names, wanted, chosen):
@@ -125,3 +129,21 @@ def test_other_text_is_no_amount_of_bytes(text):
 
 def test_sizes_are_written_in_decimal_units():
     assert ["999 B", "4.7 GB", "12 MB", "1 KB"] == [size_text(size) for size in (999, 4_683_087_332, 12_000_000, 1000)]
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (("M-UD-Q4_K_XL.gguf", "M-UD-Q4_K_M.gguf", "M-Q8_0.gguf"), "M-UD-Q4_K_M.gguf"),
+        (("M-Q2_K.gguf", "M-UD-IQ3_XXS.gguf", "M-UD-IQ1_S.gguf"), "M-UD-IQ3_XXS.gguf"),
+    ],
+)
+def test_a_dynamic_quant_without_a_place_of_its_own_ranks_as_the_plain_one(names: tuple[str, ...], taken: str):
+    assert taken == choose(repository(*names), "").variant.files[0].path
+
+
+def test_a_quant_that_only_the_folder_names_is_read_from_it():
+    parts = [f"{quant}/model-0000{part}-of-00002.gguf" for quant in ("BF16", "Q4_K_M", "Q8_0") for part in (1, 2)]
+    there = repository(*parts)
+    assert ("Q4_K_M", 2) == (choose(there, "").variant.quant, len(choose(there, "").files))
+    assert "Q8_0/model-00001-of-00002.gguf" == choose(there, "q8_0").variant.files[0].path
