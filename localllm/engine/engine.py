@@ -29,7 +29,7 @@ from localllm.engine.policy import EnginePolicy
 from localllm.engine.pool import Pool
 from localllm.engine.roster import Roster
 from localllm.engine.sequence import Finish, FinishReason, Sequence, SequenceOutput, SequenceRequest
-from localllm.engine.speculation import PromptLookup
+from localllm.engine.speculation import Guesser, Speculation, Speculations
 from localllm.engine.stats import EngineStats
 from localllm.engine.threads import ThreadTuner
 from localllm.errors import PromptTooLongError
@@ -38,7 +38,8 @@ from localllm.errors import PromptTooLongError
 class Engine:
     """Generates for many sequences at once on one backend. `clock` gives seconds that only go forward.
 
-    `forced_off` counts how often the process was taken off a core so far; without it threads are never tuned.
+    `forced_off` counts how often the process was taken off a core so far; without it threads are never tuned. A
+    `draft_model` guesses what the prompt does not hold.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Engine:
         clock: Callable[[], float],
         policy: EnginePolicy | None = None,
         forced_off: Callable[[], int] = lambda: 0,
+        draft_model: Guesser | None = None,
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -56,7 +58,8 @@ class Engine:
         self._forced_off = forced_off
         self._tuner = ThreadTuner(self._facts.threads)
         self._threads = self._facts.threads
-        self._lookups: dict[int, PromptLookup] = {}
+        self._speculations = Speculations(draft_model, self._facts.outputs_per_sequence - 1, clock)
+        self._speculating: Speculation | None = None  # in this step, for the one sequence in it
         self._chunk_most = self._facts.batch_tokens  # smaller while the backend has less room than it said
         self._layout_stays = False  # changing it failed
         self._layout_until = -math.inf  # it pays to stay
@@ -167,19 +170,20 @@ class Engine:
 
     def _with_draft(self, works: list[Work]) -> list[Work]:
         """Guesses for a sequence that runs alone: with company their rows would slow the others."""
+        self._speculating = None
         if len(works) != 1 or len(self._roster.waiting) or not self._policy.speculates:
             return works
         (work,) = works
         sequence = work.sequence
         if work.count != 1 or not work.is_last_chunk or not takes_back(self._facts.memory):
             return works
-        lookup = self._lookups.setdefault(sequence.request.id, PromptLookup(self._facts.outputs_per_sequence - 1))
+        self._speculating = speculation = self._speculations.of(sequence.request.id)
         new_tokens = sequence.request.max_new_tokens
         most = self._facts.sequence_tokens
         wanted = most if new_tokens is None else new_tokens - sequence.generated
         room = min(min(sequence.limit_tokens, most) - len(sequence.tokens), wanted) - 1
         most = min(room, self._pool.cells.free - 1, self._chunk_most - 1)
-        return [Work(sequence, 1, lookup.propose(sequence.tokens.view(), most))]
+        return [Work(sequence, 1, speculation.propose(sequence.tokens.view(), most))]
 
     def _most_tokens(self) -> int:
         return self._facts.sequence_tokens if self._layout_stays else self._facts.sequence_tokens_most
@@ -303,8 +307,8 @@ class Engine:
 
     def _note_draft(self, work: Work, accepted: int, seconds: float) -> None:
         sequence, drafted = work.sequence, len(work.draft)
-        if lookup := self._lookups.get(sequence.request.id):
-            lookup.observe(drafted, accepted, seconds)
+        if self._speculating is not None:
+            self._speculating.observe(drafted, accepted, seconds)
         if drafted > accepted:
             assert sequence.resident is not None
             self._pool.cut_back(sequence.resident, sequence.computed - drafted + accepted)
@@ -379,7 +383,7 @@ class Engine:
         return SequenceOutput(sequence.request.id, text, tokens, logprobs=logprobs, finish=finish)
 
     def _remove(self, sequence: Sequence) -> None:
-        self._lookups.pop(sequence.request.id, None)
+        self._speculations.forget(sequence.request.id)
         self._roster.remove(sequence)
 
     def _fail(self, sequence: Sequence, message: str) -> SequenceOutput:

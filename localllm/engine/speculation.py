@@ -1,15 +1,21 @@
-"""Guessing tokens that stood in the text before: prompt lookup, checked by the model itself.
+"""Guessing the next tokens, to be checked by the model itself: which guesses are tried, and whether they pay.
 
-Code edits, quotations and tables repeat what the prompt holds. When the last few tokens occurred earlier, those that
-followed then are computed as a draft together with the next token, and each is kept only if the model would have chosen
-it: the sampler is asked row by row and the draft ends where it chooses otherwise. So the text is that of a run without
-drafts, whatever the sampling.
+    prompt lookup     code edits, quotations and tables repeat what the text holds: when the last few tokens occurred
+                      earlier, those that followed then are guessed
+    draft_model       a smaller model of the same vocabulary says what it would say
 
-A draft costs time even when it is wrong, so it is used only while it pays: tokens per second with drafts against
-without, both measured here. Pure: durations come in, drafts go out.
+Guesses are computed together with the next token, and each is kept only if the model would have chosen it: the sampler
+is asked row by row and the draft ends where it chooses otherwise. So the text is that of a run without drafts, whatever
+the sampling.
+
+A draft costs time even when it is wrong, so each source of them is used only while it pays: tokens per second with its
+drafts against those without, both measured here. Pure: a clock and durations come in, drafts go out.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -22,40 +28,130 @@ FIRST_DRAFTED = 3
 SEARCHED_TOKENS = 16_384
 TRIES = 4  # drafts before a verdict
 WORTH = 1.05  # drafts must be so much faster
-PAUSE_STEPS = 96  # plain steps before the next try; doubled with each failure
+PAUSE_STEPS = 96  # plain steps before the next try; doubled with each failure, up to
+LONGEST_PAUSE = 16 * PAUSE_STEPS
+PLAIN_EVERY = 32  # drafts before a plain step shows again what they are held against
 WEIGHT = 0.2
 
 
-class PromptLookup:
-    """The drafts of one sequence, and whether they pay."""
+class Guesser(Protocol):
+    """A source of guesses."""
 
-    def __init__(self, longest_draft: int = MOST_DRAFTED) -> None:
-        self._longest_draft = longest_draft
-        self._length = min(FIRST_DRAFTED, longest_draft)
-        self._plain_seconds: float | None = None  # per token
-        self._draft_seconds: float | None = None  # per token
-        self._tries = 0
+    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
+        """What may follow `tokens`, at most `most`, which is at least 1; empty when it has no guess. Getting ready may
+        take about `plain_seconds`, as long as a token without guesses does."""
+
+
+class PromptLookup:
+    """What followed the last few tokens before."""
+
+    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
+        """See `draft`."""
+        return draft(tokens, most)
+
+
+class Trial:
+    """One source: how much it may guess, and whether that pays. `seconds` per token with its drafts, if known."""
+
+    def __init__(self, guesser: Guesser, longest_draft: int = MOST_DRAFTED) -> None:
+        self.guesser = guesser
+        self.length = min(FIRST_DRAFTED, longest_draft)
+        self.seconds: float | None = None
+        self._longest = longest_draft
         self._pause = 0
         self._next_pause = PAUSE_STEPS
+        self._tries = 0
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether its drafts did not pay."""
+        return self._pause > 0
+
+    def rest(self) -> None:
+        """One step less of the pause."""
+        self._pause -= 1
+
+    def observe(self, drafted: int, accepted: int, seconds: float, otherwise: float) -> None:
+        """One draft and what it took; without it a token takes `otherwise`."""
+        self._tries += 1
+        self.seconds = _blend(self.seconds, seconds / (1 + accepted))
+        self.length = min(self._longest, self.length + 1) if accepted == drafted else max(1, self.length - 1)
+        if self._tries < TRIES:
+            return
+        if self.seconds * WORTH <= otherwise:
+            self._next_pause = PAUSE_STEPS
+            return
+        self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, LONGEST_PAUSE)
+        self._tries, self.seconds = 0, None
+
+
+class Speculation:
+    """The drafts of one sequence: of the first source that has one, while that source pays.
+
+    A trial may go on from sequence to sequence. `clock` times the guessing itself, a part of the step that checks it.
+    """
+
+    def __init__(self, trials: Sequence[Trial], clock: Callable[[], float]) -> None:
+        self._trials = trials
+        self._clock = clock
+        self._plain_seconds: float | None = None  # per token
+        self._since_plain = 0
+        self._used = 0
+        self._guessing_seconds = 0.0
 
     def propose(self, tokens: Tokens, most: int) -> Tokens:
         """The tokens that may follow, at most `most`; empty when nothing is known or drafts do not pay."""
-        if self._pause > 0 or self._plain_seconds is None:
-            self._pause = max(0, self._pause - 1)
+        if self._plain_seconds is None or most < 1 or self._since_plain >= PLAIN_EVERY:
             return tokens[:0]
-        return draft(tokens, min(self._length, most))
+        for number, trial in enumerate(self._trials):
+            if trial.is_paused:
+                trial.rest()
+                continue
+            started = self._clock()
+            guesses = trial.guesser.guess(tokens, min(trial.length, most), self._plain_seconds)
+            if len(guesses):
+                self._used, self._guessing_seconds = number, self._clock() - started
+                return guesses
+        return tokens[:0]
 
     def observe(self, drafted: int, accepted: int, seconds: float) -> None:
         """A step computed one token and `drafted` guesses, of which `accepted` were right."""
         if not drafted:
             self._plain_seconds = _blend(self._plain_seconds, seconds)
+            self._since_plain = 0
             return
-        self._tries += 1
-        self._draft_seconds = _blend(self._draft_seconds, seconds / (1 + accepted))
-        self._length = min(self._longest_draft, self._length + 1) if accepted == drafted else max(1, self._length - 1)
-        if self._tries >= TRIES and self._draft_seconds * WORTH > (self._plain_seconds or 0.0):
-            self._pause, self._next_pause = self._next_pause, 2 * self._next_pause
-            self._tries, self._draft_seconds = 0, None
+        self._since_plain += 1
+        self._trials[self._used].observe(drafted, accepted, seconds + self._guessing_seconds, self._otherwise())
+
+    def _otherwise(self) -> float:
+        """Seconds of a token without the source that is used: plain, or with one that is asked after it."""
+        assert self._plain_seconds is not None  # nothing is proposed before
+        behind = [trial.seconds for trial in self._trials[self._used + 1 :] if not trial.is_paused]
+        return min([self._plain_seconds, *(seconds for seconds in behind if seconds is not None)])
+
+
+class Speculations:
+    """One for each sequence that ran alone. What a draft model gains depends on the machine more than on the sequence:
+    it is not tried anew for each."""
+
+    def __init__(self, draft_model: Guesser | None, longest_draft: int, clock: Callable[[], float]) -> None:
+        self._shared = (Trial(draft_model, longest_draft),) if draft_model else ()
+        self._longest = longest_draft
+        self._clock = clock
+        self._known: dict[int, Speculation] = {}
+
+    def of(self, request_id: int) -> Speculation:
+        """That of a request, new when it was not asked for before."""
+        known = self._known.get(request_id)
+        if known is None:
+            known = self._known[request_id] = Speculation(
+                (Trial(PromptLookup(), self._longest), *self._shared), self._clock
+            )
+        return known
+
+    def forget(self, request_id: int) -> None:
+        """The request has ended."""
+        self._known.pop(request_id, None)
 
 
 def draft(tokens: Tokens, most: int) -> Tokens:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from test_engine import assert_nothing_leaks, expected_text, request, run
 
 from localllm.engine.backend import MemoryTraits
+from localllm.engine.draft_model import DraftModel
 from localllm.engine.engine import Engine
 from localllm.engine.fake import FakeBackend
 from localllm.engine.policy import EnginePolicy
@@ -31,9 +32,52 @@ class RecordingBackend(FakeBackend):
         return super().decode(batch)
 
 
-def new_engine(speculates=True, **backend_options):
+def new_engine(speculates=True, draft_model=None, **backend_options):
     backend = RecordingBackend(**backend_options)
-    return Engine(backend, lambda: 0.0, EnginePolicy(speculates=speculates)), backend
+    return Engine(backend, lambda: 0.0, EnginePolicy(speculates=speculates), draft_model=draft_model), backend
+
+
+def new_draft_model(pool_tokens=4096):
+    """It says what the fake model says with seed 0, which is that of requests that have no other."""
+    backend = FakeBackend(pool_tokens, max_sequences=1)
+    return DraftModel(backend, backend.facts.vocabulary_size, lambda: 0.0)
+
+
+def test_a_draft_model_guesses_what_never_stood_before():
+    plain, plain_backend = new_engine()
+    plain.add(request(1, "endless", max_new_tokens=60))
+    engine, backend = new_engine(draft_model=new_draft_model())
+    engine.add(request(1, "endless", max_new_tokens=60))
+    assert run(plain)[0] == run(engine)[0] == {1: expected_text("endless", 60)}
+    assert (60, 0) == (plain_backend.decodes, plain.stats().drafted_tokens)
+    assert 60 - engine.stats().accepted_tokens == backend.decodes
+    assert backend.decodes < 20
+    assert_nothing_leaks(engine, backend)
+
+
+def test_a_draft_model_is_not_asked_for_sequences_in_company():
+    engine, backend = new_engine(draft_model=new_draft_model())
+    for number in (1, 2):
+        engine.add(request(number, f"endless {number}", max_new_tokens=30))
+    run(engine)
+    assert (0, 30) == (engine.stats().drafted_tokens, backend.decodes)
+
+
+def test_a_draft_model_goes_on_when_the_company_has_left():
+    engine, _ = new_engine(draft_model=new_draft_model())
+    engine.add(request(1, "endless", max_new_tokens=100))
+    engine.add(request(2, "endless too", max_new_tokens=5))
+    texts, finishes = run(engine)
+    assert {1: expected_text("endless", 100), 2: expected_text("endless too", 5)} == texts
+    assert (0, True) == (finishes[2].stats.drafted_tokens, finishes[1].stats.accepted_tokens > 60)
+
+
+def test_a_draft_model_with_less_context_helps_as_far_as_that_goes():
+    engine, _ = new_engine(draft_model=new_draft_model(pool_tokens=40))
+    engine.add(request(1, "endless", max_new_tokens=100))
+    texts, finishes = run(engine)
+    assert {1: expected_text("endless", 100)} == texts
+    assert 20 < finishes[1].stats.accepted_tokens < 40
 
 
 def test_text_that_repeats_is_guessed_and_takes_fewer_decodes():
@@ -84,12 +128,13 @@ def test_a_wrong_guess_costs_its_own_row_and_nothing_else():
     limit=st.integers(1, 60),
     most=st.none() | st.integers(1, 40),
     stop=st.text("ab", max_size=3),
+    draft_tokens=st.sampled_from([5, 20, 4096]),
 )
-def test_guesses_change_nothing_but_the_number_of_decodes(text, is_echo, limit, most, stop):
+def test_guesses_change_nothing_but_the_number_of_decodes(text, is_echo, limit, most, stop, draft_tokens):
     prompt = f"echo:{text}\n" if is_echo else f"x{text}"
     ends = []
-    for speculates in (True, False):
-        engine, backend = new_engine(speculates)
+    for speculates, draft_model in ((True, None), (True, new_draft_model(draft_tokens)), (False, None)):
+        engine, backend = new_engine(speculates, draft_model)
         stops = (stop,) if stop else ()
         engine.add(request(1, prompt, limit_tokens=len(prompt) + limit, max_new_tokens=most, stop=stops))
         texts, finishes = run(engine)
@@ -97,7 +142,7 @@ def test_guesses_change_nothing_but_the_number_of_decodes(text, is_echo, limit, 
         ends.append((texts, finishes[1].reason, finishes[1].stats.completion_tokens))
         assert backend.highest_position < len(prompt) + limit
         assert held <= {b"", (prompt + expected_text(prompt, 60)).encode()[: max(map(len, held))]}
-    assert ends[1] == ends[0]
+    assert ends[2] == ends[1] == ends[0]
 
 
 @pytest.mark.parametrize("most", range(1, 20))

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from localllm.engine.speculation import (
     LONGEST_MATCH,
     PAUSE_STEPS,
+    PLAIN_EVERY,
     SEARCHED_TOKENS,
     SHORTEST_MATCH,
     TRIES,
     PromptLookup,
+    Speculation,
+    Speculations,
+    Trial,
     draft,
 )
 
@@ -61,6 +65,10 @@ def test_a_draft_stays_as_it_is_when_the_text_changes():
     assert [1, 2, 3] == drafted.tolist()
 
 
+def new_lookup(longest_draft=8):
+    return Speculation([Trial(PromptLookup(), longest_draft)], lambda: 0.0)
+
+
 def step(lookup, accepted_of, draft_seconds=PLAIN_SECONDS, most=100):
     """One step with a draft where one is proposed; returns how many tokens it had."""
     drafted = len(lookup.propose(REPEATING, most))
@@ -77,45 +85,59 @@ def none_of(drafted):
 
 
 def test_nothing_is_drafted_before_a_plain_step_was_measured():
-    lookup = PromptLookup()
+    lookup = new_lookup()
     assert 0 == len(lookup.propose(REPEATING, 8))
     lookup.observe(0, 0, PLAIN_SECONDS)
     assert [1, 2, 3] == lookup.propose(REPEATING, 8).tolist()
 
 
 def test_a_draft_keeps_to_what_there_is_room_for():
-    lookup = PromptLookup(longest_draft=8)
+    lookup = new_lookup(longest_draft=8)
     lookup.observe(0, 0, PLAIN_SECONDS)
     assert [2, 0, 0] == [len(lookup.propose(REPEATING, most)) for most in (2, 0, -1)]
-    short = PromptLookup(longest_draft=2)
+    short = new_lookup(longest_draft=2)
     short.observe(0, 0, PLAIN_SECONDS)
     assert [2, 2, 2] == [step(short, all_of) for _ in range(3)]
 
 
 def test_drafts_grow_while_all_of_them_are_right_up_to_the_longest():
-    lookup = PromptLookup(longest_draft=7)
+    lookup = new_lookup(longest_draft=7)
     assert [0, 3, 4, 5, 6, 7, 7] == [step(lookup, all_of) for _ in range(7)]
 
 
 def test_drafts_shrink_while_some_of_them_are_wrong_down_to_one():
-    lookup = PromptLookup(longest_draft=7)
+    lookup = new_lookup(longest_draft=7)
     assert [0, 3, 2, 1, 1, 1] == [step(lookup, none_of, draft_seconds=0.1) for _ in range(6)]
 
 
-def test_drafts_that_pay_are_never_paused():
-    lookup = PromptLookup()
-    drafted = [step(lookup, all_of, draft_seconds=2 * PLAIN_SECONDS) for _ in range(200)]
-    assert 199 == sum(map(bool, drafted))
+def test_drafts_that_pay_are_never_paused_but_for_a_plain_step_that_shows_what_they_are_held_against():
+    lookup = new_lookup()
+    drafted = [bool(step(lookup, all_of, draft_seconds=2 * PLAIN_SECONDS)) for _ in range(200)]
+    assert drafted == [at % (1 + PLAIN_EVERY) > 0 for at in range(200)]
+
+
+def test_drafts_that_paid_are_paused_once_plain_steps_are_as_fast():
+    lookup = new_lookup()
+    plain_seconds = PLAIN_SECONDS
+    drafted = []
+    for at in range(20 * PLAIN_EVERY):
+        plain_seconds = PLAIN_SECONDS if at < 3 * PLAIN_EVERY else 0.1 * PLAIN_SECONDS
+        count = len(lookup.propose(REPEATING, 8))
+        lookup.observe(count, count, 2 * PLAIN_SECONDS if count else plain_seconds)
+        drafted.append(bool(count))
+    assert all(any(drafted[at : at + 2]) for at in range(3 * PLAIN_EVERY))
+    runs = [len(list(group)) for is_draft, group in itertools.groupby(drafted) if not is_draft]
+    assert PAUSE_STEPS <= max(runs)
 
 
 def test_drafts_that_take_longer_than_they_save_are_paused_after_some_tries():
-    lookup = PromptLookup()
+    lookup = new_lookup()
     drafted = [step(lookup, all_of, draft_seconds=100 * PLAIN_SECONDS) for _ in range(TRIES + 20)]
     assert list(range(1, TRIES + 1)) == [at for at, count in enumerate(drafted) if count]
 
 
 def test_drafts_that_are_always_wrong_are_tried_again_after_pauses_that_double():
-    lookup = PromptLookup()
+    lookup = new_lookup()
     drafted = [bool(step(lookup, none_of)) for _ in range(1 + 3 * TRIES + 3 * PAUSE_STEPS + 50)]
     runs = [(is_draft, len(list(group))) for is_draft, group in itertools.groupby(drafted)]
     expected = [(False, 1), (True, TRIES), (False, PAUSE_STEPS), (True, TRIES), (False, 2 * PAUSE_STEPS)]
@@ -123,13 +145,89 @@ def test_drafts_that_are_always_wrong_are_tried_again_after_pauses_that_double()
 
 
 def test_a_verdict_after_a_pause_forgets_what_was_before_it():
-    lookup = PromptLookup()
+    lookup = new_lookup()
     for _ in range(1 + TRIES + PAUSE_STEPS):
         step(lookup, all_of, draft_seconds=100 * PLAIN_SECONDS)
     assert 0 not in [step(lookup, all_of, draft_seconds=PLAIN_SECONDS) for _ in range(2 * TRIES)]
 
 
 def test_the_same_speed_is_not_worth_a_draft():
-    lookup = PromptLookup()
+    lookup = new_lookup()
     drafted = [bool(step(lookup, none_of, draft_seconds=PLAIN_SECONDS * 0.97)) for _ in range(TRIES + 10)]
     assert TRIES == sum(drafted)
+
+
+class Says:
+    """A source that always guesses the same, and remembers when it was asked."""
+
+    def __init__(self, *tokens):
+        self.tokens = np.array(tokens, dtype=np.int32)
+        self.asked = []
+
+    def guess(self, tokens, most, plain_seconds):
+        self.asked.append((most, plain_seconds))
+        return self.tokens[:most]
+
+
+def test_a_source_is_asked_when_the_one_before_it_has_no_guess():
+    first, second = Says(), Says(4, 5, 6, 7)
+    both = Speculation([Trial(first), Trial(second)], lambda: 0.0)
+    both.observe(0, 0, PLAIN_SECONDS)
+    assert [4, 5, 6] == both.propose(REPEATING, 8).tolist()
+    both.observe(3, 3, PLAIN_SECONDS)
+    assert [4, 5, 6, 7] == both.propose(REPEATING, 8).tolist()
+    first.tokens = np.array([9, 9], dtype=np.int32)
+    both.observe(4, 0, PLAIN_SECONDS)
+    assert [9, 9] == both.propose(REPEATING, 8).tolist()
+    assert [(3, PLAIN_SECONDS), (4, PLAIN_SECONDS)] == second.asked
+
+
+def test_one_source_that_does_not_pay_leaves_the_other_as_it_is():
+    first, second = Says(1, 2, 3), Says(4, 5, 6)
+    both = Speculation([Trial(first), Trial(second)], lambda: 0.0)
+    both.observe(0, 0, PLAIN_SECONDS)
+    used = []
+    for _ in range(2 * TRIES):
+        guesses = both.propose(REPEATING, 8)
+        used.append(int(guesses[0]))
+        is_first = guesses[0] == 1
+        both.observe(len(guesses), 0 if is_first else len(guesses), PLAIN_SECONDS)
+    assert [1] * TRIES + [4] * TRIES == used
+
+
+def test_a_source_must_be_faster_than_the_one_behind_it_would_be():
+    first, second = Says(), Says(4, 5, 6)
+    both = Speculation([Trial(first), Trial(second)], lambda: 0.0)
+    both.observe(0, 0, PLAIN_SECONDS)
+    for _ in range(TRIES):  # a third of a second for a token
+        both.observe(len(both.propose(REPEATING, 3)), 2, PLAIN_SECONDS)
+    first.tokens = np.array([1, 2, 3], dtype=np.int32)
+    used = []
+    for _ in range(TRIES + 1):  # half a second: faster than plain steps only
+        guesses = both.propose(REPEATING, 3)
+        used.append(int(guesses[0]))
+        both.observe(len(guesses), 1 if guesses[0] == 1 else 2, PLAIN_SECONDS)
+    assert [1] * TRIES + [4] == used
+
+
+def test_the_time_of_guessing_counts():
+    times = iter(range(0, 1000, 50))  # 50 s for each guess
+    slow = Speculation([Trial(Says(1, 2, 3))], lambda: next(times))
+    drafted = [bool(step(slow, all_of)) for _ in range(1 + TRIES + 10)]
+    assert [False] + [True] * TRIES + [False] * 10 == drafted
+
+
+def test_a_draft_model_that_does_not_pay_is_not_tried_again_for_the_next_request_at_once():
+    model = Says(1, 2, 3)
+    speculations = Speculations(model, 8, lambda: 0.0)
+    first = speculations.of(1)
+    assert first is speculations.of(1)
+    unique = np.arange(50, dtype=np.int32)
+    for _ in range(1 + TRIES):
+        count = len(first.propose(unique, 8))
+        first.observe(count, 0, PLAIN_SECONDS)
+    speculations.forget(1)
+    second = speculations.of(2)
+    second.observe(0, 0, PLAIN_SECONDS)
+    assert [0] * PAUSE_STEPS == [len(second.propose(unique, 8)) for _ in range(PAUSE_STEPS)]
+    assert [1] == second.propose(unique, 8).tolist()
