@@ -132,6 +132,8 @@ class Metrics(msgspec.Struct, frozen=True):
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
+    drafted_count: int = 0
+    accepted_count: int = 0
     fallback: str = ""
 
 

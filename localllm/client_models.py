@@ -50,9 +50,11 @@ class AdapterInfo(msgspec.Struct, frozen=True):
 
 
 class DraftInfo(msgspec.Struct, frozen=True):
-    """What the Modelfile names as a draft model."""
+    """What the Modelfile names as a draft model: `said` there, and the file that was found."""
 
     file: str = ""
+    said: str = ""
+    size: int = 0
     is_used: bool = False
 
 

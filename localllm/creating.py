@@ -2,7 +2,8 @@
 
     cli/create or /api/create ── Creation ──▶ store.create ── CreateEvent… ──▶ whoever asked
                                                  ├─ with a template: a process of its own tries it
-                                                 ├─ with adapters: a process of its own asks llama.cpp about them
+                                                 ├─ with adapters, or a draft model: a process of its own asks
+                                                 │  llama.cpp about them
                                                  └─ with a quantization: a process of its own makes a new file
 
 The last event is SUCCESS; what goes wrong is raised.
@@ -28,7 +29,7 @@ class Creation:
 
     Exactly one of `base` (a name) and `files` (absolute paths, the parts of a model in order) is given. With
     `quantization` (a file type such as "Q4_K_M") the weights are written anew in that type. `adapters` are the absolute
-    paths of those that `settings` names.
+    paths of those that `settings` names, `draft` that of its draft model.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Creation:
     files: tuple[str, ...] = ()
     quantization: str | None = None
     adapters: tuple[str, ...] = ()
+    draft: str | None = None
 
 
 class CreateProgress(msgspec.Struct, frozen=True, tag="progress"):
@@ -69,6 +71,13 @@ class Quantized(msgspec.Struct, frozen=True, tag="quantized"):
 
 
 QuantizeEvent = TensorStarted | Quantized | Failed
+
+
+class DraftCheck(msgspec.Struct, frozen=True):
+    """Ask llama.cpp whether two models have one vocabulary. Paths are absolute."""
+
+    model: str
+    draft: str
 
 
 class AdapterCheck(msgspec.Struct, frozen=True):

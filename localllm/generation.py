@@ -223,20 +223,21 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Token counts of one request. `prompt_tokens` include `cached_tokens`, `completion_tokens` `thinking_tokens`."""
+    """Token counts of one request. `prompt_tokens` include `cached_tokens`, `completion_tokens` `thinking_tokens` and
+    the `accepted_tokens` of those that were `drafted_tokens`: guessed before, then checked."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     thinking_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class CacheMiss(msgspec.Struct, frozen=True):
-    """Where a prompt parted from the earlier one that it agreed with longest.
-
-    `position` tokens are equal and `shared_text` is the last of them; then the earlier request `request_id` went on
-    with `cached_text` and this one with `prompt_text` (one token each).
-    """
+    """Where a prompt parted from the earlier one that it agreed with longest: `position` tokens are equal, the last of
+    them `shared_text`; then the earlier request `request_id` went on with `cached_text`, this one with `prompt_text`,
+    one token each."""
 
     position: int
     shared_text: str
@@ -273,10 +274,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PromptProgress(msgspec.Struct, frozen=True, tag="progress", omit_defaults=True):
-    """The prompt is tokenized, or one more chunk of it is computed.
-
-    `processed_tokens` includes `cached_tokens`, taken over from an earlier request; `logprobs` are of those computed.
-    """
+    """The prompt is tokenized, or one more chunk of it is computed. `processed_tokens` includes `cached_tokens`, taken
+    over from an earlier request; `logprobs` are of those computed."""
 
     processed_tokens: int
     prompt_tokens: int

@@ -20,6 +20,7 @@ MOST_PARALLEL = 256  # LLAMA_MAX_SEQ
 MOST_LAYERS = 2**31 - 1
 MOST_DEVICES = 16  # llama_max_devices()
 MOST_OVERRIDES = 256
+MOST_DRAFTED = 1024
 SplitMode = Literal["layer", "none"]
 _OVERRIDE = re.compile(r"[^=]+=\w+")
 _SWITCH = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
@@ -29,7 +30,8 @@ class LoadOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """One field per parameter; those of config.Settings mean the same there.
 
     `override_tensor` are "REGULAR EXPRESSION=DEVICE", the device "CPU" or a GPU's name; `tensor_split` shares of the
-    GPUs in their order; `n_cpu_moe` counts layers from the first.
+    GPUs in their order; `n_cpu_moe` counts layers from the first. `draft_max` bounds the tokens that a draft model
+    guesses at once, 0 for none; `draft_p_min` is how probable each must be for it, 0 to 1.
     """
 
     num_parallel: int | None = None
@@ -43,6 +45,8 @@ class LoadOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     tensor_split: tuple[float, ...] | None = None
     split_mode: SplitMode | None = None
     override_tensor: tuple[str, ...] | None = None
+    draft_max: int | None = None
+    draft_p_min: float | None = None
 
 
 # llama.cpp's launch options that people write into Modelfiles, and what each would do. They change where a model lies
@@ -55,15 +59,16 @@ NOT_YET = {
     "yarn_orig_ctx": "a stretched context",
     "pooling": "how an embedding is made of a text's tokens",
     "lora_scale": "the strength of an adapter",
-    "draft": "a draft model",
-    "draft_model": "a draft model",
-    "model_draft": "a draft model",
-    "draft_p_min": "how sure a draft model must be",
-    "draft_max": "how many tokens a draft model guesses",
-    "draft_min": "how many tokens a draft model guesses",
+    "draft_min": "how many tokens a draft model guesses at least",
 }
 # Other tools' names for what is here, which stand for several options or for one of another name.
-ALSO_CALLED = {"kv_cache_type": ("cache_type_k", "cache_type_v"), "flash_attention": ("flash_attn",)}
+ALSO_CALLED = {
+    "kv_cache_type": ("cache_type_k", "cache_type_v"),
+    "flash_attention": ("flash_attn",),
+    "draft_num_predict": ("draft_max",),
+}
+# A Modelfile's own word is DRAFT; these are llama.cpp's.
+DRAFT_NAMES = ("draft", "draft_model", "model_draft")
 _WORDS: dict[str, tuple[str, ...]] = {
     "kv_layout": get_args(KvLayout),
     "cache_type_k": get_args(CacheType),
@@ -71,7 +76,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "flash_attn": get_args(FlashAttention),
     "split_mode": get_args(SplitMode),
 }
-_COUNTS = {"num_parallel": (1, MOST_PARALLEL), "n_cpu_moe": (0, MOST_LAYERS)}
+_COUNTS = {"num_parallel": (1, MOST_PARALLEL), "n_cpu_moe": (0, MOST_LAYERS), "draft_max": (0, MOST_DRAFTED)}
 
 
 def parse_load_option(name: str, value: object) -> Any:
@@ -89,8 +94,12 @@ def parse_load_option(name: str, value: object) -> Any:
         return _shares(name, value)
     if name == "override_tensor":
         return _overrides(name, value)
-    assert name == "stream_slowdown"
     number = _number(value)
+    if name == "draft_p_min":
+        if number is not None and 0 <= number <= 1:
+            return number
+        raise InvalidOptionError(f'option "draft_p_min" must be a number between 0 and 1, not {_shown(value)}')
+    assert name == "stream_slowdown"
     if number is not None and number > 1:
         return number
     raise InvalidOptionError(f'option "stream_slowdown" must be a number above 1, not {_shown(value)}')

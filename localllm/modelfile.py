@@ -29,7 +29,7 @@ from typing import Any
 
 from localllm.errors import BadRequestError, InvalidOptionError
 from localllm.generation import Message, Options, Role, parse_options
-from localllm.load_options import ALSO_CALLED, NOT_YET, LoadOptions, load_option_text, parse_load_option
+from localllm.load_options import ALSO_CALLED, DRAFT_NAMES, NOT_YET, LoadOptions, load_option_text, parse_load_option
 
 _BLANKS = " \t"  # not str.strip()'s set, which holds the no-break space
 _STATEMENT = re.compile(r"([A-Za-z]+)(?:[ \t]+|$)(.*)", re.DOTALL)
@@ -44,16 +44,15 @@ _LOADED_AS_USUAL = LoadOptions()
 VERSION = re.compile(r"v?\d+(\.\d+){0,2}([-+][0-9A-Za-z.+-]+)?", re.ASCII)
 _ROLES = ("system", "user", "assistant")
 IGNORED = {
-    "draft": "no draft model is used",
     "renderer": "the chat template is used",
     "parser": "the answer is parsed by what the chat template shows",
 }
+# Of a model that was made while localllm had no draft models.
+DRAFT_OF_BEFORE = "it was named before localllm had draft models; create the model again"
 _WITHOUT_EFFECT = dict.fromkeys(
     ("penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "numa"),
     "is deprecated and has no effect",
-) | {
-    "draft_num_predict": "has no effect: no draft model is used",
-}
+)
 
 
 class ModelfileError(BadRequestError):
@@ -88,7 +87,7 @@ class Modelfile:
     def place(self, keyword: str, number: int) -> str:
         """The beginning of an error about the `number`th statement of a keyword; "" when it stands in no file."""
         lines = self.lines.get(keyword, ())
-        return f"(line {lines[number]}): " if number < len(lines) else ""
+        return f"(line {lines[number]}): " if 0 <= number < len(lines) else ""
 
 
 def _scalar_type(hint: object) -> type[object]:
@@ -215,6 +214,9 @@ class _Builder:
         if name in LoadOptions.__struct_fields__ or name in ALSO_CALLED:
             for one in ALSO_CALLED.get(name, (name,)):
                 self.load[one] = _load_option(line, one, value)
+        elif name in DRAFT_NAMES:
+            self.values["draft"].append(value)
+            self.lines.setdefault("draft", []).append(line + 1)
         elif name == "stop":
             if not value:
                 raise _error(line, "a stop text must not be empty")

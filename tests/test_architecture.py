@@ -68,6 +68,7 @@ IMPORTERS = {
         "engine.llama",
         "engine.llama_adapters",
         "engine.llama_backends",
+        "engine.llama_draft",
         "engine.llama_embedding",
         "engine.llama_memory",
         "engine.llama_model",

@@ -138,9 +138,14 @@ def statistics_lines(metrics: Metrics) -> list[str]:
         ("eval count:", _tokens(metrics.eval_count)),
         ("eval duration:", _duration(metrics.eval_duration)),
         ("eval rate:", _rate(metrics.eval_count, metrics.eval_duration)),
+        ("guessed before:", _guesses(metrics)),
         ("dropped from context:", _tokens(metrics.dropped_tokens)),
     )
     return [f"{label:<22}{value}" for label, value in rows if value]
+
+
+def _guesses(metrics: Metrics) -> str:
+    return f"{metrics.accepted_count} of {_tokens(metrics.drafted_count)} right" if metrics.drafted_count else ""
 
 
 def _duration(nanoseconds: int) -> str:

@@ -30,6 +30,7 @@ from localllm.store.adapters import adapter_file
 from localllm.store.bundled import bundled_dir
 from localllm.store.create import create as carry_out
 from localllm.store.create import refuse_unsupported
+from localllm.store.drafts import draft_file
 from localllm.store.files import is_path, model_files
 from localllm.store.model import Model
 from localllm.store.names import same_name
@@ -61,7 +62,7 @@ def create(
     _refuse_elsewhere(name, said.bases[0], settings)
     refuse_unsupported(said)
     store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
-    creation = dataclasses.replace(creation_of(name, said, folder, store.blobs_dir), quantization=quantize)
+    creation = dataclasses.replace(creation_of(name, said, folder, store), quantization=quantize)
     if creation.base is not None:
         _pull_if_missing(store, creation.base, name, settings, screen)
     with closing(_lines(carry_out(store, _directly, creation))) as lines:
@@ -80,15 +81,17 @@ def copy(
     screen.out(screen.clean(f"copied '{source}' to '{destination}'\n"))
 
 
-def creation_of(name: str, said: Modelfile, folder: Path, blobs: Path) -> Creation:
-    """What to make, with the files behind ADAPTER, and FROM when that is a path; a relative one starts from `folder`.
+def creation_of(name: str, said: Modelfile, folder: Path, store: Store) -> Creation:
+    """What to make, with the files behind ADAPTER, DRAFT, and FROM when that is a path; a relative one starts from
+    `folder`.
 
-    Raises what store.files.model_files and store.adapters.adapter_file do.
+    Raises what store.files.model_files, store.adapters.adapter_file and store.drafts.draft_file do.
     """
     base = said.bases[0]
-    adapters = tuple(str(_adapter(said, number, folder, blobs)) for number in range(len(said.adapters)))
+    adapters = tuple(str(_adapter(said, number, folder, store.blobs_dir)) for number in range(len(said.adapters)))
+    draft = _draft(said, folder, store)
     if not is_path(base):
-        return Creation(name, said, base=base, adapters=adapters)
+        return Creation(name, said, base=base, adapters=adapters, draft=draft)
     try:
         path = Path(base).expanduser()
     except RuntimeError as error:  # ~somebody who is not there
@@ -96,7 +99,18 @@ def creation_of(name: str, said: Modelfile, folder: Path, blobs: Path) -> Creati
     # Not resolve(), which would follow links to a blob's nameless path.
     files = tuple(map(str, model_files(Path(os.path.abspath(folder / path)))))  # noqa: PTH100
     said = dataclasses.replace(said, bases=(files[0], *said.bases[1:]))
-    return Creation(name, said, files=files, adapters=adapters)
+    return Creation(name, said, files=files, adapters=adapters, draft=draft)
+
+
+def _draft(said: Modelfile, folder: Path, store: Store) -> str | None:
+    if said.draft is None:
+        return None
+    try:
+        return str(draft_file(said.draft, folder, store.blobs_dir, store.find))
+    except LocalllmError as error:
+        last = len(said.lines.get("draft", ())) - 1
+        error.message = f"{said.place('draft', last)}the draft model: {error.message}"
+        raise
 
 
 def _adapter(said: Modelfile, number: int, folder: Path, blobs: Path) -> Path:

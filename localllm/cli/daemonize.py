@@ -68,10 +68,10 @@ def _teller(screen: Screen) -> Callable[[str], None]:
     def tell(name: str) -> None:
         if name in unsaid:
             # Imported here: few models have one.
-            from localllm.modelfile import IGNORED
+            from localllm.modelfile import DRAFT_OF_BEFORE
 
             unsaid.remove(name)
-            screen.warn(f"DRAFT in the model's Modelfile has no effect: {IGNORED['draft']}")
+            screen.warn(f"DRAFT in the model's Modelfile has no effect: {DRAFT_OF_BEFORE}")
 
     return tell
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from localllm.cli.output import aligned_lines
-from localllm.client_models import AdapterInfo, ModelInfo, ProjectorInfo
+from localllm.client_models import AdapterInfo, DraftInfo, ModelInfo, ProjectorInfo
 from localllm.sizes import size_text
 
 _LONG_TEXT_LINES = 2
@@ -44,9 +44,18 @@ def _model_rows(info: ModelInfo) -> list[tuple[str, str]]:
         ("context length", context),
         ("embedding length", metadata.get(f"{architecture}.embedding_length")),
         ("quantization", info.details.quantization_level),
-        ("draft", f"{info.draft.file} (no effect: no draft model is used)" if info.draft else ""),
+        ("draft", _draft_text(info.draft) if info.draft else ""),
     )
     return [(label, str(value)) for label, value in rows if value]
+
+
+def _draft_text(draft: DraftInfo) -> str:
+    if draft.is_used:
+        return f"{draft.file}, {size_text(draft.size)}"
+    # Imported here: few models have one.
+    from localllm.modelfile import DRAFT_OF_BEFORE
+
+    return f"{draft.file} (no effect: {DRAFT_OF_BEFORE})"
 
 
 def _adapter_rows(adapters: Sequence[AdapterInfo]) -> list[tuple[str, ...]]:

@@ -127,6 +127,8 @@ class OllamaFigures(Shape):
     prompt_eval_duration: int | UnsetType = UNSET
     eval_count: int | UnsetType = UNSET
     eval_duration: int | UnsetType = UNSET
+    drafted_count: int | UnsetType = UNSET
+    accepted_count: int | UnsetType = UNSET
     prompt_cache_miss: dict[str, Any] | UnsetType = UNSET
     dropped_messages: int | UnsetType = UNSET
     dropped_tokens: int | UnsetType = UNSET

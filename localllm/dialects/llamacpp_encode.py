@@ -173,6 +173,9 @@ def timings_object(finished: Finished) -> dict[str, float]:
         "cache_n": usage.cached_tokens,
         **_speed("prompt", computed, timings.prefill_seconds),
         **_speed("predicted", usage.completion_tokens, timings.decode_seconds),
+        **(
+            {"draft_n": usage.drafted_tokens, "draft_n_accepted": usage.accepted_tokens} if usage.drafted_tokens else {}
+        ),
     }
 
 

@@ -15,7 +15,7 @@ from localllm.creating import Creation
 from localllm.dialects.body import read, read_role
 from localllm.errors import InvalidFieldError, InvalidNameError, UnsupportedError
 from localllm.generation import Message, Options, parse_options
-from localllm.load_options import ALSO_CALLED, NOT_YET, LoadOptions, parse_load_option
+from localllm.load_options import ALSO_CALLED, DRAFT_NAMES, NOT_YET, LoadOptions, parse_load_option
 from localllm.modelfile import IGNORED, PARAMETER_TYPES, VERSION, Modelfile
 
 _NOT_GGUF = (".safetensors", ".bin", ".pth", ".pt", ".json")
@@ -66,13 +66,14 @@ BODIES: dict[str, type[msgspec.Struct]] = {"/api/create": _CreateBody, "/api/cop
 class DecodedCreate:
     """A body, understood. `digest` is that of the blob the model is made of, None for one that is made of another.
 
-    `adapters` are the digests of its adapters, in order.
+    `adapters` are the digests of its adapters, in order, `draft` that of its draft model.
     """
 
     creation: Creation
     digest: str | None
     stream: bool
     adapters: tuple[str, ...] = ()
+    draft: str | None = None
 
 
 def decode_create(body: bytes) -> DecodedCreate:
@@ -82,7 +83,7 @@ def decode_create(body: bytes) -> DecodedCreate:
     if not name:
         raise InvalidNameError("invalid model name", hint='say which: {"model": "mine", "from": "llama3.2"}')
     _refuse_unsupported(fields)
-    digest = _digest(fields.files)
+    digest = _digest(fields.files, "files")
     if digest is None and not fields.base:
         raise InvalidFieldError(
             "neither 'from' or 'files' was specified",
@@ -97,7 +98,8 @@ def decode_create(body: bytes) -> DecodedCreate:
         base=fields.base or None,
         quantization=fields.quantize or fields.quantization or None,
     )
-    return DecodedCreate(creation, digest, fields.stream is not False, _adapters(fields.adapters))
+    draft = _digest(fields.draft_files, "draft_files")
+    return DecodedCreate(creation, digest, fields.stream is not False, _adapters(fields.adapters), draft)
 
 
 def decode_copy(body: bytes) -> tuple[str, str]:
@@ -117,6 +119,7 @@ def _settings(fields: _CreateBody) -> Modelfile:
     return Modelfile(
         bases=(fields.base or next(iter(fields.files or {"": ""})),),
         adapters=tuple(fields.adapters or ()),
+        draft=next(iter(fields.draft_files or ()), None),
         options=options,
         load=load,
         template=fields.template or None,
@@ -132,8 +135,7 @@ def _settings(fields: _CreateBody) -> Modelfile:
 
 def _refuse_unsupported(fields: _CreateBody) -> None:
     refused = {
-        "draft_files": "draft models are not supported yet",
-        "draft_quantize": "draft models are not supported yet",
+        "draft_quantize": "a draft model is taken as it is: quantize it as a model of its own first",
         "remote_host": "models on other servers are not supported",
         "modelfile": "a Modelfile's text is not read here: send its parts as from, system, parameters, …",
     }
@@ -142,20 +144,20 @@ def _refuse_unsupported(fields: _CreateBody) -> None:
             raise UnsupportedError(f"{field}: {why}")
 
 
-def _digest(files: dict[str, str] | None) -> str | None:
+def _digest(files: dict[str, str] | None, field: str) -> str | None:
     """The one file's digest."""
     if not files:
         return None
     for path in files:
-        _refuse_absolute(path, "files")
+        _refuse_absolute(path, field)
         if path.lower().endswith(_NOT_GGUF):
             raise UnsupportedError(
-                f"files: {path} is no GGUF, and localllm converts nothing",
+                f"{field}: {path} is no GGUF, and localllm converts nothing",
                 hint="convert the model with llama.cpp's convert_hf_to_gguf.py and send the GGUF",
             )
     if len(files) > 1:
         raise UnsupportedError(
-            f"files names {len(files)} files, and a model that is sent must be one",
+            f"{field} names {len(files)} files, and a model that is sent must be one",
             hint="join the parts of a model with llama-gguf-split --merge; projectors are not supported yet",
         )
     return next(iter(files.values()))
@@ -180,6 +182,11 @@ def _refuse_absolute(path: str, field: str) -> None:
 
 def _parameters(values: dict[str, Any]) -> tuple[Options, LoadOptions]:
     for name in values:
+        if name in DRAFT_NAMES:
+            raise UnsupportedError(
+                f"parameter '{name}': a draft model is sent to /api/blobs",
+                hint='name it as draft_files: {"draft.gguf": "sha256:…"}',
+            )
         if name in NOT_YET:
             raise UnsupportedError(f"parameter '{name}' ({NOT_YET[name]}) is not supported yet", hint="leave it out")
         if name not in PARAMETER_TYPES and name not in LoadOptions.__struct_fields__ and name not in ALSO_CALLED:

@@ -5,8 +5,9 @@
     {"error", "code", "hint"?}                                                     instead of the last, when it failed
 
 `code`, `hint`, `queue_duration`, `prompt_cached_count`, `prompt_cache_miss` (where the prompt parted from an earlier
-one), `dropped_messages`, `dropped_tokens` and `fallback` (why something of the model is on the CPU that was meant for a
-GPU) are ours; Ollama's clients ignore what they do not know.
+one), `drafted_count` (tokens that were guessed), `accepted_count` (those of them that were right), `dropped_messages`,
+`dropped_tokens` and `fallback` (why something of the model is on the CPU that was meant for a GPU) are ours; Ollama's
+clients ignore what they do not know.
 """
 
 from __future__ import annotations
@@ -182,6 +183,8 @@ def _metrics(event: Finished) -> dict[str, Any]:
         "prompt_eval_duration": round(timings.prefill_seconds * NANOSECONDS),
         "eval_count": usage.completion_tokens,
         "eval_duration": round(timings.decode_seconds * NANOSECONDS),
+        "drafted_count": usage.drafted_tokens,
+        "accepted_count": usage.accepted_tokens,
         "prompt_cache_miss": event.cache_miss,
         "dropped_messages": event.dropped_messages,
         "dropped_tokens": event.dropped_tokens,

@@ -239,6 +239,8 @@ def our_notes(event: Finished) -> dict[str, Any]:
         "dropped_messages": event.dropped_messages,
         "dropped_tokens": event.dropped_tokens,
         "unfinished_tool_call": event.unfinished_tool_call,
+        "drafted_tokens": event.usage.drafted_tokens,
+        "accepted_tokens": event.usage.accepted_tokens,
     }
     ours = {name: value for name, value in ours.items() if value}
     return {"localllm": ours} if ours else {}

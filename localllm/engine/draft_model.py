@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from localllm.engine.backend import Backend, Batch, EngineError
+from localllm.engine.speculation import MOST_DRAFTED
 from localllm.engine.tokens import TokenArray, Tokens, common_prefix
 
 FEWEST_ROWS = 16  # that are caught up with in a step
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 class DraftModel:
     """Guesses of the model in `backend`. Tokens from `vocabulary_size` on, which the larger model has not, are never
-    guessed, nor one that is less probable than `least_probability`. `clock` gives seconds that only go forward."""
+    guessed, nor one that is less probable than `least_probability`, nor more than `tokens_most` at once. `clock` gives
+    seconds that only go forward."""
 
     def __init__(
         self,
@@ -34,11 +36,13 @@ class DraftModel:
         vocabulary_size: int,
         clock: Callable[[], float],
         least_probability: float = LEAST_PROBABILITY,
+        tokens_most: int = MOST_DRAFTED,
     ) -> None:
         self._backend = backend
         self._clock = clock
         self._vocabulary_size = vocabulary_size
         self._least_probability = least_probability
+        self._tokens_most = tokens_most
         self._computed = TokenArray(())  # what lies in the slot
         self._is_broken = False
         self._row_seconds = 0.0  # of a row among many, as measured
@@ -46,7 +50,7 @@ class DraftModel:
     def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
         """The tokens that this model would say after `tokens`, at most `most`; none while it is catching up, and behind
         the end of its own context."""
-        most = min(most, self._backend.facts.sequence_tokens - len(tokens))
+        most = min(most, self._tokens_most, self._backend.facts.sequence_tokens - len(tokens))
         if self._is_broken or most < 1:
             return _NOTHING
         try:

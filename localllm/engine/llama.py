@@ -118,6 +118,7 @@ class LlamaBackend:
 
     def _open(self, layout: LayoutChoice) -> None:
         """A context in this layout, and all that is of it. Raises ModelLoadError."""
+        self._model.listen()
         sizes = self._model.log.sizes
         sizes.kv_bytes, sizes.gpu_bytes = 0, self._gpu_weight_bytes  # what the context takes is added to them
         self.layout = layout

@@ -53,7 +53,7 @@ class LlamaModel:
     ) -> None:
         self.log = LogReader()
         self._log_callback = native.llama_log_callback(self._on_log)  # kept: ctypes does not
-        native.llama_log_set(self._log_callback, ctypes.c_void_p(0))
+        self.listen()
         native.llama_backend_init()
 
         def report(fraction: float, _user_data: object) -> bool:
@@ -75,6 +75,10 @@ class LlamaModel:
         except ModelLoadError:
             self.close()
             raise
+
+    def listen(self) -> None:
+        """Take what llama.cpp says from now on as said of this model: it has one log for all."""
+        native.llama_log_set(self._log_callback, ctypes.c_void_p(0))
 
     def _on_log(self, level: int, text: bytes, _user_data: object) -> None:
         self.log.feed(level, text.decode("utf-8", "replace"))

@@ -8,6 +8,7 @@ From what is known to a plan, in order:
                                                         with its adapters; compute plays the tape that
                                                         graph and graph_mixers write
     plan → pool, cell_layout, choose → arrange          the best arrangement that fits; overrides: tensors told where
+    draft                                               the draft model beside it, before the model itself
     layout                                              the same in llama.cpp's terms
     confirm                                             held against llama.cpp's own figures
     reasons, refusal, speed, demand, alternatives       what is said about a plan, or instead of one

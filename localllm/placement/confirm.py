@@ -12,18 +12,26 @@ from localllm.placement.arrange import CPU, DeviceShare
 from localllm.placement.layout import Measured
 from localllm.placement.plan import Plan
 
+_NOTHING = DeviceShare("", 0, 0, 0)
+
 
 def confirmed(plan: Plan, measured: Measured) -> Plan:
     """The plan with llama.cpp's bytes of each GPU. The host's stay: what is mapped from a file is counted otherwise."""
-    return replace(plan, shares=tuple(_confirmed(share, measured, plan.adapter_compute_bytes) for share in plan.shares))
+    return replace(plan, shares=tuple(_confirmed(share, measured, plan) for share in plan.shares))
 
 
-def _confirmed(share: DeviceShare, measured: Measured, more: int) -> DeviceShare:
+def _confirmed(share: DeviceShare, measured: Measured, plan: Plan) -> DeviceShare:
     if share.device == CPU:
         return share
-    real = measured.on(share.device)
-    # llama.cpp measures without the computing of adapters, which are set in a context that is there.
-    return replace(share, weights=real.weights, context=real.context, compute=real.compute + more)
+    real, own = measured.on(share.device), plan.draft.on(share.device) if plan.draft else _NOTHING
+    # llama.cpp measures without a draft model, and without the computing of adapters, which are set in a context that
+    # is there.
+    return replace(
+        share,
+        weights=real.weights + own.weights,
+        context=real.context + own.context,
+        compute=real.compute + plan.adapter_compute_bytes + own.compute,
+    )
 
 
 def excess(plan: Plan) -> dict[str, int]:

@@ -52,6 +52,24 @@ Chosen = tuple[Found, Costs, Wishes]  # the wishes with what was chosen of them
 
 
 @dataclass(frozen=True, slots=True)
+class DraftPlan:
+    """Where a draft model lies, whole on `device` (but for its embedding), in a context of one sequence.
+
+    `shares` are what it takes of each device; on the host without what the process takes anyway.
+    """
+
+    layout: Layout
+    shape: ContextShape
+    device: str
+    shares: tuple[DeviceShare, ...]
+    threads: int
+
+    def on(self, device: str) -> DeviceShare:
+        """Its bytes on one device."""
+        return next((share for share in self.shares if share.device == device), DeviceShare(device, 0, 0, 0))
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One model's layout and what it takes. `shares` are GPUs first, the host last; `layers` counts the output too.
 
@@ -60,6 +78,7 @@ class Plan:
     when nothing is, or when it was asked for. `pool_bytes_limit` bounds the pool of a model whose header nobody read
     (then `shape.cells` is 0), and what an embedding model remembers of its inputs. Adapters, which are never mapped
     from their files, have `adapter_bytes` of the weights, and need `adapter_compute_bytes` of a device's computing.
+    `draft` is where the draft model lies, if there is one; `shares` count it.
     """
 
     layout: Layout
@@ -79,6 +98,7 @@ class Plan:
     pool_bytes_limit: int = 0
     adapter_bytes: int = 0
     adapter_compute_bytes: int = 0
+    draft: DraftPlan | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -123,7 +143,7 @@ def plan_unseen(host: Host, wishes: Wishes, file_bytes: int) -> Plan:
         ),
         shape=ContextShape(0, wishes.parallel, wishes.batch_tokens, k_type=wishes.k_type, v_type=wishes.v_type),
         parallel=wishes.parallel,
-        threads=_threads(host, wishes, file_bytes),
+        threads=threads_for(host, wishes, file_bytes),
         kv_layout=wishes.kv_layout,
         stream_slowdown=wishes.stream_slowdown,
         pool_bytes_limit=host_pool_bytes(host.available_bytes),
@@ -230,7 +250,7 @@ def _plan_of(arrangement: Arrangement, costs: Costs, shares: Sequence[DeviceShar
         layout=_layout(arrangement, tier, wishes, is_mapped=_maps(tier, estimate, room.machine.host, wishes)),
         shape=costs.shape,
         parallel=wishes.parallel,
-        threads=_threads(room.machine.host, wishes, estimate.weight_bytes if tier == "cpu" else ONE_THREAD_BYTES),
+        threads=threads_for(room.machine.host, wishes, estimate.weight_bytes if tier == "cpu" else ONE_THREAD_BYTES),
         cells=None if wishes.embeds else _cells(arrangement, costs, wishes),
         kv_layout=wishes.kv_layout,
         stream_slowdown=wishes.stream_slowdown,
@@ -304,6 +324,7 @@ def tier_of(arrangement: Arrangement, costs: Costs) -> Tier:
     return "experts" if any(costs.experts[: arrangement.cpu_experts]) else "gpu"
 
 
-def _threads(host: Host, wishes: Wishes, weight_bytes: int) -> int:
+def threads_for(host: Host, wishes: Wishes, weight_bytes: int) -> int:
+    """Threads that compute so many bytes of weights on the host."""
     usual = 1 if weight_bytes < ONE_THREAD_BYTES else host.physical_cores
     return min(wishes.threads or usual, MOST_THREADS)

@@ -26,7 +26,8 @@ class Wishes:
     `cpu_experts`: of so many layers from the first the experts stay in host memory.
 
     `may_quantize_cache`: keys and values may be kept as q8_0 where that saves a layer from the CPU. `shares_machine`:
-    other models are to have room too. `embeds`: the model makes vectors and has no pool.
+    other models are to have room too. `embeds`: the model makes vectors and has no pool. `guesses`: a draft model is
+    used if there is one.
     """
 
     parallel: int = 8
@@ -50,6 +51,7 @@ class Wishes:
     reserve: Reserve = USUAL_RESERVE
     shares_machine: bool = True
     embeds: bool = False
+    guesses: bool = True
 
 
 def wishes_from(
@@ -88,6 +90,7 @@ def wishes_from(
         reserve=settings.reserve,
         shares_machine=settings.max_loaded_models > 1,
         embeds=embeds,
+        guesses=load.draft_max != 0,
     )
 
 

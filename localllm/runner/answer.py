@@ -66,7 +66,14 @@ class Stream:
         stats = finish.stats
         return Finished(
             reason="tool_calls" if finish.reason == "stop" and self._has_tool_calls else finish.reason,
-            usage=Usage(stats.prompt_tokens, stats.cached_tokens, stats.completion_tokens, self._thinking_tokens),
+            usage=Usage(
+                stats.prompt_tokens,
+                stats.cached_tokens,
+                stats.completion_tokens,
+                self._thinking_tokens,
+                stats.drafted_tokens,
+                stats.accepted_tokens,
+            ),
             timings=Timings(
                 queue_seconds=stats.queue_seconds,
                 prefill_seconds=stats.prefill_seconds,

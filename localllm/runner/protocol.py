@@ -29,7 +29,7 @@ from localllm.placement.cell_layout import LayoutChoice
 from localllm.placement.layout import BufferBytes, Layout
 from localllm.placement.shape import ContextShape
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 MAX_FRAME_BYTES = 256 * 2**20
 _LENGTH = struct.Struct("<I")
 
@@ -39,6 +39,18 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
 
     protocol_version: int
     process_id: int
+
+
+class LoadDraft(msgspec.Struct, frozen=True):
+    """A draft model beside the model, in a context of one sequence. It guesses at most `tokens_most` tokens at once,
+    each at least as probable as `least_probability`; None leaves either to the runner."""
+
+    model_path: str
+    layout: Layout
+    shape: ContextShape
+    threads: int
+    tokens_most: int | None = None
+    least_probability: float | None = None
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
@@ -63,6 +75,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     backend: str = "llama"
     purpose: Literal["generate", "embed"] = "generate"
     adapters: tuple[str, ...] = ()
+    draft: LoadDraft | None = None
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag=True):

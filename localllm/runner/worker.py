@@ -28,13 +28,16 @@ from random import Random
 
 from localllm.chat.tools import call_ids
 from localllm.engine.backend import Backend, BackendFacts, ModelLoadError
+from localllm.engine.draft_model import LEAST_PROBABILITY, DraftModel
 from localllm.engine.engine import Engine
 from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceOutput
+from localllm.engine.speculation import MOST_DRAFTED
 from localllm.errors import LocalllmError, UnsupportedError
 from localllm.failures import failed_from
 from localllm.generation import Failed
 from localllm.logs import set_up_logging
+from localllm.placement.cell_layout import LayoutChoice
 from localllm.runner import protocol
 from localllm.runner.answer import Stream
 from localllm.runner.conversation import Conversations, Prepared, Rejection, Sources
@@ -189,7 +192,7 @@ class Reader:
                 self._inbox.put(message)
 
 
-def open_backend(load: protocol.Load, pipe: Pipe) -> Backend:
+def open_backend(load: protocol.Load, on_progress: Callable[[float], None]) -> Backend:
     """The backend that `load` names. Raises ModelLoadError."""
     # Imported here: the fake needs no llama.cpp, and loading its libraries takes a tenth of a second.
     if load.backend == "fake":
@@ -213,25 +216,38 @@ def open_backend(load: protocol.Load, pipe: Pipe) -> Backend:
         flash_attention=load.shape.flash_attention,
         adapters=tuple(map(Path, load.adapters)),
     )
-    return LlamaBackend(config, on_progress=lambda fraction: pipe.send(protocol.LoadProgress(fraction)))
+    return LlamaBackend(config, on_progress)
 
 
-def describe(backend: Backend, load_seconds: float) -> protocol.Loaded:
-    """What the daemon is told about a model that is ready."""
-    facts = backend.facts
+def open_draft_model(load: protocol.LoadDraft, facts: BackendFacts, backend: str) -> tuple[DraftModel, BackendFacts]:
+    """The model that guesses for the one with `facts`, and its own. Raises ModelLoadError."""
+    cells = LayoutChoice("unified", 1, load.shape.keeps_whole_window, "one sequence")
+    alone = protocol.Load(load.model_path, load.layout, load.shape, 1, load.threads, cells=cells, backend=backend)
+    try:
+        opened = open_backend(alone, lambda fraction: None)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"its draft model: {error}", error.refused, error.hint) from error
+    least = LEAST_PROBABILITY if load.least_probability is None else load.least_probability
+    most = MOST_DRAFTED if load.tokens_most is None else load.tokens_most
+    return DraftModel(opened, facts.vocabulary_size, time.monotonic, least, most), opened.facts
+
+
+def describe(facts: BackendFacts, draft: BackendFacts | None, load_seconds: float) -> protocol.Loaded:
+    """What the daemon is told about a model that is ready, and its draft model."""
+    both = (facts,) if draft is None else (facts, draft)
     return protocol.Loaded(
         trained_context_tokens=facts.trained_context_tokens,
         pool_tokens=facts.pool_tokens,
         parallel=facts.parallel,
-        weight_bytes=facts.weight_bytes,
-        kv_bytes=facts.kv_bytes,
-        gpu_bytes=facts.gpu_bytes,
+        weight_bytes=sum(one.weight_bytes for one in both),
+        kv_bytes=sum(one.kv_bytes for one in both),
+        gpu_bytes=sum(one.gpu_bytes for one in both),
         layers=facts.layers,
         gpu_layers=facts.gpu_layers,
         load_seconds=load_seconds,
         kv_layout=facts.memory.layout,
         kv_layout_reason=facts.layout_reason,
-        buffers=facts.buffers,
+        buffers=tuple(buffer for one in both for buffer in one.buffers),
         resident_bytes=_resident_bytes(),
     )
 
@@ -285,16 +301,18 @@ def serve_embeddings(pipe: Pipe, load: protocol.Load, inbox: Inbox, work: queue.
 def serve_answers(pipe: Pipe, load: protocol.Load, inbox: Inbox, reader: Reader) -> None:
     """Load a model that generates and serve it for ever. Raises ModelLoadError."""
     started = time.monotonic()
-    backend = open_backend(load, pipe)
+    backend = open_backend(load, lambda fraction: pipe.send(protocol.LoadProgress(fraction)))
+    draft_model, draft_facts = open_draft_model(load.draft, backend.facts, load.backend) if load.draft else (None, None)
     sources = Sources(
         new_seed=lambda: int.from_bytes(os.urandom(4), "little"), new_call_id=call_ids(Random()), now=datetime.now
     )
     conversations = Conversations(backend, load.template, sources)
     Preparer(pipe, conversations, inbox, reader.work, backend.prepare_constraints).start()
-    engine = Engine(backend, time.monotonic, EnginePolicy(stretch=load.stream_slowdown), _forced_off)
+    policy = EnginePolicy(stretch=load.stream_slowdown)
+    engine = Engine(backend, time.monotonic, policy, _forced_off, draft_model)
     reader.interrupt = engine.interrupt
     gc.freeze()  # what is loaded stays: looking through it for garbage would hold up a token of every stream
-    pipe.send(describe(backend, time.monotonic() - started))
+    pipe.send(describe(backend.facts, draft_facts, time.monotonic() - started))
     Worker(pipe, engine, backend.facts, inbox, reader.preparing).run()
 
 

@@ -26,7 +26,7 @@ from localllm.placement.shape import ContextShape
 from localllm.runner.handle import Deadlines, RunnerHandle
 from localllm.runner.measuring import measure
 from localllm.runner.process import start_process, worker_command
-from localllm.runner.protocol import Load, Loaded
+from localllm.runner.protocol import Load, LoadDraft, Loaded
 from localllm.scheduler.planner import Planner, Survey, free_of_pages
 from localllm.scheduler.state import DeviceBytes
 from localllm.sizes import size_text
@@ -195,7 +195,21 @@ class RunnerFleet:
             backend=self._backend,
             purpose="embed" if "embedding" in model.capabilities else "generate",
             adapters=tuple(str(adapter) for adapter in model.adapters),
+            draft=_load_draft(model, made),
         )
+
+
+def _load_draft(model: Model, made: Plan) -> LoadDraft | None:
+    if model.draft_model is None or made.draft is None:
+        return None
+    return LoadDraft(
+        model_path=str(model.draft_model),
+        layout=made.draft.layout,
+        shape=made.draft.shape,
+        threads=made.draft.threads,
+        tokens_most=model.load.draft_max,
+        least_probability=model.load.draft_p_min,
+    )
 
 
 def measured_bytes(loaded: Loaded, made: Plan) -> dict[str, int]:

@@ -21,10 +21,11 @@ from localllm.placement.budgets import budgets_of, process_bytes, room_of, with_
 from localllm.placement.choose import Room
 from localllm.placement.demand import demands
 from localllm.placement.devices import Machine
+from localllm.placement.draft import place_draft, with_draft
 from localllm.placement.estimate import Estimate, estimate
 from localllm.placement.learned import Learned
 from localllm.placement.overrides import overridden
-from localllm.placement.plan import Plan, plan, plan_unseen
+from localllm.placement.plan import DraftPlan, Plan, plan, plan_unseen
 from localllm.placement.wishes import Wishes, wishes_from
 from localllm.scheduler.state import NO_DEMAND, Demand, DeviceBytes
 from localllm.store.model import Model
@@ -35,7 +36,30 @@ log = logging.getLogger(__name__)
 
 LookAtMachine = Callable[[], Awaitable[Machine]]
 ReadHeader = Callable[[Model], Awaitable[Header | None]]
-Reckoned = tuple[Estimate, Mapping[str, int]]  # a model, and bytes by device of what of it was told to lie there
+
+
+@dataclass(frozen=True, slots=True)
+class Reckoned:
+    """A model, bytes by device of what of it was told to lie there, and its draft model."""
+
+    estimated: Estimate
+    moved: Mapping[str, int]
+    draft: Estimate | None = None
+
+    def placed(self, room: Room, wishes: Wishes) -> tuple[DraftPlan | None, Room]:
+        """Where the draft model lies, and the room for the model itself. Raises ImpossibleWishError."""
+        room = with_moved(room, self.moved)
+        return place_draft(self.estimated, self.draft, room, wishes) if self.draft else (None, room)
+
+    def plan(self, room: Room, wishes: Wishes) -> Plan:
+        """Lay both out. Raises what placement.plan does."""
+        placed, left = self.placed(room, wishes)
+        made = plan(self.estimated, left, wishes)
+        return with_draft(made, placed) if self.draft else made
+
+    def demands(self, room: Room, wishes: Wishes) -> tuple[dict[str, int], ...]:
+        """What a scheduler makes room for. Raises what placement.demand does."""
+        return demands(self.estimated, self.placed(room, wishes)[1], wishes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +76,8 @@ async def no_header(model: Model) -> Header | None:
 
 
 class Planner:
-    """One per fleet. `without_gpu` says why a GPU that is there cannot be used."""
+    """One per fleet. `without_gpu` says why a GPU that is there cannot be used; `read_draft` reads the header of a
+    model's draft model, None where it has none."""
 
     def __init__(
         self,
@@ -61,10 +86,12 @@ class Planner:
         read_header: ReadHeader,
         learned: Learned,
         without_gpu: Callable[[Machine], str] = lambda machine: "",
+        read_draft: ReadHeader = no_header,
     ) -> None:
         self._settings = settings
         self._look_at_machine = look_at_machine
         self._read_header = read_header
+        self._read_draft = read_draft
         self._learned = learned
         self._without_gpu = without_gpu
         self._reckoned: dict[str, Reckoned] = {}
@@ -75,14 +102,13 @@ class Planner:
         reckoned = await self._reckon(model)
         if reckoned is None:
             return Survey(NO_DEMAND, {})
-        estimated, moved = reckoned
         machine, wishes = await self._look_at_machine(), self._wishes(model)
         capacity = budgets_of(machine, wishes)
         if not machine.is_replaced:
             capacity = {device: free + held.get(device, 0) for device, free in capacity.items()}
-        room = with_moved(self._room(machine, estimated, wishes, capacity), moved)
-        choices = await asyncio.to_thread(demands, estimated, room, wishes)
-        return Survey(Demand(choices, estimated.weight_bytes / LOAD_BYTES_PER_SECOND), capacity)
+        room = self._room(machine, reckoned.estimated, wishes, capacity)
+        choices = await asyncio.to_thread(reckoned.demands, room, wishes)
+        return Survey(Demand(choices, reckoned.estimated.weight_bytes / LOAD_BYTES_PER_SECOND), capacity)
 
     async def plan(
         self,
@@ -97,7 +123,6 @@ class Planner:
         wishes = replace(self._wishes(model), use_extra_buffers=use_extra_buffers)
         if reckoned is None:
             return plan_unseen(machine.host, wishes, model.size_bytes)
-        estimated, moved = reckoned
         budgets = budgets_of(machine, wishes)
         if budget is not None:
             # Other programs may have taken memory since the machine was surveyed.
@@ -105,8 +130,8 @@ class Planner:
             budgets = {device: min(size, free.get(device, size)) for device, size in budget.items()}
         for device, missing in (short or {}).items():
             budgets[device] = max(0, budgets.get(device, 0) - missing)
-        room = with_moved(self._room(machine, estimated, wishes, budgets), moved)
-        return await asyncio.to_thread(plan, estimated, room, wishes)
+        room = self._room(machine, reckoned.estimated, wishes, budgets)
+        return await asyncio.to_thread(reckoned.plan, room, wishes)
 
     async def room(self, estimated: Estimate, wishes: Wishes, machine: Machine | None = None) -> Room:
         """What a model may take of this machine now, or of another one."""
@@ -127,7 +152,7 @@ class Planner:
             return
         for share in made.shares:
             if share.device in measured and share.total:
-                process = process_bytes(reckoned[0].vocabulary) if share.device == CPU else 0
+                process = process_bytes(reckoned.estimated.vocabulary) if share.device == CPU else 0
                 self._learned.note(share.device, share.total - share.overhead + process, measured[share.device])
 
     def _wishes(self, model: Model) -> Wishes:
@@ -143,13 +168,17 @@ class Planner:
             header = await self._read_header(model)
             if header is None:
                 return None
-            known = await asyncio.to_thread(_reckoned, header, self._wishes(model))
+            draft = await self._read_draft(model)
+            known = await asyncio.to_thread(reckoned_from, header, draft, self._wishes(model))
             self._reckoned[model.key] = known
         return known
 
 
-def _reckoned(header: Header, wishes: Wishes) -> Reckoned:
-    return overridden(estimate(header), header, wishes.overrides)
+def reckoned_from(header: Header, draft: Header | None, wishes: Wishes) -> Reckoned:
+    """What is known of a model by its header and that of its draft model. Raises what estimate does."""
+    estimated, moved = overridden(estimate(header), header, wishes.overrides)
+    is_used = draft is not None and wishes.guesses
+    return Reckoned(estimated, moved, estimate(draft) if draft is not None and is_used else None)
 
 
 def free_of_pages(made: Plan) -> dict[str, int]:
@@ -161,5 +190,6 @@ def free_of_pages(made: Plan) -> dict[str, int]:
     host = next((share for share in made.shares if share.device == CPU), None)
     if host is not None and made.layout.use_mmap:
         unmapped = made.adapter_bytes if made.tier == "cpu" else 0
+        unmapped += made.draft.on(CPU).weights if made.draft else 0
         taken[CPU] = host.total - host.weights + unmapped
     return taken

@@ -138,6 +138,8 @@ def total(finishes: Sequence[Finished], per_prompt: int) -> Finished:
             sum(one.usage.cached_tokens for one in firsts),
             sum(one.usage.completion_tokens for one in finishes),
             sum(one.usage.thinking_tokens for one in finishes),
+            sum(one.usage.drafted_tokens for one in finishes),
+            sum(one.usage.accepted_tokens for one in finishes),
         ),
         Timings(**{name: max(getattr(one.timings, name) for one in finishes) for name in Timings.__struct_fields__}),
         dropped_messages=firsts[0].dropped_messages,

@@ -51,6 +51,9 @@ async def ollama_create(services: Services, request: Request) -> ASGIApp:
     if decoded.adapters:
         blobs = [await services.in_store(find_blob, services.store.blobs_dir, digest) for digest in decoded.adapters]
         creation = dataclasses.replace(creation, adapters=tuple(map(str, blobs)))
+    if decoded.draft is not None:
+        blob = await services.in_store(find_blob, services.store.blobs_dir, decoded.draft)
+        creation = dataclasses.replace(creation, draft=str(blob))
     return PullResponse(_events(services, creation), services.activity, is_stream=decoded.stream)
 
 

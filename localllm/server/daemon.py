@@ -136,8 +136,11 @@ def _build_planner(settings: Settings, store: Store, store_thread: ThreadPoolExe
     async def read_header(model: Model) -> Header:
         return await asyncio.get_running_loop().run_in_executor(store_thread, store.loaded_header, model)
 
+    async def read_draft(model: Model) -> Header | None:
+        return await asyncio.get_running_loop().run_in_executor(store_thread, store.draft_header, model)
+
     learned = Learned(settings.state_dir / LEARNED_FILE)
-    return Planner(settings, look, read_header, learned, inventory.without_gpu)
+    return Planner(settings, look, read_header, learned, inventory.without_gpu, read_draft)
 
 
 def _described_machine(settings: Settings) -> Machine | None:

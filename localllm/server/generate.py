@@ -116,7 +116,7 @@ async def answer_decoded(
         if services.traces is not None:
             events = services.traces.follow(events, request.headers, requests[0], model.name)
     options = (f"options.{name}" for name in decoded.unknown_options)
-    ignored = dict.fromkeys((*decoded.ignored, *options, *(("DRAFT",) if model.draft else ())))
+    ignored = dict.fromkeys((*decoded.ignored, *options, *(("DRAFT",) if model.ignores_draft else ())))
     encoder, headers = route.encoder(decoded, services), told_headers(tuple(ignored))
     return AnswerResponse(events, encoder, services, progress, is_stream=decoded.stream, headers=headers)
 

@@ -18,7 +18,7 @@ from localllm.generation import Options
 from localllm.gguf import ArrayInfo, Header, Value
 from localllm.gguf_adapters import AdapterFacts
 from localllm.load_options import LoadOptions
-from localllm.modelfile import IGNORED, load_parameters
+from localllm.modelfile import DRAFT_OF_BEFORE, load_parameters
 from localllm.paths import without_folders
 from localllm.scheduler.state import QueuePlace
 from localllm.server.plan_json import proven_json, sizes_of
@@ -98,15 +98,21 @@ def show(model: Model, header: Header, served_context: int, *, verbose: bool) ->
 
 
 def _modelfile(model: Model) -> str:
-    """With the model's own name in FROM, with which its adapters come."""
+    """With the model's own name in FROM, with which its adapters and its draft model come."""
     text = _FROM.sub(lambda _: f"FROM {model.name}", model.modelfile, count=1)
     text = _ADAPTER.sub(r"# ADAPTER \1 (comes with FROM)", text, count=len(model.adapters))
-    return _DRAFT.sub(rf"# DRAFT \1 (no effect: {IGNORED['draft']})", text, count=1) if model.draft else text
+    remark = "comes with FROM" if model.draft_model else f"no effect: {DRAFT_OF_BEFORE}"
+    return _DRAFT.sub(rf"# DRAFT \1 ({remark})", text, count=1)
 
 
 def draft(model: Model) -> dict[str, Any]:
-    """What /api/show says of what DRAFT names: {} without one. Ours, as the projector's words are."""
-    return {"draft": {"file": Path(model.draft).name, "is_used": False}} if model.draft else {}
+    """What /api/show says of a draft model: {} without one. Ours, as the projector's words are."""
+    if model.draft_model is not None:
+        size = model.draft_model.stat().st_size
+        return {"draft": {"file": model.draft_model.name, "said": model.draft or "", "size": size, "is_used": True}}
+    if model.draft:
+        return {"draft": {"file": Path(model.draft).name, "said": model.draft, "size": 0, "is_used": False}}
+    return {}
 
 
 def adapters(found: Sequence[tuple[Path, AdapterFacts]]) -> dict[str, Any]:

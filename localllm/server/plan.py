@@ -7,7 +7,6 @@ which a process of its own reads the first megabytes (store/peek). What is loade
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -21,14 +20,12 @@ from localllm.failures import error_from
 from localllm.generation import Failed, Options, merge_options
 from localllm.load_options import LoadOptions, merge_load_options
 from localllm.placement.alternatives import alternatives_to
-from localllm.placement.budgets import with_moved
 from localllm.placement.choose import Room
 from localllm.placement.device_file import parse_devices
-from localllm.placement.estimate import Estimate, estimate
-from localllm.placement.overrides import overridden
-from localllm.placement.plan import plan
+from localllm.placement.estimate import Estimate
 from localllm.placement.wishes import Wishes, wishes_from
 from localllm.pulling import PullRequest
+from localllm.scheduler.planner import Reckoned, reckoned_from
 from localllm.server.access import MAY_MANAGE
 from localllm.server.plan_json import alternatives_json, machine_json, plan_json
 from localllm.server.replies import json_response
@@ -44,29 +41,30 @@ async def make_plan(services: Services, request: Request) -> Response:
     """POST /api/plan."""
     question = decode_plan(await request.body())
     may_fetch = bool(request.scope.get(MAY_MANAGE))
-    about, estimated, moved, wishes, others = await _model(services, question, may_fetch=may_fetch)
-    room = with_moved(await _room(services, question, estimated, wishes), moved)
+    about, reckoned, wishes, others = await _model(services, question, may_fetch=may_fetch)
+    room = await _room(services, question, reckoned.estimated, wishes)
     # In a thread: plans of several alternatives take 0.2 s.
-    told = await asyncio.to_thread(_told, estimated, room, wishes, others, str(about["quantization"]))
+    told = await asyncio.to_thread(_told, reckoned, room, wishes, others, str(about["quantization"]))
     return json_response({**about, "machine": machine_json(room), **told})
 
 
 def _told(
-    estimated: Estimate, room: Room, wishes: Wishes, others: tuple[tuple[str, int], ...], own: str
+    reckoned: Reckoned, room: Room, wishes: Wishes, others: tuple[tuple[str, int], ...], own: str
 ) -> dict[str, Any]:
     told: dict[str, Any]
     try:
-        told = {"plan": plan_json(plan(estimated, room, wishes))}
+        told = {"plan": plan_json(reckoned.plan(room, wishes))}
     except DoesNotFitError as error:
         told = {"plan": None, "error": error.message, "hint": error.hint, "missing": error.missing_bytes}
-    return {**told, "alternatives": alternatives_json(alternatives_to(estimated, room, wishes, others, own))}
+    left = reckoned.placed(room, wishes)[1]
+    return {**told, "alternatives": alternatives_json(alternatives_to(reckoned.estimated, left, wishes, others, own))}
 
 
-Asked = tuple[dict[str, Any], Estimate, Mapping[str, int], Wishes, tuple[tuple[str, int], ...]]
+Asked = tuple[dict[str, Any], Reckoned, Wishes, tuple[tuple[str, int], ...]]
 
 
 async def _model(services: Services, question: PlanQuestion, *, may_fetch: bool) -> Asked:
-    """What is known of the model, its estimate, what of it was moved, what is wished, its other quantisations.
+    """What is known of the model, what it takes, what is wished, its other quantisations.
 
     One that is not here is looked up for those who may pull it.
     """
@@ -79,6 +77,7 @@ async def _model(services: Services, question: PlanQuestion, *, may_fetch: bool)
             raise
         return await _remote_model(services, question)
     header = await services.in_store(services.store.loaded_header, model)
+    draft = await services.in_store(services.store.draft_header, model)
     wishes = _wishes(services, question, model.options, model.load, embeds="embedding" in model.capabilities)
     about = {
         "model": model.name,
@@ -86,8 +85,7 @@ async def _model(services: Services, question: PlanQuestion, *, may_fetch: bool)
         "quantization": model.quantization_level,
         "file_bytes": model.size_bytes,
     }
-    estimated = await asyncio.to_thread(estimate, header)
-    return about, *overridden(estimated, header, wishes.overrides), wishes, ()
+    return about, await asyncio.to_thread(reckoned_from, header, draft, wishes), wishes, ()
 
 
 async def _remote_model(services: Services, question: PlanQuestion) -> Asked:
@@ -106,7 +104,7 @@ async def _remote_model(services: Services, question: PlanQuestion) -> Asked:
     }
     if wishes.overrides:
         raise InvalidFieldError("override_tensor needs the model's file: pull it first", field="parameters")
-    return about, found.estimate, {}, wishes, tuple((size.label, size.size_bytes) for size in found.others)
+    return about, Reckoned(found.estimate, {}), wishes, tuple((size.label, size.size_bytes) for size in found.others)
 
 
 async def peeked(wanted: PullRequest) -> Peeked:

@@ -5,8 +5,8 @@ What happens to a name, in order:
     names → store → model                           what a name stands for; bundled comes along, catalogue can be pulled
     registered → manifest, layers                   what is kept of a name, laid over what it is FROM
     remembered                                      names that were found before, as long as nothing has changed
-    files, adapters, headers, checks, blobs         files behind FROM and ADAPTER: found, read, refused; those that
-                                                    localllm keeps itself
+    files, adapters, drafts, headers, checks, blobs files behind FROM, ADAPTER and DRAFT: found, read, refused; those
+                                                    that localllm keeps itself
     peek → remote_header, peeked                    looking at a model before it is pulled
     pull → source: hub (repository), registry (image) → download → pulled, ledger       pulling it, in a process
     create → quantize → processes                   making one; writable says beforehand whether it can be kept

@@ -21,14 +21,14 @@ _NOT_MODELS = {
 def refuse_changed(manifest: Manifest) -> None:
     """Raises ModelFileError when a file of `manifest` is gone, or is not the one that was registered."""
     again = f"localllm create {manifest.name} --from FILE.gguf"
-    if manifest.adapters and manifest.source is None:
+    if (manifest.adapters or manifest.draft_model) and manifest.source is None:
         again = f"localllm create {manifest.name} -f MODELFILE"
     elif manifest.parent is not None:
         again = f"localllm create {manifest.name} --from {manifest.parent}"
     elif manifest.source is not None:
         again = f"localllm pull {manifest.name}"
     for part in files_of(manifest):
-        path, what = Path(part.file), "adapter" if part in manifest.adapters else "file"
+        path, what = Path(part.file), _what(part, manifest)
         try:
             seen = fingerprint(path)
         except ModelFileError as error:
@@ -42,10 +42,16 @@ def refuse_changed(manifest: Manifest) -> None:
             raise ModelFileError(message, hint=f"if that was meant, register it again: {again}")
 
 
+def _what(part: Part, manifest: Manifest) -> str:
+    if part is manifest.draft_model:
+        return "draft model"
+    return "adapter" if part in manifest.adapters else "file"
+
+
 def files_of(manifest: Manifest) -> tuple[Part, ...]:
     """The files that a model is loaded from, as they were registered."""
     first = Part(manifest.file, manifest.size_bytes, manifest.modified_ns)
-    return (first, *manifest.parts, *manifest.adapters)
+    return (first, *manifest.parts, *manifest.adapters, *((manifest.draft_model,) if manifest.draft_model else ()))
 
 
 def circle_hint(names: Sequence[str]) -> str:

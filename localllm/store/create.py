@@ -1,7 +1,7 @@
 """Carry a create out, step by step: find the base, write its weights anew if that is wanted, then the manifest.
 
-    parsing GGUF ─▶ [the template is tried] ─▶ [checking adapters] ─▶ [quantizing F16 model to Q4_K_M …]
-                 ─▶ writing manifest ─▶ success
+    parsing GGUF ─▶ [the template is tried] ─▶ [checking adapters] ─▶ [checking draft model]
+                 ─▶ [quantizing F16 model to Q4_K_M …] ─▶ writing manifest ─▶ success
 
 The name is visible once everything is there; whoever stops in between leaves what the name stood for before.
 """
@@ -16,7 +16,16 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import msgspec
 
-from localllm.creating import SUCCESS, AdapterCheck, CheckEvent, CheckRequest, CreateEvent, CreateProgress, Creation
+from localllm.creating import (
+    SUCCESS,
+    AdapterCheck,
+    CheckEvent,
+    CheckRequest,
+    CreateEvent,
+    CreateProgress,
+    Creation,
+    DraftCheck,
+)
 from localllm.errors import ModelFileError, TemplateError, UnsupportedError
 from localllm.generation import Failed
 from localllm.gguf import TensorInfo
@@ -31,8 +40,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 CHECK_SECONDS = 10.0
 ADAPTER_SECONDS = 120.0  # a vocabulary is read, and no weights
+DRAFT_SECONDS = 120.0
 _CHECK = "localllm.chat.check"
 _ADAPTER_CHECK = "localllm.engine.llama_adapters"
+_DRAFT_CHECK = "localllm.engine.llama_draft"
 _OTHER_ADAPTER = (
     "make it anew with llama.cpp's convert_lora_to_gguf.py, or merge it into the model with llama-export-lora"
 )
@@ -45,6 +56,7 @@ class CreatingStore(Protocol):
     def refuse_unwritable(self, name: str) -> None: ...
     def base(self, creation: Creation) -> Manifest: ...
     def with_adapters(self, base: Manifest, files: Sequence[str]) -> tuple[Manifest, tuple[str, ...]]: ...
+    def with_draft(self, base: Manifest, file: str) -> Manifest: ...
     def create(self, base: Manifest, settings: Modelfile) -> Model: ...
     def tensors(self, base: Manifest) -> Sequence[TensorInfo]: ...
     def with_file(self, base: Manifest, file: Path) -> Manifest: ...
@@ -74,6 +86,10 @@ async def create(store: CreatingStore, in_store: InStore, creation: Creation) ->
         for remark in remarks:
             yield PullStatus(remark)
         await check_adapters(base)
+    if creation.draft is not None:
+        yield PullStatus("checking draft model")
+        base = await in_store(store.with_draft, base, creation.draft)
+        await check_draft(base.file, creation.draft)
     made: tuple[str, ...] = ()
     try:
         if target is not None:
@@ -123,6 +139,24 @@ async def check_adapters(base: Manifest, seconds: float = ADAPTER_SECONDS) -> No
         raise ModelFileError(f"llama.cpp dies of {named} ({error.exit_code})", hint=_OTHER_ADAPTER) from error
     if isinstance(answer, Failed):
         raise ModelFileError(f"llama.cpp does not apply {named}: {answer.message}", hint=_OTHER_ADAPTER)
+
+
+async def check_draft(model: str, draft: str, seconds: float = DRAFT_SECONDS) -> None:
+    """Ask llama.cpp, in a process of its own, whether two models have one vocabulary.
+
+    Raises ModelFileError when they have not, and when it dies of them.
+    """
+    named = Path(draft).name
+    hint = "name a small model of the same family as DRAFT"
+    try:
+        async with asyncio.timeout(seconds), aclosing(lines_from(_DRAFT_CHECK, DraftCheck(model, draft))) as lines:
+            answer = _checked.decode(await anext(lines))
+    except TimeoutError:
+        raise ModelFileError(f"llama.cpp is not done with {named} after {seconds:g} s", hint=hint) from None
+    except ProcessEndedError as error:
+        raise ModelFileError(f"llama.cpp dies of {named} ({error.exit_code})", hint=hint) from error
+    if isinstance(answer, Failed):
+        raise ModelFileError(f"{named} cannot guess for this model: {answer.message}", hint=hint)
 
 
 def refuse_unsupported(settings: Modelfile) -> None:

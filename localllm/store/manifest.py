@@ -55,7 +55,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     Of a pulled model, `source` is OWNER/REPO@COMMIT and `digests` the hub's hash of each file; it was verified. Of a
     created one, `parent` is what it was made FROM, and `requires` the Ollama version its Modelfile asks for;
     `bundled` is the model of localllm's own whose file it has, which another version may bring anew. `adapters` are
-    applied to the weights, in that order. `draft` is what DRAFT named, which has no effect.
+    applied to the weights, in that order. `draft_model` guesses for the model; `draft` is what DRAFT named. A manifest
+    that was written while localllm had no draft models has the name alone.
     """
 
     schema: int
@@ -80,6 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     bundled: str | None = None
     adapters: tuple[Part, ...] = ()
     draft: str | None = None
+    draft_model: Part | None = None
 
 
 _decoder = msgspec.json.Decoder(Manifest)
@@ -155,7 +157,8 @@ def files_of(path: Path) -> tuple[str, ...]:
         return ()
     if manifest is None:
         return ()
-    further = (*manifest.parts, *manifest.adapters, *((manifest.projector,) if manifest.projector else ()))
+    alone = (manifest.projector, manifest.draft_model)
+    further = (*manifest.parts, *manifest.adapters, *(part for part in alone if part is not None))
     return (manifest.file, *(part.file for part in further))
 
 

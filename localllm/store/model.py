@@ -62,7 +62,7 @@ class Model:
     of the manifest's bytes. `template` is the Modelfile's override, `chat_template` what is in force. `parts` are the
     files after the first of a model in several. `parent` is what it was made FROM, `requires` an Ollama version.
     `projector` came with the model, to read images; no engine here uses it yet. `adapters` change the weights.
-    `draft` is what its Modelfile names as a draft model: none is used.
+    `draft_model` guesses for it; `draft` is what its Modelfile named as one.
     """
 
     name: str
@@ -87,6 +87,7 @@ class Model:
     requires: str | None = None
     adapters: tuple[Path, ...] = ()
     draft: str | None = None
+    draft_model: Path | None = None
 
     @property
     def family(self) -> str:
@@ -102,6 +103,11 @@ class Model:
     def quantization_level(self) -> str:
         """The file type, "Q4_K_M"."""
         return self.facts.file_type
+
+    @property
+    def ignores_draft(self) -> bool:
+        """Whether DRAFT named something that has no effect: it did before there were draft models."""
+        return self.draft is not None and self.draft_model is None
 
     @property
     def context_length(self) -> int:

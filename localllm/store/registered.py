@@ -17,7 +17,7 @@ from pathlib import Path
 from localllm.modelfile import Modelfile, load_parameters, write
 from localllm.store import manifest as manifests
 from localllm.store.bundled import bundled_manifest, bundled_modelfile
-from localllm.store.checks import refuse_changed
+from localllm.store.checks import files_of, refuse_changed
 from localllm.store.headers import Fingerprint, Headers, fingerprint
 from localllm.store.layers import has_file_of, with_file_of
 from localllm.store.manifest import Manifest, Part
@@ -127,7 +127,7 @@ def _model(manifest: Manifest, digest: str, is_bundled: bool) -> Model:
         name=manifest.name,
         key=_key(manifest),
         file=Path(manifest.file),
-        size_bytes=manifest.size_bytes + sum(part.size_bytes for part in (*manifest.parts, *manifest.adapters)),
+        size_bytes=sum(part.size_bytes for part in files_of(manifest)),
         digest=digest,
         modified_at=manifest.created_at,
         options=manifest.options,
@@ -146,6 +146,7 @@ def _model(manifest: Manifest, digest: str, is_bundled: bool) -> Model:
         requires=manifest.requires,
         adapters=tuple(Path(adapter.file) for adapter in manifest.adapters),
         draft=manifest.draft,
+        draft_model=Path(manifest.draft_model.file) if manifest.draft_model else None,
     )
 
 
@@ -157,8 +158,12 @@ def _key(manifest: Manifest) -> str:
     said = [(name, getattr(manifest.options, name)) for name in _LOAD_TIME_OPTIONS] + [*load_parameters(manifest.load)]
     shape = "".join(f" {name} {value}" for name, value in said if value is not None)
     files = (Part(manifest.file, manifest.size_bytes, manifest.modified_ns), *manifest.adapters)
-    states = (f"{os.path.realpath(one.file)} size {one.size_bytes} modified {one.modified_ns}" for one in files)
-    return f"{' adapter '.join(states)}{override}{shape}"
+    draft = f" draft {_state(manifest.draft_model)}" if manifest.draft_model else ""
+    return f"{' adapter '.join(map(_state, files))}{draft}{override}{shape}"
+
+
+def _state(part: Part) -> str:
+    return f"{os.path.realpath(part.file)} size {part.size_bytes} modified {part.modified_ns}"
 
 
 def _modelfile_text(manifest: Manifest) -> str:
@@ -166,7 +171,7 @@ def _modelfile_text(manifest: Manifest) -> str:
         Modelfile(
             bases=(manifest.file,),
             adapters=tuple(adapter.file for adapter in manifest.adapters),
-            draft=manifest.draft,
+            draft=manifest.draft_model.file if manifest.draft_model else manifest.draft,
             options=manifest.options,
             load=manifest.load,
             requires=manifest.requires,

@@ -43,6 +43,7 @@ from localllm.store.checks import (
     refuse_unusable,
     refuse_unwritable_path,
 )
+from localllm.store.drafts import with_draft
 from localllm.store.headers import Headers
 from localllm.store.layers import layered, with_file_of, with_settings
 from localllm.store.manifest import SCHEMA, Manifest, Part
@@ -155,15 +156,17 @@ class Store:
         return self._scan()[1]
 
     def header(self, model: Model) -> Header:
-        """The whole header of the model's file; read once as long as the file stays the same. Raises ModelFileError.
-
-        Of a model in parts, the first one's with the tensors of all.
-        """
+        """The model's whole header, read once while the files stay the same; of parts the first one's with all tensors.
+        Raises ModelFileError."""
         return _joined([self._headers.read(path)[1] for path in (model.file, *model.parts)])
 
     def loaded_header(self, model: Model) -> Header:
         """The header with the tensors of the model's adapters too: all that is loaded. Raises ModelFileError."""
         return _joined([self.header(model), *(self._headers.read(path)[1] for path in model.adapters)])
+
+    def draft_header(self, model: Model) -> Header | None:
+        """The header of the model's draft model, None without one. Raises ModelFileError."""
+        return self._headers.read(model.draft_model)[1] if model.draft_model is not None else None
 
     def adapters(self, model: Model) -> Sequence[tuple[Path, AdapterFacts]]:
         """The adapters of a model, and what they are. Raises ModelFileError."""
@@ -217,6 +220,10 @@ class Store:
         read = [read_adapter(self._headers, file, whole) for file in files] if whole else []
         remarks = tuple(remark for _, facts in read for remark in facts.remarks)
         return with_adapters(base, [part for part, _ in read]), remarks
+
+    def with_draft(self, base: Manifest, file: str) -> Manifest:
+        """`base` with the draft model in `file`. Raises ModelFileError for one that cannot guess."""
+        return with_draft(self._headers, base, Path(file))
 
     def tensors(self, base: Manifest) -> Sequence[TensorInfo]:
         """The tensors of all files of `base`."""

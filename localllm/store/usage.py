@@ -84,7 +84,8 @@ def _usage_of(model: Model, owners: Counter[_Identity | None]) -> ModelUsage:
 
 
 def _files(model: Model) -> tuple[Path, ...]:
-    return (model.file, *model.parts, *model.adapters, *((model.projector,) if model.projector else ()))
+    alone = (model.projector, model.draft_model)
+    return (model.file, *model.parts, *model.adapters, *(path for path in alone if path is not None))
 
 
 def _of_hub(cache: Path, used: set[_Identity | None]) -> Iterator[Leftover]:

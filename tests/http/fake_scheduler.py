@@ -143,6 +143,9 @@ class FakeStore:
     def loaded_header(self, model: Model) -> Header:
         return self.header(model)  # none has adapters
 
+    def draft_header(self, model: Model) -> Header | None:
+        return None
+
     def pull_request(self, name: str, quant: str = "") -> PullRequest | None:
         self.find(name)
         return None

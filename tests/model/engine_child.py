@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -21,11 +21,14 @@ from typing import Any
 import numpy as np
 
 from localllm.engine.backend import Batch, DecodeStatus, Sampler
+from localllm.engine.draft_model import DraftModel
 from localllm.engine.engine import Engine
 from localllm.engine.llama import LlamaBackend, LlamaConfig
 from localllm.engine.policy import EnginePolicy
 from localllm.engine.sequence import SequenceOutput, SequenceRequest
+from localllm.engine.tokens import Tokens
 from localllm.generation import Sampling
+from localllm.placement.cell_layout import LayoutChoice
 
 STEPS_MOST = 100_000
 INTERRUPT_SECONDS = 0.00005  # far less than a decode of a whole batch takes, on any machine
@@ -53,12 +56,17 @@ class Request:
 
 @dataclass
 class Scenario:
-    """A model, how to load it, the engine's policy, and the requests."""
+    """A model, how to load it, the engine's policy, and the requests.
+
+    `draft` "itself": the model is its own draft model, whose guesses are right; "astray": the last of
+    every second draft is not.
+    """
 
     model: str
     requests: list[dict[str, Any]]
     config: dict[str, Any] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
+    draft: str = ""
 
 
 @dataclass
@@ -126,6 +134,20 @@ class WatchedBackend(LlamaBackend):
         return Watching(super().new_sampler(*arguments, **named), self, self.best)
 
 
+class Astray(DraftModel):
+    """Of every second draft the last guess is another one than the model's."""
+
+    drafts = 0
+
+    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
+        """The guesses of the real one, but for the last."""
+        guesses = super().guess(tokens, most, plain_seconds)
+        self.drafts += len(guesses) > 0
+        if self.drafts % 2:
+            guesses[-1:] = 300 + (guesses[-1:] + 1) % 2000
+        return guesses
+
+
 class Play:
     """One scenario, step by step."""
 
@@ -135,13 +157,28 @@ class Play:
         more = {**defaults, **scenario.config, "adapters": adapters}
         config = LlamaConfig(model_path=Path(scenario.model), **more)
         self.backend = WatchedBackend(config)
-        self.engine = Engine(self.backend, time.monotonic, EnginePolicy(**scenario.policy))
+        self.engine = self._engine(scenario, config)
         self.requests = [Request(**one) for one in scenario.requests]
         self.results = [Result() for _ in self.requests]
         self.prompts: list[list[int]] = [[] for _ in self.requests]
         self.to_come = list(range(len(self.requests)))
         self.cancels: dict[int, list[int]] = {}
         self.steps = 0
+
+    def _engine(self, scenario: Scenario, config: LlamaConfig) -> Engine:
+        policy = EnginePolicy(**scenario.policy)
+        if not scenario.draft:
+            return Engine(self.backend, time.monotonic, policy)
+        # Both being one model, guesses cost more than they save: where no time passes they are not paused for that.
+        cells = LayoutChoice("unified", 1, keeps_whole_window=False, reason="one sequence")
+        alone = LlamaBackend(replace(config, max_sequences=1, pool_tokens=2048, cells=cells))
+        kind = Astray if scenario.draft == "astray" else DraftModel
+
+        def clock() -> float:
+            return 0.0
+
+        draft_model = kind(alone, self.backend.facts.vocabulary_size, clock, least_probability=0.0)
+        return Engine(self.backend, clock, policy, draft_model=draft_model)
 
     def run(self) -> dict[str, Any]:
         """Play it to the end."""

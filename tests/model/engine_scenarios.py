@@ -120,6 +120,8 @@ def all_scenarios(requests: Requests, more: Requests) -> dict[str, Scenario]:
     return {
         "alone": {"requests": everyone, "policy": ALONE},
         "guessed": {"requests": everyone, "policy": ALONE | {"speculates": True}},
+        "drafted": {"requests": everyone, "policy": ALONE | {"speculates": True}, "draft": "itself"},
+        "drafted, astray": {"requests": everyone, "policy": ALONE | {"speculates": True}, "draft": "astray"},
         "together": {"requests": requests},
         "staggered": {"requests": [*(one | {"step": 3 * at} for at, one in enumerate(requests)), *leaving]},
         "with gaps": with_gaps(requests),

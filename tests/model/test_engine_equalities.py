@@ -78,7 +78,7 @@ def applies(case: Case) -> bool:
         return case.layout == "unified" and case.model not in ("guide", "gemma3-tiny", "mamba-tiny")
     if case.scenario in ("outgrown", "laid out anew"):
         return case.layout == "streams" and case.model in ("guide", "llama-tiny", "qwen3-tiny", "qwen3moe-tiny")
-    return case.scenario != "guessed" or case.model in GUESSING
+    return not case.scenario.startswith(("guessed", "drafted")) or case.model in GUESSING
 
 
 def can_be_interrupted(case: Case) -> bool:
@@ -104,6 +104,7 @@ def order(case: Case, model: Path) -> dict[str, Any]:
         "requests": requests,
         "config": config | scenario.get("config", {}),
         "policy": policy,
+        "draft": scenario.get("draft", ""),
     }
 
 
@@ -214,6 +215,17 @@ def test_some_guesses_are_right_and_a_random_model_also_guesses_wrong(case: Case
     stats = played(case.model)[case.layout, "guessed"]["stats"]
     assert stats["accepted_tokens"] > 0
     assert stats["accepted_tokens"] < stats["drafted_tokens"] or case.model == "guide"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.scenario.startswith("drafted")], ids=str)
+def test_a_draft_model_guesses_what_it_would_say(case: Case, played: Play) -> None:
+    stats = played(case.model)[case.layout, case.scenario]["stats"]
+    plain = played(case.model)[case.layout, "alone"]["stats"]
+    assert stats["accepted_tokens"] > 10
+    assert stats["steps"] == plain["steps"] - stats["accepted_tokens"]
+    # Prompt lookup guesses too, and what is right in one batch may be a tie in another.
+    right = stats["accepted_tokens"] / stats["drafted_tokens"]
+    assert right < 0.9 if case.scenario == "drafted, astray" else right > 0.8
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

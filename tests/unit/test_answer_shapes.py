@@ -37,7 +37,7 @@ SECOND = 1_000_000_000
 LOGPROBS = (TokenLogprob(b"a", -0.5, (TokenLogprob(b"a", -0.5),)),)
 FINISHED = Finished(
     "length",
-    Usage(5, 2, 3, 1),
+    Usage(5, 2, 3, 1, 4, 2),
     Timings(0.1, 0.2, 0.3, 0.4, 1.0),
     dropped_messages=1,
     dropped_tokens=2,

@@ -143,7 +143,18 @@ def test_values_end_where_their_line_or_their_quote_ends(written, value):
             "FROM x\nPARAMETER lora_scale 0.5",
             "(line 2): parameter 'lora_scale' (the strength of an adapter) is not supported yet",
         ),
-        ("FROM x\nPARAMETER draft_model y", "(line 2): parameter 'draft_model' (a draft model) is not supported yet"),
+        (
+            "FROM x\nPARAMETER draft_min 2",
+            "(line 2): parameter 'draft_min' (how many tokens a draft model guesses at least) is not supported yet",
+        ),
+        (
+            "FROM x\nPARAMETER draft_max -1",
+            "(line 2): option \"draft_max\" must be an integer between 0 and 1024, not '-1'",
+        ),
+        (
+            "FROM x\nPARAMETER draft_p_min 75",
+            "(line 2): option \"draft_p_min\" must be a number between 0 and 1, not '75'",
+        ),
         ("FROM x\nREQUIRES soon", "(line 2): requires must be a valid semver (e.g. 0.14.0)"),
         ("FROM x\nMESSAGE robot hi", '(line 2): message role must be one of "system", "user", or "assistant"'),
         ("FROM x\nMESSAGE user", "(line 2): MESSAGE user needs a value"),
@@ -171,14 +182,21 @@ def test_the_example_in_the_readme_is_one_modelfile_without_a_warning():
 
 
 def test_what_has_no_effect_is_a_warning():
-    said = parse("FROM x\nPARAMETER numa 1\nRENDERER qwen3\nDRAFT ./small.gguf\nPARSER qwen3\nPARAMETER main_gpu 1\n")
+    said = parse("FROM x\nPARAMETER numa 1\nRENDERER qwen3\nPARSER qwen3\nPARAMETER main_gpu 1\n")
     assert Options(main_gpu=1) == said.options
     assert (
         "(line 2): parameter numa is deprecated and has no effect",
         "(line 3): RENDERER has no effect: the chat template is used",
-        "(line 4): DRAFT has no effect: no draft model is used",
-        "(line 5): PARSER has no effect: the answer is parsed by what the chat template shows",
+        "(line 4): PARSER has no effect: the answer is parsed by what the chat template shows",
     ) == said.warnings
+
+
+@pytest.mark.parametrize("statement", ["DRAFT", "PARAMETER draft", "PARAMETER draft_model", "PARAMETER model_draft"])
+def test_a_draft_model_is_named_by_its_own_word_or_by_llama_cpps(statement):
+    said = parse(f"FROM x\n{statement} ./small.gguf\nPARAMETER draft_num_predict 4\nPARAMETER draft_p_min 0.5\n")
+    assert ("./small.gguf", LoadOptions(draft_max=4, draft_p_min=0.5)) == (said.draft, said.load)
+    assert ((), "(line 2): ") == (said.warnings, said.place("draft", 0))
+    assert said == parse(write(said))
 
 
 def test_llama_cpps_launch_options_are_read_and_written_back():
