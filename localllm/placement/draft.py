@@ -42,10 +42,12 @@ def place_draft(estimate: Estimate, draft: Estimate, room: Room, wishes: Wishes)
         except DoesNotFitError:
             continue
         seconds = beside.seconds + STEPS_PER_TOKEN * decode_seconds(arrangement, costs, room.machine.cpu)
-        found.append((seconds, arrangement, shares, left))
+        # Of equals the one that leaves the model's own GPUs more room to grow in.
+        spare = sum(left.budgets[gpu.name] - left.overheads[gpu.name] for gpu in beside.arrangement.gpus)
+        found.append((seconds, -spare, arrangement, shares, left))
     if not found:
         return None, room
-    _, arrangement, shares, left = min(found, key=lambda one: one[0])
+    *_, arrangement, shares, left = min(found, key=lambda one: one[:2])
     return _plan_of(arrangement, costs, shares, room, wishes), left
 
 
