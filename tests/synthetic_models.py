@@ -103,6 +103,8 @@ _MEAN, _LAST, _RANK = 1, 3, 4  # llama_pooling_type of llama.h
 RECIPES = {
     # Qwen3-0.6B's shape: with a vocabulary of 152k it has 0.6 B parameters.
     "qwen3-0.6b": Recipe("qwen3", _transformer(28, 1024, 16, 8, 128, 3072, 40960), _TIED),
+    # The same with an output matrix of its own: it does not repeat one token for ever.
+    "qwen3-0.6b-untied": Recipe("qwen3", _transformer(28, 1024, 16, 8, 128, 3072, 40960)),
     # Tiny ones load in milliseconds. Rows are multiples of 256, so that K-quants apply. They have an output matrix of
     # their own: a tied one of random weights likes the token that it was given best, and repeats it for ever.
     "qwen3-tiny": Recipe("qwen3", _transformer(2, 256, 4, 2, 64, 512, 4096)),

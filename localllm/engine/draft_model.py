@@ -60,6 +60,10 @@ class DraftModel:
             self._is_broken = True
             return _NOTHING
 
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads, or all that it has: more than there are cores free wait for each other."""
+        self._backend.use_threads(min(count, self._backend.facts.threads))
+
     def _guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
         # The last token is computed anew, should it be there already: its logits are wanted.
         self._keep(min(common_prefix(tokens, self._computed.view()), len(tokens) - 1))

@@ -29,7 +29,7 @@ from localllm.engine.policy import EnginePolicy
 from localllm.engine.pool import Pool
 from localllm.engine.roster import Roster
 from localllm.engine.sequence import Finish, FinishReason, Sequence, SequenceOutput, SequenceRequest
-from localllm.engine.speculation import Guesser, Speculation, Speculations
+from localllm.engine.speculation import DraftGuesser, Speculation, Speculations
 from localllm.engine.stats import EngineStats
 from localllm.engine.threads import ThreadTuner
 from localllm.errors import PromptTooLongError
@@ -48,7 +48,7 @@ class Engine:
         clock: Callable[[], float],
         policy: EnginePolicy | None = None,
         forced_off: Callable[[], int] = lambda: 0,
-        draft_model: Guesser | None = None,
+        draft_model: DraftGuesser | None = None,
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -58,6 +58,7 @@ class Engine:
         self._forced_off = forced_off
         self._tuner = ThreadTuner(self._facts.threads)
         self._threads = self._facts.threads
+        self._draft_model = draft_model
         self._speculations = Speculations(draft_model, self._facts.outputs_per_sequence - 1, clock)
         self._speculating: Speculation | None = None  # in this step, for the one sequence in it
         self._chunk_most = self._facts.batch_tokens  # smaller while the backend has less room than it said
@@ -241,6 +242,8 @@ class Engine:
         if count != self._threads:
             self._threads = count
             self._backend.use_threads(count)
+            if self._draft_model is not None:
+                self._draft_model.use_threads(count)
 
     def _collect(self, works: list[Work], seconds: float, forced_off: int) -> list[SequenceOutput]:
         prompt_rows = sum(work.count for work in works if work.count > 1)

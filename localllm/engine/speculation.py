@@ -32,6 +32,7 @@ PAUSE_STEPS = 96  # plain steps before the next try; doubled with each failure, 
 LONGEST_PAUSE = 16 * PAUSE_STEPS
 PLAIN_EVERY = 32  # drafts before a plain step shows again what they are held against
 WEIGHT = 0.2
+CLEARLY = 1.01  # a longer draft must promise so much more
 
 
 class Guesser(Protocol):
@@ -40,6 +41,13 @@ class Guesser(Protocol):
     def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
         """What may follow `tokens`, at most `most`, which is at least 1; empty when it has no guess. Getting ready may
         take about `plain_seconds`, as long as a token without guesses does."""
+
+
+class DraftGuesser(Guesser, Protocol):
+    """One that computes."""
+
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads, or all that it has."""
 
 
 class PromptLookup:
@@ -55,9 +63,8 @@ class Trial:
 
     def __init__(self, guesser: Guesser, longest_draft: int = MOST_DRAFTED) -> None:
         self.guesser = guesser
-        self.length = min(FIRST_DRAFTED, longest_draft)
         self.seconds: float | None = None
-        self._longest = longest_draft
+        self.lengths = Lengths(longest_draft)
         self._pause = 0
         self._next_pause = PAUSE_STEPS
         self._tries = 0
@@ -75,7 +82,7 @@ class Trial:
         """One draft and what it took; without it a token takes `otherwise`."""
         self._tries += 1
         self.seconds = _blend(self.seconds, seconds / (1 + accepted))
-        self.length = min(self._longest, self.length + 1) if accepted == drafted else max(1, self.length - 1)
+        self.lengths.observe(drafted, accepted, seconds)
         if self._tries < TRIES:
             return
         if self.seconds * WORTH <= otherwise:
@@ -83,6 +90,54 @@ class Trial:
             return
         self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, LONGEST_PAUSE)
         self._tries, self.seconds = 0, None
+
+
+class Lengths:
+    """How long drafts are best: tokens that a draft may be expected to give, by what it takes with its check.
+
+    What a draft of so many tokens takes is measured, for devices compute a few rows at the price of one, or of as many.
+    A longer draft than any before is tried when one was right throughout, a shorter one when that promises more.
+    """
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+        self._seconds: dict[int, float] = {}  # of a draft of that length
+        self._right: float | None = None  # the part of the guesses that are, each asked after right ones
+        self._may_grow = False
+
+    @property
+    def best(self) -> int:
+        """The length of the next draft."""
+        if not self._seconds:
+            return min(FIRST_DRAFTED, self._longest)
+        tried = dict(self._seconds)
+        most, least = max(tried), min(tried)
+        if self._may_grow and most < self._longest:
+            tried[most + 1] = tried[most]
+        if least > 1:
+            tried[least - 1] = tried[least] * (least + 1) / (least + 2)
+        best, most_per_second = 1, 0.0
+        for length in sorted(tried):
+            per_second = self._expected(length) / max(tried[length], 1e-9)
+            if per_second > most_per_second * CLEARLY:
+                best, most_per_second = length, per_second
+        return best
+
+    def observe(self, drafted: int, accepted: int, seconds: float) -> None:
+        """A draft of that length, and the step that checked it."""
+        self._seconds[drafted] = _blend(self._seconds.get(drafted), seconds)
+        self._right = _blend(self._right, accepted / min(drafted, accepted + 1))
+        self._may_grow = accepted == drafted
+
+    def forget_times(self) -> None:
+        """Measure anew, but for lengths that are used now."""
+        best = self.best
+        self._seconds = {length: seconds for length, seconds in self._seconds.items() if length == best}
+
+    def _expected(self, length: int) -> float:
+        """Tokens of a step: the one that the model itself says, and guesses up to the first that is wrong."""
+        right = 1.0 if self._right is None else self._right
+        return sum(right**number for number in range(length + 1))
 
 
 class Speculation:
@@ -108,7 +163,7 @@ class Speculation:
                 trial.rest()
                 continue
             started = self._clock()
-            guesses = trial.guesser.guess(tokens, min(trial.length, most), self._plain_seconds)
+            guesses = trial.guesser.guess(tokens, min(trial.lengths.best, most), self._plain_seconds)
             if len(guesses):
                 self._used, self._guessing_seconds = number, self._clock() - started
                 return guesses
@@ -118,6 +173,8 @@ class Speculation:
         """A step computed one token and `drafted` guesses, of which `accepted` were right."""
         if not drafted:
             self._plain_seconds = _blend(self._plain_seconds, seconds)
+            if self._since_plain >= PLAIN_EVERY:
+                self._trials[self._used].lengths.forget_times()
             self._since_plain = 0
             return
         self._since_plain += 1

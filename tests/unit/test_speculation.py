@@ -14,6 +14,7 @@ from localllm.engine.speculation import (
     SEARCHED_TOKENS,
     SHORTEST_MATCH,
     TRIES,
+    Lengths,
     PromptLookup,
     Speculation,
     Speculations,
@@ -231,3 +232,47 @@ def test_a_draft_model_that_does_not_pay_is_not_tried_again_for_the_next_request
     second.observe(0, 0, PLAIN_SECONDS)
     assert [0] * PAUSE_STEPS == [len(second.propose(unique, 8)) for _ in range(PAUSE_STEPS)]
     assert [1] == second.propose(unique, 8).tolist()
+
+
+def settle(seconds_of, right, longest=8, steps=200):
+    """The lengths of the last drafts, where one takes what `seconds_of` says and every `right`-th guess is wrong."""
+    lengths, used, guesses = Lengths(longest), [], 0
+    for _ in range(steps):
+        length = lengths.best
+        accepted = 0
+        while accepted < length and (guesses := guesses + 1) % right:
+            accepted += 1
+        lengths.observe(length, accepted, seconds_of(length))
+        used.append(length)
+    return used[-steps // 2 :]
+
+
+def average(values):
+    return sum(values) / len(values)
+
+
+def test_where_a_few_rows_cost_as_much_as_one_drafts_are_long():
+    assert average(settle(lambda length: 1.0 + 0.02 * length, right=1000)) > 7
+
+
+def test_where_each_row_costs_the_same_drafts_that_are_often_wrong_are_short():
+    assert average(settle(lambda length: 1.0 + length, right=2)) < 2
+
+
+def test_a_length_at_which_the_device_takes_a_step_more_is_kept_below():
+    # As where four rows are computed at the price of two, and the fifth costs as much again.
+    assert average(settle(lambda length: 1.0 if length < 4 else 3.0, right=10)) < 3.6
+
+
+def test_no_draft_is_longer_than_there_is_room_for_logits():
+    assert 2 == max(settle(lambda length: 1.0, right=1000, longest=2))
+
+
+def test_times_of_lengths_that_are_not_used_are_measured_anew():
+    lengths = Lengths(8)
+    for length in (3, 4, 5):
+        lengths.observe(length, length, 1.0 if length < 5 else 9.0)
+    assert 4 == lengths.best
+    lengths.forget_times()
+    lengths.observe(4, 4, 1.0)
+    assert 5 == lengths.best
