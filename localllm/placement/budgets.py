@@ -42,7 +42,12 @@ def _kept_bytes(device: Device, wishes: Wishes) -> int:
 
 def process_bytes(vocabulary: int) -> int:
     """What a runner takes of the host before it computes anything, beside llama.cpp's buffers."""
-    return PROCESS_BYTES + TOKEN_BYTES * vocabulary
+    return PROCESS_BYTES + table_bytes(vocabulary)
+
+
+def table_bytes(vocabulary: int) -> int:
+    """Of that, llama.cpp's tables of a vocabulary of so many tokens: each model has its own."""
+    return TOKEN_BYTES * vocabulary
 
 
 def room_of(

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from localllm.errors import DoesNotFitError
 from localllm.placement.arrange import CPU, Arrangement, Costs, DeviceShare, costs_of, fill, shares_of
-from localllm.placement.budgets import NOTHING, with_moved
+from localllm.placement.budgets import NOTHING, table_bytes, with_moved
 from localllm.placement.choose import Room
 from localllm.placement.estimate import Estimate
 from localllm.placement.layout import Layout
@@ -34,8 +34,9 @@ def place_draft(estimate: Estimate, draft: Estimate, room: Room, wishes: Wishes)
     refuse_impossible(estimate, room, wishes)
     costs = costs_of(draft, _shape(estimate, draft, wishes), packs=wishes.use_extra_buffers)
     found = []
+    tables = {CPU: table_bytes(draft.vocabulary)}
     for arrangement in _places(costs, room, wishes):
-        shares = shares_of(arrangement, costs, NOTHING, NOTHING)
+        shares = shares_of(arrangement, costs, tables, NOTHING)
         left = with_moved(room, {share.device: share.total for share in shares})
         try:
             beside, *_ = choose_plan(estimate, left, wishes)
@@ -106,8 +107,8 @@ def _plan_of(
 
 
 def _in_room(share: DeviceShare, room: Room) -> DeviceShare:
-    """With what the device has, for one on which nothing else lies. The process itself is the larger model's."""
-    overhead = 0 if share.device == CPU else room.overheads.get(share.device, 0)
+    """With what the device has, for one on which nothing else lies."""
+    overhead = share.overhead if share.device == CPU else room.overheads.get(share.device, 0)
     return replace(share, layers=0, overhead=overhead, budget=room.budgets.get(share.device, 0))
 
 

@@ -14,6 +14,7 @@ from localllm.gguf import Header, TensorInfo
 from localllm.placement.arrange import CPU
 from localllm.placement.estimate import Estimate
 from localllm.placement.layout import TensorOverride
+from localllm.placement.plan import Plan
 from localllm.placement.weights import class_of
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
@@ -45,6 +46,18 @@ def overridden(
         moved[device] += tensor.size_bytes
     embedding += moved.pop(CPU, 0)
     return replace(estimate, layers=tuple(layers), output_bytes=output, embedding_bytes=embedding), dict(moved)
+
+
+def with_weights(plan: Plan, moved: Mapping[str, int]) -> Plan:
+    """The plan with what was moved to GPUs told as weights: it was planned around as what the process takes there
+    anyway, and llama.cpp measures it as weights."""
+    shares = [
+        replace(share, weights=share.weights + size, overhead=share.overhead - size)
+        if (size := moved.get(share.device, 0))
+        else share
+        for share in plan.shares
+    ]
+    return replace(plan, shares=tuple(shares))
 
 
 def _is_output(tensor: TensorInfo) -> bool:

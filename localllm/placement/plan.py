@@ -55,7 +55,7 @@ Chosen = tuple[Found, Costs, Wishes]  # the wishes with what was chosen of them
 class DraftPlan:
     """Where a draft model lies, whole on `device` (but for its embedding), in a context of one sequence.
 
-    `shares` are what it takes of each device; on the host without what the process takes anyway.
+    `shares` are what it takes of each device; of the process itself only the tables of its vocabulary.
     """
 
     layout: Layout

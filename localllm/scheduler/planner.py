@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from localllm.config import Settings
 from localllm.gguf import Header
 from localllm.placement.arrange import CPU
-from localllm.placement.budgets import budgets_of, process_bytes, room_of, with_moved
+from localllm.placement.budgets import budgets_of, process_bytes, room_of, table_bytes, with_moved
 from localllm.placement.choose import Room
 from localllm.placement.demand import demands
 from localllm.placement.devices import Machine
 from localllm.placement.draft import place_draft, with_draft
 from localllm.placement.estimate import Estimate, estimate
 from localllm.placement.learned import Learned
-from localllm.placement.overrides import overridden
+from localllm.placement.overrides import overridden, with_weights
 from localllm.placement.plan import DraftPlan, Plan, plan, plan_unseen
 from localllm.placement.wishes import Wishes, wishes_from
 from localllm.scheduler.state import NO_DEMAND, Demand, DeviceBytes
@@ -46,6 +46,11 @@ class Reckoned:
     moved: Mapping[str, int]
     draft: Estimate | None = None
 
+    @property
+    def process_bytes(self) -> int:
+        """What the runner takes of the host beside llama.cpp's buffers."""
+        return process_bytes(self.estimated.vocabulary) + (table_bytes(self.draft.vocabulary) if self.draft else 0)
+
     def placed(self, room: Room, wishes: Wishes) -> tuple[DraftPlan | None, Room]:
         """Where the draft model lies, and the room for the model itself. Raises ImpossibleWishError."""
         room = with_moved(room, self.moved)
@@ -54,7 +59,7 @@ class Reckoned:
     def plan(self, room: Room, wishes: Wishes) -> Plan:
         """Lay both out. Raises what placement.plan does."""
         placed, left = self.placed(room, wishes)
-        made = plan(self.estimated, left, wishes)
+        made = with_weights(plan(self.estimated, left, wishes), self.moved)
         return with_draft(made, placed) if self.draft else made
 
     def demands(self, room: Room, wishes: Wishes) -> tuple[dict[str, int], ...]:
@@ -152,7 +157,7 @@ class Planner:
             return
         for share in made.shares:
             if share.device in measured and share.total:
-                process = process_bytes(reckoned.estimated.vocabulary) if share.device == CPU else 0
+                process = reckoned.process_bytes if share.device == CPU else 0
                 self._learned.note(share.device, share.total - share.overhead + process, measured[share.device])
 
     def _wishes(self, model: Model) -> Wishes:

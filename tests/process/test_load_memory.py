@@ -20,7 +20,9 @@ from localllm.config import load_settings
 from localllm.errors import DoesNotFitError, ImpossibleWishError, LoadError
 from localllm.generation import Options
 from localllm.gguf import Header
+from localllm.load_options import LoadOptions
 from localllm.placement.budgets import room_of
+from localllm.placement.confirm import confirmed
 from localllm.placement.devices import DeviceProcess, Machine
 from localllm.placement.estimate import estimate
 from localllm.placement.layout import BufferBytes, Layout, Measured
@@ -140,6 +142,19 @@ def test_what_the_driver_says_a_load_took_of_a_gpu_counts_and_is_remembered(tmp_
 
     assert 20 * GIB == asyncio.run(start())["CUDA0"]
     assert learned.overheads()["CUDA0"] > 5 * GIB
+
+
+def test_tensors_that_were_told_to_lie_on_a_gpu_are_not_learnt_as_what_was_missing(tmp_path):
+    there, learned = machine(24, 24), Learned()
+    planner_ = planner(tmp_path, there, learned)
+    moved = replace(stand_in_model("moved"), load=LoadOptions(override_tensor=("^output=CUDA1",)))
+    made = asyncio.run(planner_.plan(moved, None, use_extra_buffers=True))
+    share = next(share for share in made.shares if share.device == "CUDA1")
+    assert (ESTIMATE.output_bytes, 0) == (share.weights, share.overhead)
+    measured = Measured(made.layout, made.shape, (BufferBytes("CUDA1", "CUDA1", ESTIMATE.output_bytes, 0, 0),))
+    assert share == confirmed(made, measured).shares[1]
+    planner_.learn(moved, made, {"CUDA1": share.total + 1000})
+    assert 1000 == learned.overheads()["CUDA1"]
 
 
 @pytest.mark.parametrize(("resident", "taken"), [(11, 7), (6, 6), (8, 6)])
