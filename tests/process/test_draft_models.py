@@ -70,7 +70,7 @@ def test_what_both_take_is_planned_and_told(daemon: Daemon) -> None:
 
 
 def test_show_tells_the_draft_model_and_its_modelfile_makes_the_same_again(daemon: Daemon) -> None:
-    create(daemon, "shown", "FROM guide\nDRAFT guide\n")
+    create(daemon, "shown", "FROM guide\nDRAFT guide\nPARAMETER draft_p_min 0\n")
     shown = run_cli("show", "shown", environment=daemon.environment).stdout
     assert ["draft", "guide.gguf,", "2.6", "MB"] in [line.split() for line in shown.splitlines()]
     written = run_cli("show", "shown", "--modelfile", environment=daemon.environment).stdout
