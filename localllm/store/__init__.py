@@ -8,7 +8,8 @@ What happens to a name, in order:
     files, adapters, drafts, headers, checks, blobs files behind FROM, ADAPTER and DRAFT: found, read, refused; those
                                                     that localllm keeps itself
     peek → remote_header, peeked                    looking at a model before it is pulled
-    pull → source: hub (repository), registry (image) → download → pulled, ledger       pulling it, in a process
+    pull → source: hub (repository), registry (image) → download → pulled, ledger       pulling it, in a process;
+                                                    answers says what a server's answer means to it
     create → quantize → processes                   making one; writable says beforehand whether it can be kept
     adopt → finding, finding_ollama → found         naming another tool's
     usage → cleaning                                who uses what of the disk

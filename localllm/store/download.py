@@ -22,8 +22,9 @@ from localllm.errors import DiskFullError, HubError, LocalllmError, WrongHashErr
 from localllm.pulling import PullEvent, PullProgress, PullStatus
 from localllm.sizes import size_text
 from localllm.store import ledger
+from localllm.store.answers import SourceBusyError
 from localllm.store.repository import HubFile, Repository
-from localllm.store.source import Source, SourceBusyError
+from localllm.store.source import Source, wait
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -163,7 +164,7 @@ class _Transfer:
             self._tries = 1 if self._completed > before else self._tries + 1
             if self._tries >= _TRIES:
                 raise
-            self._effects.sleep(min(60.0, error.retry_after_seconds or 0.5 * 2 ** (self._tries - 1)))
+            wait(error, self._tries - 1, self._effects.sleep, lambda text: self._effects.tell(PullStatus(text)))
 
     def _receive(self, target: BinaryIO) -> None:
         with self._source.open(self._repository, self._file, self._completed, self._piece_bytes) as opened:

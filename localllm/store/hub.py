@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 from huggingface_hub import HfApi, constants, hf_hub_download
@@ -45,8 +45,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they are pu
 )
 
 from localllm.errors import HubAccessError, HubError, LocalllmError, NotOnHubError
+from localllm.store.answers import Refusal, SourceBusyError, first_byte, passing_error
 from localllm.store.repository import HubFile, Repository
-from localllm.store.source import STALL_SECONDS, Opened, SourceBusyError, first_byte, is_passing, seconds_to_wait
+from localllm.store.source import STALL_SECONDS, Opened
 from localllm.version import __version__
 
 _HEXADECIMAL = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -237,21 +238,18 @@ class Hub:
         if isinstance(error, GatedRepoError):
             message = f"{repository_id} asks everyone to accept its terms first"
             return HubAccessError(message, hint=f"accept them at {page}, then {_WHERE_A_TOKEN_COMES_FROM}")
+        # What has this header is the hub's own word, also where a mirror led to the hub.
+        url = self._endpoint if "X-Error-Code" in error.response.headers else str(error.response.url)
+        refusal = Refusal(status, url, error.response.headers)
+        if passing := passing_error(refusal, self._endpoint, repository_id, _NETWORK_HINT):
+            return passing
         if status in (404, 410) or isinstance(error, RepositoryNotFoundError):
             message = f"{repository_id} is not on {self._endpoint}, or it is private"
             return NotOnHubError(message, hint=f"check the name; for a private repository {_WHERE_A_TOKEN_COMES_FROM}")
-        host = urlsplit(str(error.response.url)).netloc
-        if status in (401, 403) and host != urlsplit(self._endpoint).netloc:
-            # A signed link that has run out: asked again, the hub gives another one.
-            return SourceBusyError(f"{host} refuses the hub's link to {repository_id} ({status})", hint=_NETWORK_HINT)
         if status in (401, 403):
             message = f"{self._endpoint} refuses {repository_id} to this token ({status})"
             return HubAccessError(message, hint=f"look at {page}, then {_WHERE_A_TOKEN_COMES_FROM}")
-        message = f"{self._endpoint} answered {status} for {repository_id}"
-        if is_passing(status):
-            seconds = seconds_to_wait(error.response.headers.get("Retry-After", ""))
-            return SourceBusyError(message, hint="try again in a while", retry_after_seconds=seconds)
-        return HubError(message)
+        return HubError(f"{self._endpoint} answered {status} for {repository_id}")
 
 
 _NETWORK_HINT = "check the network, HF_ENDPOINT and the proxy; the same command goes on where this one stopped"

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -32,6 +33,7 @@ from localllm.store.repository import HubFile, Repository, choose
 from localllm.store.source import Source, patiently
 from localllm.store.writable import try_writing
 
+T = TypeVar("T")
 # What is written besides the file itself, and room for others to go on.
 _SPARE_BYTES = 64 * 2**20
 
@@ -39,7 +41,7 @@ _SPARE_BYTES = 64 * 2**20
 def pull(hub: Hub, request: PullRequest, effects: Effects) -> Pulled:
     """Look into the hub's repository, choose, check the room, download every file. Raises LocalllmErrors."""
     effects.tell(LOOKING)
-    repository = patiently(lambda: hub.look_up(request.repository), effects.sleep)
+    repository = _patiently(lambda: hub.look_up(request.repository), effects)
     choice = choose(repository, request.choice)
     for remark in choice.remarks:
         effects.tell(PullStatus(remark))
@@ -50,8 +52,8 @@ def pull(hub: Hub, request: PullRequest, effects: Effects) -> Pulled:
 def pull_image(registry: Registry, request: PullRequest, effects: Effects) -> Pulled:
     """Look into the registry, read what it says of the model, check the room, download. Raises LocalllmErrors."""
     effects.tell(LOOKING)
-    image = patiently(lambda: registry.look_up(request.repository, request.choice), effects.sleep)
-    texts = [(text.kind, patiently(partial(registry.read, image, text), effects.sleep)) for text in image.texts]
+    image = _patiently(lambda: registry.look_up(request.repository, request.choice), effects)
+    texts = [(text.kind, _patiently(partial(registry.read, image, text), effects)) for text in image.texts]
     settings, remarks = settings_of(texts)
     for remark in (*image.remarks, *remarks):
         effects.tell(PullStatus(remark))
@@ -63,6 +65,10 @@ def pull_image(registry: Registry, request: PullRequest, effects: Effects) -> Pu
     count, behind = len(image.files), len(image.files) + len(image.adapters)
     made = _pulled(image.repository, (*pulled[:count], *pulled[behind:]), count, settings)
     return msgspec.structs.replace(made, adapters=pulled[count:behind])
+
+
+def _patiently(ask: Callable[[], T], effects: Effects) -> T:
+    return patiently(ask, effects.sleep, lambda text: effects.tell(PullStatus(text)))
 
 
 def _pulled(

@@ -26,9 +26,10 @@ import msgspec
 from filelock import FileLock
 
 from localllm.errors import HubAccessError, HubError, LocalllmError, NotOnHubError, WrongHashError
+from localllm.store.answers import Refusal, SourceBusyError, first_byte, passing_error
 from localllm.store.image import MANIFEST_TYPE, MAX_MANIFEST_BYTES, MAX_TEXT_BYTES, Image, Text, image_of
 from localllm.store.repository import HubFile, Repository
-from localllm.store.source import STALL_SECONDS, Opened, SourceBusyError, first_byte, is_passing, seconds_to_wait
+from localllm.store.source import STALL_SECONDS, Opened
 from localllm.version import __version__
 
 _MAX_REDIRECTS = 5
@@ -171,17 +172,16 @@ class Registry:
 
     def _answer_error(self, response: httpx.Response, what: str) -> LocalllmError:
         status = response.status_code
+        refusal = Refusal(status, str(response.url), response.headers)
+        if passing := passing_error(refusal, self._url, what, _NETWORK_HINT):
+            return passing
         if status in (404, 410):
             hint = "check the name and the tag; the registry's page of the model lists its tags"
             return NotOnHubError(f"{what} is not on {self._url}", hint=hint)
         if status in (401, 403):
             hint = "it may be private; localllm pulls public models only"
             return HubAccessError(f"{self._url} refuses {what} to people who have not logged in ({status})", hint=hint)
-        message = f"{self._url} answered {status} for {what}"
-        if is_passing(status):
-            seconds = seconds_to_wait(response.headers.get("Retry-After", ""))
-            return SourceBusyError(message, hint="try again in a while", retry_after_seconds=seconds)
-        return HubError(message)
+        return HubError(f"{self._url} answered {status} for {what}")
 
 
 def _blob_path(repository: Repository, file: HubFile) -> str:

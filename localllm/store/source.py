@@ -6,28 +6,20 @@ retries nor verifies: download.py does both, for every source alike.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from localllm.errors import HubError
+from localllm.store.answers import SourceBusyError
 from localllm.store.repository import HubFile, Repository
 
 STALL_SECONDS = 30.0
 _LOOKS = 4
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.5, 60.0
+_TOLD_SECONDS = 2.0  # shorter ones come with every connection that breaks
 T = TypeVar("T")
-_RANGE = re.compile(r"bytes (\d+)-")
-
-
-class SourceBusyError(HubError):
-    """The source or the network failed in a way that may pass. `retry_after_seconds` is what it asks for, or None."""
-
-    def __init__(self, message: str, *, hint: str | None = None, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +58,22 @@ class Source(Protocol):
         """Hold off other processes that download this file. Raises TimeoutError when one still does in time."""
 
 
-def patiently(ask: Callable[[], T], sleep: Callable[[float], None]) -> T:
-    """What `ask` answers, with a few more tries when the source is busy."""
+def patiently(
+    ask: Callable[[], T], sleep: Callable[[float], None], tell: Callable[[str], None] = lambda text: None
+) -> T:
+    """What `ask` answers, with a few more tries when the source is busy. `tell` hears of long waits."""
     for attempt in range(_LOOKS - 1):
         try:
             return ask()
         except SourceBusyError as error:
-            sleep(min(10.0, error.retry_after_seconds or 0.5 * 2**attempt))
+            wait(error, attempt, sleep, tell)
     return ask()
 
 
-def first_byte(status: int, content_range: str) -> int:
-    """Where in the file an answer's body starts, from its status and its Content-Range header."""
-    found = _RANGE.match(content_range)
-    return int(found[1]) if status == 206 and found else 0
-
-
-def is_passing(status: int) -> bool:
-    """Whether the same request may be answered otherwise in a while."""
-    return status in (408, 429) or status >= 500
-
-
-def seconds_to_wait(retry_after: str) -> float | None:
-    """What a Retry-After header asks for; None for a date, which nobody sends here, and for nonsense."""
-    return float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+def wait(error: SourceBusyError, attempt: int, sleep: Callable[[float], None], tell: Callable[[str], None]) -> None:
+    """Wait as long as the source asks for, else longer with each attempt (the first is 0), and say so."""
+    asked = error.retry_after_seconds
+    seconds = min(_LONGEST_SECONDS, 0.5 * 2**attempt if asked is None else max(_SHORTEST_SECONDS, asked))
+    if seconds >= _TOLD_SECONDS:
+        tell(f"{error.message}: trying again in {seconds:.0f} s")
+    sleep(seconds)

@@ -203,6 +203,18 @@ def test_a_connection_that_breaks_and_a_busy_registry_are_tried_again_where_it_s
         assert registry.served_bytes() <= len(LARGE) + 10_000_000
 
 
+def test_a_link_to_the_cdn_that_has_run_out_is_asked_for_again(tmp_path):
+    faults = [Fault(status=403), Fault(reset_after_bytes=5_000_000), Fault(status=400), Fault(status=401)]
+    with daemon_and_registry(tmp_path, large=RegistryModel(model=LARGE, faults=faults)) as (daemon, registry):
+        lines = pull(daemon, LARGE_NAME)
+        assert SUCCESS == lines[-1]
+        assert [] == faults
+        assert registry.served_bytes() < len(LARGE) + 2**20
+        waited = [line["status"] for line in lines if "trying again" in line["status"]]
+        host = registry.cdn_url.removeprefix("http://")
+        assert [f"{host} refuses the link of {registry.url} to tiny:large (401): trying again in 2 s"] == waited
+
+
 def test_a_trickle_is_waited_for(tmp_path):
     trickle = RegistryModel(model=GUIDE, pace=Pace(bytes_per_second=1_000_000, piece_bytes=997))
     with daemon_and_registry(tmp_path, latest=trickle) as (daemon, _):

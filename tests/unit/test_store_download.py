@@ -12,9 +12,10 @@ import pytest
 
 from localllm.errors import DiskFullError, HubAccessError, HubError, WrongHashError
 from localllm.pulling import PullProgress
+from localllm.store.answers import SourceBusyError
 from localllm.store.download import Effects, download
 from localllm.store.repository import HubFile, Repository
-from localllm.store.source import Opened, SourceBusyError
+from localllm.store.source import Opened
 
 DATA = bytes(range(256)) * 40_000
 FILE = HubFile("a.gguf", len(DATA), hashlib.sha256(DATA).hexdigest())

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from localllm.errors import HubAccessError, HubError, NotOnHubError
+from localllm.store.answers import SourceBusyError
 from localllm.store.registry import Registry
 from localllm.store.repository import HubFile, Repository
-from localllm.store.source import SourceBusyError
 
 DATA = b"weights"
 OID = hashlib.sha256(DATA).hexdigest()
@@ -144,6 +144,15 @@ def test_a_redirect_to_an_unencrypted_address_or_in_a_circle_is_not_followed():
     [
         (httpx.Response(429, headers={"Retry-After": "7"}), SourceBusyError, 7),
         (httpx.Response(429, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), SourceBusyError, None),
+        (
+            httpx.Response(
+                429, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:30 GMT", "Date": "Wed, 21 Oct 2026 07:28:00 GMT"}
+            ),
+            SourceBusyError,
+            30,
+        ),
+        (httpx.Response(429, headers={"RateLimit": '"resolvers";r=0;t=55'}), SourceBusyError, 55),
+        (httpx.Response(429, headers={"Retry-After": "soon", "Date": "now"}), SourceBusyError, None),
         (httpx.Response(503), SourceBusyError, None),
         (httpx.Response(408), SourceBusyError, None),
         (httpx.Response(404), NotOnHubError, None),
@@ -157,6 +166,31 @@ def test_what_may_pass_is_told_from_what_will_not(answered, error, seconds):
         fetched(lambda request: answered)
     assert error is type(caught.value)
     assert seconds == getattr(caught.value, "retry_after_seconds", None)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_host_that_the_registry_leads_to_does_not_speak_for_it(status):
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "cdn.test":
+            return httpx.Response(status)
+        return httpx.Response(307, headers={"Location": "https://cdn.test/x?signature=y"})
+
+    with pytest.raises(SourceBusyError, match=rf"cdn.test refuses the link of {URL} to tiny:latest \({status}\)"):
+        fetched(answer)
+
+
+def test_the_registry_speaks_for_itself_at_its_port_in_either_scheme():
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.scheme == "http":
+            return httpx.Response(308, headers={"Location": "https://registry.test/x"})
+        return httpx.Response(403)
+
+    with (
+        registry(answer, url="http://registry.test:80") as asked,
+        pytest.raises(HubAccessError),
+        asked.open(REPOSITORY, FILE, 0, 1024),
+    ):
+        pass
 
 
 def test_a_connection_that_fails_may_pass_also_in_the_middle_of_a_file():

@@ -1,0 +1,90 @@
+"""What a server's answer means to a download: where its bytes start, whether it may pass, how long to wait. Pure.
+
+Of the hub and of Ollama's registry alike: both lead to another host for the bytes, by links that run out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from localllm.errors import HubError
+
+_RANGE = re.compile(r"bytes (\d+)-")
+# Hugging Face's word for when its limit ends, where it sends no Retry-After: RateLimit: "resolvers";r=0;t=55
+_WINDOW_ENDS = re.compile(r";\s*t\s*=\s*(\d{1,9})\b", re.ASCII)
+_DEFAULT_PORTS = (80, 443)
+_BUSY = (408, 425, 429)
+
+
+class SourceBusyError(HubError):
+    """The source or the network failed in a way that may pass. `retry_after_seconds` is what it asks for, or None."""
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is not what was asked for. `url` is who gave it, after all redirects; `headers` know no case."""
+
+    status: int
+    url: str
+    headers: Mapping[str, str]
+
+
+def first_byte(status: int, content_range: str) -> int:
+    """Where in the file an answer's body starts, from its status and its Content-Range header."""
+    found = _RANGE.match(content_range)
+    return int(found[1]) if status == 206 and found else 0
+
+
+def passing_error(refusal: Refusal, source_url: str, what: str, hint: str) -> SourceBusyError | None:
+    """The error for a refusal that may not come again, to be asked anew; None for one that will.
+
+    `source_url` is who was asked for `what`; `hint` is about the way there.
+    """
+    host = led_to(refusal.url, source_url)
+    seconds = seconds_to_wait(refusal.headers)
+    if refusal.status in _BUSY or refusal.status >= 500:
+        said = f"{host or source_url} answered {refusal.status} for {what}"
+        return SourceBusyError(said, hint="try again in a while", retry_after_seconds=seconds)
+    if host:
+        # No word of the source's: its links run out (some hosts say 400 or 404 then), and it gives others.
+        return SourceBusyError(f"{host} refuses the link of {source_url} to {what} ({refusal.status})", hint=hint)
+    return None
+
+
+def led_to(url: str, source_url: str) -> str:
+    """The host of `url` when it is not that of the source, which leads there; else ""."""
+    return "" if _place(url) == _place(source_url) else urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _place(url: str) -> tuple[str | None, int | None]:
+    # A host is the same with and without encryption.
+    parts = urlsplit(url)
+    return parts.hostname, None if parts.port in _DEFAULT_PORTS else parts.port
+
+
+def seconds_to_wait(headers: Mapping[str, str]) -> float | None:
+    """What an answer asks to wait, None when it asks for nothing: seconds, a date, or when the limit of a rate ends."""
+    asked = headers.get("Retry-After", "")
+    if asked.isascii() and asked.isdigit():
+        return float(asked)
+    if asked:
+        return _seconds_between(headers.get("Date", ""), asked)
+    ends = _WINDOW_ENDS.search(headers.get("RateLimit", ""))
+    return float(ends[1]) if ends else None
+
+
+def _seconds_between(sent: str, until: str) -> float | None:
+    """By the clock of who wrote both; None when one is no date."""
+    try:
+        seconds = (parsedate_to_datetime(until) - parsedate_to_datetime(sent)).total_seconds()
+    except (ValueError, TypeError):  # the latter for one date with a time zone and one without
+        return None
+    return max(0.0, seconds)
