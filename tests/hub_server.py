@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from loopback_servers import serving
 
@@ -47,7 +47,11 @@ class Pace:
 
 @dataclass
 class HubRepo:
-    """A repository. `claimed` says a sha256 other than the data's; small files without LFS are in `plain`."""
+    """A repository. `claimed` says a sha256 other than the data's; small files without LFS are in `plain`.
+
+    Of files in `untold` the list says neither size nor hash, as some mirrors' lists; an `etags` entry is what the file
+    itself says of it ("" for nothing), and files in `lost` are listed only.
+    """
 
     files: dict[str, bytes]
     plain: frozenset[str] = frozenset()
@@ -63,6 +67,10 @@ class HubRepo:
     piece_bytes: int = _PIECE_BYTES
     commit: str = "c0ffee" + "0" * 34
     extra_paths: tuple[str, ...] = ()
+    untold: frozenset[str] = frozenset()
+    etags: Mapping[str, str] = field(default_factory=dict)
+    lost: frozenset[str] = frozenset()
+    page: bytes = b""
 
     def oid(self, path: str) -> str:
         if path in self.plain:
@@ -181,7 +189,8 @@ class _ApiHandler(Handler):
         if repository.api_faults:
             self.answer(repository.api_faults.pop(0))
             return
-        self.answer(200, {"Content-Type": "application/json"}, json.dumps(_info(self.hub, name, repository)).encode())
+        body = repository.page or json.dumps(_info(self.hub, name, repository)).encode()
+        self.answer(200, {"Content-Type": "application/json"}, body)
 
     def _search(self, query: dict[str, list[str]]) -> None:
         if self.hub.search_status != 200:
@@ -204,17 +213,18 @@ class _ApiHandler(Handler):
             return
         if repository.is_gated and self._token() != repository.token:
             self.answer(403 if self._token() else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
-        elif path not in repository.files or revision not in (repository.commit, "main"):
+        elif path not in repository.files or path in repository.lost or revision not in (repository.commit, "main"):
             self.answer(404, {"X-Error-Code": "EntryNotFound"})
         else:
-            oid = self.hub.oid(repository, path)
             headers = {
                 "X-Repo-Commit": repository.commit,
-                "X-Linked-Etag": f'"{oid}"',
+                "X-Linked-Etag": f'"{repository.etags.get(path) or self.hub.oid(repository, path)}"',
                 "X-Linked-Size": str(len(repository.files[path])),
                 "ETag": '"etag-of-the-redirect"',
-                "Location": f"{self.hub.cdn_url}/{name}/{path}?signature=x",
+                "Location": f"{self.hub.cdn_url}/{quote(name)}/{quote(path)}?signature=x",
             }
+            if repository.etags.get(path) == "":
+                del headers["X-Linked-Etag"]
             self.answer(302, headers)
 
     def _repository(self, name: str) -> HubRepo | None:
@@ -231,6 +241,9 @@ class _ApiHandler(Handler):
 def _info(hub: HubServer, name: str, repository: HubRepo) -> dict[str, Any]:
     siblings = []
     for path, data in repository.files.items():
+        if path in repository.untold:
+            siblings.append({"rfilename": path})
+            continue
         oid = hub.oid(repository, path)
         size = hub.claimed_sizes.get(f"{name}/{path}", len(data))
         lfs = {"size": size, "sha256": oid, "pointerSize": 134}

@@ -16,7 +16,7 @@ from localllm.store.model import format_parameter_count
 from localllm.store.names import DEFAULT_TAG, Name
 
 if TYPE_CHECKING:
-    from localllm.store.hub import Found
+    from localllm.store.hub_listing import Found
 
 Row = tuple[str, str, str]
 _USUAL_LIMIT = 20

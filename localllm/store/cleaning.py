@@ -128,10 +128,10 @@ def _open_files(proc: Path) -> dict[str, int]:
 
 
 def _remove_links(blob: Path) -> None:
-    real = os.path.realpath(blob)
     for link in (blob.parents[1] / "snapshots").glob("**/*"):
-        if link.is_symlink() and os.path.realpath(link) == real:
-            link.unlink()
+        with contextlib.suppress(FileNotFoundError):  # it leads to nothing: nobody's
+            if link.is_file() and link.samefile(blob):  # also a second name of it, where there are no symbolic links
+                link.unlink()
 
 
 def _tidy(blob: Path, cache: Path) -> None:

@@ -48,10 +48,10 @@ def download(
     source: Source, repository: Repository, file: HubFile, limit_bytes_per_second: int, effects: Effects
 ) -> Path:
     """The whole, verified file in the cache. Raises HubError's kinds, DiskFullError, and LocalllmError for the disk."""
-    if found := source.find(repository, file):
-        effects.tell(_progress(file, file.size_bytes))
-        return found
     try:
+        if found := source.find(repository, file):
+            effects.tell(_progress(file, file.size_bytes) if file.oid else PullStatus(f"{file.name} is in the cache"))
+            return found
         return _alone(source, repository, file, limit_bytes_per_second, effects)
     except OSError as error:
         raise disk_error(error, source) from error

@@ -12,6 +12,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -27,7 +30,7 @@ from localllm.store.image import settings_of
 from localllm.store.peeked import Peeked, Size
 from localllm.store.registry import Registry
 from localllm.store.remote_header import remote_header
-from localllm.store.repository import HubFile, Repository, choose, variants_in
+from localllm.store.repository import HubFile, Repository, Variant, choose, variants_in
 from localllm.store.source import Source, patiently
 
 MOST_VARIANTS = 40
@@ -37,22 +40,30 @@ def peek(hub: Hub, request: PullRequest) -> Peeked:
     """Look at the variant of a repository that a pull would choose. Raises LocalllmErrors."""
     repository = patiently(lambda: hub.look_up(request.repository), time.sleep)
     choice = choose(repository, request.choice)
-    others = tuple(
-        Size(other.label, other.size_bytes)
-        for other in variants_in(repository)
-        if other.is_whole and other != choice.variant
-    )
-    header = _headers(hub, repository, choice.variant.files)
+    variant = _known(hub, repository, choice.variant)
+    others = (other for other in variants_in(repository) if other.is_whole and other != choice.variant)
+    header = _headers(hub, repository, variant.files)
     return Peeked(
         repository.id,
-        choice.variant.label,
-        str(choice.variant),
-        choice.variant.size_bytes,
+        variant.label,
+        str(variant),
+        variant.size_bytes,
         estimate(header),
         header.is_embedding_model,
-        others[:MOST_VARIANTS],
+        tuple(_sizes(hub, repository, islice(others, MOST_VARIANTS))),
         choice.remarks,
     )
+
+
+def _known(hub: Hub, repository: Repository, variant: Variant) -> Variant:
+    return dataclasses.replace(variant, files=hub.known(repository, variant.files))
+
+
+def _sizes(hub: Hub, repository: Repository, variants: Iterable[Variant]) -> Iterator[Size]:
+    """The sizes of those that could be had: not of one that could not be verified."""
+    for variant in variants:
+        with suppress(HubError):
+            yield Size(variant.label, _known(hub, repository, variant).size_bytes)
 
 
 def peek_image(registry: Registry, request: PullRequest) -> Peeked:

@@ -45,7 +45,8 @@ def pull(hub: Hub, request: PullRequest, effects: Effects) -> Pulled:
     choice = choose(repository, request.choice)
     for remark in choice.remarks:
         effects.tell(PullStatus(remark))
-    pulled = _download(hub, repository, choice.files, request, effects)
+    files = _patiently(lambda: hub.known(repository, choice.files), effects)
+    pulled = _download(hub, repository, files, request, effects)
     return _pulled(repository, pulled, len(choice.variant.files))
 
 

@@ -40,7 +40,10 @@ _ONLINE = "unset HF_HUB_OFFLINE and start the daemon again to look for more on t
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository. `oid` is the hex sha256 of a large file, the git hash (40 digits) of a small one."""
+    """A file of a repository. `oid` is the hex sha256 of a large file, the git hash (40 digits) of a small one.
+
+    Of a file whose size or hash is not told both are nothing: 0 and "".
+    """
 
     path: str
     size_bytes: int
@@ -93,8 +96,9 @@ class Variant:
         return self.quant or self.files[0].name
 
     def __str__(self) -> str:
+        size = size_text(self.size_bytes) if all(file.size_bytes for file in self.files) else "size unknown"
         parts = f", {self.parts} parts" if self.parts > 1 else ""
-        return f"{self.label} ({size_text(self.size_bytes)}{parts})"
+        return f"{self.label} ({size}{parts})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,17 @@ def test_removing_a_download_takes_its_links_and_empty_folders_and_nothing_else(
     assert [] == list((cache / ".locks" / "localllm").iterdir())
 
 
+def test_a_second_name_in_place_of_a_link_goes_with_the_download_too(cache, look):
+    named = in_hub(cache, "a.gguf", model())
+    blob = named.resolve()
+    named.unlink()
+    named.hardlink_to(blob)
+    named.with_name("dangling.gguf").symlink_to("nowhere")
+    (leftover,) = look().leftovers
+    remove(leftover, cache)
+    assert (False, False) == (named.exists(), blob.exists())
+
+
 def test_removing_what_is_gone_is_no_error_and_what_cannot_be_removed_says_so(cache, look):
     in_hub(cache, "ours.gguf", model(1))
     (leftover,) = look().leftovers
