@@ -8,10 +8,9 @@ What happens to a name, in order:
     files, adapters, drafts, headers, checks, blobs files behind FROM, ADAPTER and DRAFT: found, read, refused; those
                                                     that localllm keeps itself
     peek → remote_header, peeked                    looking at a model before it is pulled
-    pull → source: hub (repository), registry (image) → download → pulled, ledger       pulling it, in a process;
-                                                    answers says what a server's answer means to it,
-                                                    hub_listing what the hub's API says;
-                                                    hub_folder keeps the cache that other tools share
+    pull → source: hub, registry (image) → download → pulled, ledger                    pulling it, in a process
+    hub → hub_listing, repository → quants          what the hub says, which of its files make the model that is asked
+    hub_folder, answers                             the cache that other tools share; what a server's answer means
     create → quantize → processes                   making one; writable says beforehand whether it can be kept
     adopt → finding, finding_ollama → found         naming another tool's
     usage → cleaning                                who uses what of the disk

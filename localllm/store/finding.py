@@ -20,6 +20,7 @@ from localllm.errors import ModelFileError
 from localllm.store.finding_ollama import ollama_folders, ollama_models
 from localllm.store.found import Finding, Found, Unusable
 from localllm.store.names import DEFAULT_TAG, name_from_file
+from localllm.store.quants import as_quant, read_path
 from localllm.store.repository import HubFile, Variant, variants_of
 
 TOOLS = ("ollama", "lmstudio", "llama.cpp", "hf")
@@ -148,14 +149,10 @@ def _model(place: Path, variant: Variant, projector: Path | None) -> Finding:
 
 def model_name(variant: Variant) -> str:
     """NAME:TAG of a model, from its file's name without the number of a part."""
-    first = variant.files[0].name
-    stem = first[:-5].removesuffix(f"-00001-of-{variant.parts:05}")
-    quant = variant.quant.lower()
-    for spelled in (quant, quant.replace("ud-", "ud_")):
-        if quant and stem.lower().endswith(spelled):
-            base = stem[: -len(spelled)].rstrip("-_.")
-            if base:
-                return f"{name_from_file(Path(f'{base}.gguf'))}:{quant}"
+    name = read_path(variant.files[0].path)
+    stem = name.stem.rpartition("/")[2]
+    if name.quant and name.model and as_quant(stem[len(name.model) :].lstrip("-_. ")) == name.quant:
+        return f"{name_from_file(Path(f'{name.model}.gguf'))}:{name.quant.lower()}"
     return f"{name_from_file(Path(f'{stem}.gguf'))}:{DEFAULT_TAG}"
 
 

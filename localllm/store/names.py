@@ -15,8 +15,10 @@ import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from localllm.errors import InvalidNameError
+from localllm.store.quants import asked_by
 
 DEFAULT_TAG = "latest"
 MAX_PART_LENGTH = 80
@@ -160,10 +162,13 @@ def _invalid(text: str, why: str) -> InvalidNameError:
 
 def _hub_hint(text: str) -> str:
     """What to write instead of `text`, which people may have copied from a page of the hub's."""
-    place = (text.partition("://")[2] or text).partition("?")[0]
+    place = unquote((text.partition("://")[2] or text).partition("?")[0])
     owner, repository, *path = [*[part for part in place.split("/") if part][1:], "", ""]
-    file = next((f":{part}" for part in path if part.lower().endswith(".gguf")), "")
-    meant = f"{HUB_HOST}/{owner}/{repository}{file}"
+    repository, colon, tag = repository.partition(":")
+    # Of a page the last part is the file; behind a colon folders count, since they may tell files apart.
+    file = "/".join(filter(None, (tag, *path))) if colon else next((part for part in reversed(path) if part), "")
+    asked = f":{asked_by(file)}" if file and (colon or file.lower().endswith(".gguf")) else ""
+    meant = f"{HUB_HOST}/{owner}/{repository}{asked}"
     if meant != text:  # it would not be better the second time
         with contextlib.suppress(InvalidNameError):
             parse_name(meant)

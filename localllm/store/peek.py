@@ -41,7 +41,7 @@ def peek(hub: Hub, request: PullRequest) -> Peeked:
     repository = patiently(lambda: hub.look_up(request.repository), time.sleep)
     choice = choose(repository, request.choice)
     variant = _known(hub, repository, choice.variant)
-    others = (other for other in variants_in(repository) if other.is_whole and other != choice.variant)
+    others = (other for other in variants_in(repository) if _is_other_quant(other, choice.variant))
     header = _headers(hub, repository, variant.files)
     return Peeked(
         repository.id,
@@ -53,6 +53,11 @@ def peek(hub: Hub, request: PullRequest) -> Peeked:
         tuple(_sizes(hub, repository, islice(others, MOST_VARIANTS))),
         choice.remarks,
     )
+
+
+def _is_other_quant(other: Variant, variant: Variant) -> bool:
+    """Whether it is the same model: a repository may hold several, and helpers that models guess with."""
+    return other.is_whole and other != variant and other.family == variant.family
 
 
 def _known(hub: Hub, repository: Repository, variant: Variant) -> Variant:

@@ -2,38 +2,26 @@
 
 Without a quant asked for, the first of QUANTS that is there. A model split into NAME-00001-of-0000N.gguf is one choice,
 all its parts together. Projectors, importance matrices, adapters and vocabularies are no models; a projector, which
-reads images for its model, comes along with it.
+reads images for its model, comes along with it. A file in pieces that somebody has to join is refused by name.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from localllm.errors import NotOnHubError
 from localllm.sizes import size_text
+from localllm.store.quants import QUANTS, as_quant, asked_by, piece_of, quant_in, read_path
 
-# The usual one, then what is nearest to it: its neighbours with four bits, then more, then three, then huge or tiny.
-QUANTS = tuple(
-    """
-    Q4_K_M UD-Q4_K_XL Q4_K_L Q4_K_S Q4_K IQ4_NL IQ4_XS MXFP4 MXFP4_MOE Q4_1 Q4_0 Q4
-    Q5_K_M UD-Q5_K_XL Q5_K_L Q5_K_S Q5_K Q5_1 Q5_0 Q5
-    Q6_K UD-Q6_K_XL Q6_K_L Q6 Q8_0 UD-Q8_K_XL Q8
-    Q3_K_L UD-Q3_K_XL Q3_K_XL Q3_K_M Q3_K_S Q3_K IQ3_M IQ3_S IQ3_XS IQ3_XXS
-    BF16 F16 FP16 F32
-    Q2_K_L UD-Q2_K_XL Q2_K IQ2_M IQ2_S IQ2_XS IQ2_XXS TQ2_0 TQ1_0 IQ1_M IQ1_S
-    """.split()
-)
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.ASCII)
-_QUANT = re.compile(
-    r"(?:^|[-_.])((?:UD[-_])?(?:I?Q|TQ)\d(?:_[0-9A-Z]+)*|MXFP4(?:_MOE)?|NVFP4|BF16|FP16|F16|F32)(?=$|[-_.])", re.ASCII
-)
 _NO_MODEL = re.compile(r"mmproj|ggml-vocab|(?:^|[-_.])(?:lora|adapter)(?:[-_.]|$)", re.IGNORECASE)
 # What another model guesses with: a model, too, but hardly the one that was meant.
 _HELPER = re.compile(r"(?:^|[-_./])(?:draft|mtp|assistant)(?:[-_./]|$)", re.IGNORECASE)
 # Of a projector's precisions the usual one first; F32 is twice as large and computes the same.
-_PROJECTOR_QUANTS = ("F16", "FP16", "BF16", "F32")
+_PROJECTOR_QUANTS = ("F16", "BF16", "F32")
 _SHOWN = 12
 _ONLINE = "unset HF_HUB_OFFLINE and start the daemon again to look for more on the hub"
 
@@ -76,11 +64,18 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One model that a repository holds: its file, or its parts in order. `quant` is "" when the name tells none."""
+    """One model that a repository holds: its file, or its parts in order. `quant` is "" when the name tells none.
+
+    `model` is what its name says besides the quant, `family` the same with its folder; `label` what it can be asked by:
+    the quant, or the file's name where that is what tells it from others.
+    """
 
     quant: str
     files: tuple[HubFile, ...]
     parts: int
+    model: str
+    family: str
+    label: str
 
     @property
     def size_bytes(self) -> int:
@@ -90,15 +85,10 @@ class Variant:
     def is_whole(self) -> bool:
         return len(self.files) == self.parts
 
-    @property
-    def label(self) -> str:
-        """The quant, or the file's name where that is what tells it from others."""
-        return self.quant or self.files[0].name
-
     def __str__(self) -> str:
         size = size_text(self.size_bytes) if all(file.size_bytes for file in self.files) else "size unknown"
-        parts = f", {self.parts} parts" if self.parts > 1 else ""
-        return f"{self.label} ({size}{parts})"
+        parts = f"{self.parts} parts" if self.is_whole else f"{len(self.files)} of {self.parts} parts"
+        return f"{self.label} ({size}{f', {parts}' if self.parts > 1 else ''})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +108,16 @@ class Choice:
 def choose(repository: Repository, wanted: str) -> Choice:
     """The variant that `wanted` (a quant, a file's name, or "") asks for. Raises NotOnHubError with what there is."""
     variants = variants_in(repository)
-    variant = _wanted(variants, wanted) if wanted else variants[0]
-    if variant is None:
-        more = f"; {_ONLINE}" if repository.is_offline else ""
-        raise NotOnHubError(f"{repository.lacks} {wanted}", hint=f"it has {listed(variants)}{more}")
+    found = _matching(variants, wanted) if wanted else variants
+    if not found:
+        raise _no_such(repository, wanted, variants)
+    variant = found[0]
     if not variant.is_whole:
         raise NotOnHubError(
             f"{repository.id} has {len(variant.files)} of the {variant.parts} parts of {variant.label}",
             hint=_ONLINE if repository.is_offline else "choose another file, or ask its owner",
         )
-    return choice_of(repository, variant, tuple(_remarks(repository, variant, variants, wanted)))
+    return choice_of(repository, variant, tuple(_remarks(repository, variant, found, wanted)))
 
 
 def choice_of(repository: Repository, variant: Variant, why: tuple[str, ...]) -> Choice:
@@ -146,35 +136,56 @@ def variants_in(repository: Repository) -> tuple[Variant, ...]:
     """Its models, at least one, the one to take without a wish first. Raises NotOnHubError."""
     if variants := variants_of(repository.files):
         return variants
+    if whole := next((whole for whole, _ in _in_pieces(repository)), ""):
+        message = f"{repository.id} has its models in pieces that have to be joined, such as those of {whole}"
+        raise NotOnHubError(message, hint="join them with `cat`, then `localllm create NAME --from FILE`")
     hint = _ONLINE if repository.is_offline else "look for a repository of the same model whose name ends in GGUF"
     raise NotOnHubError(f"{repository.lacks} GGUF model", hint=hint)
 
 
 def variants_of(files: Iterable[HubFile]) -> tuple[Variant, ...]:
     """The models among `files`, the one to take without a wish first."""
-    groups: dict[str, list[HubFile]] = {}
+    groups: dict[tuple[str, int], list[HubFile]] = {}
     for file in sorted(files, key=lambda file: file.path):
-        stem, extension = file.path[:-5], file.path[-5:].lower()
-        if extension != ".gguf" or _NO_MODEL.search(file.name) or _is_matrix(stem):
-            continue
-        part = _PART.fullmatch(stem)
-        groups.setdefault(f"{part['stem']} {part['count']}" if part else stem, []).append(file)
+        if _is_gguf(file.path) and not _NO_MODEL.search(file.name) and not _is_matrix(file.name):
+            name = read_path(file.path)
+            groups.setdefault((name.stem, name.parts), []).append(file)
     variants = [_variant(group) for group in groups.values()]
-    return tuple(sorted(variants, key=_rank))
+    return tuple(sorted(_told_apart(variants), key=_rank))
 
 
-def _is_matrix(stem: str) -> bool:
+def _is_gguf(path: str) -> bool:
+    return path[-5:].lower() == ".gguf"
+
+
+def _is_matrix(name: str) -> bool:
     """Whether a file is an importance matrix; a model that was quantized with one may say so beside its quant."""
-    return "imatrix" in stem.lower() and not _QUANT.search(stem.rpartition("/")[2].upper())
+    return "imatrix" in name.lower() and not quant_in(name[:-5])
 
 
 def _variant(files: list[HubFile]) -> Variant:
-    part = _PART.fullmatch(files[0].path[:-5])
-    stem = part["stem"] if part else files[0].path[:-5]
-    folder, _, name = stem.rpartition("/")
-    # Some repositories name the quant by the folder alone: Q4_K_M/model-00001-of-00002.gguf.
-    found = _QUANT.findall(name.upper()) or _QUANT.findall(folder.rpartition("/")[2].upper())
-    return Variant(found[-1].replace("UD_", "UD-") if found else "", tuple(files), int(part["count"]) if part else 1)
+    name = read_path(files[0].path)
+    return Variant(name.quant, tuple(files), name.parts, name.model, name.family, name.quant)
+
+
+def _told_apart(variants: list[Variant]) -> Iterator[Variant]:
+    """The same with labels: the shortest that no other has."""
+    quants = Counter(variant.quant for variant in variants)
+    names = Counter(asked_by(_file_name(variant)).lower() for variant in variants)
+    for variant in variants:
+        name = asked_by(_file_name(variant))
+        whole = name if names[name.lower()] == 1 else asked_by(_path(variant))
+        is_told = variant.quant and quants[variant.quant] == 1
+        yield dataclasses.replace(variant, label=variant.quant if is_told else whole)
+
+
+def _path(variant: Variant) -> str:
+    """The path of its file; of its parts what it would be were they one."""
+    return f"{read_path(variant.files[0].path).stem}.gguf"
+
+
+def _file_name(variant: Variant) -> str:
+    return _path(variant).rpartition("/")[2]
 
 
 def _rank(variant: Variant) -> tuple[object, ...]:
@@ -187,48 +198,83 @@ def _rank(variant: Variant) -> tuple[object, ...]:
     return not variant.is_whole, bool(_HELPER.search(path)), rank, path.count("/"), len(path), path
 
 
-def _wanted(variants: Iterable[Variant], wanted: str) -> Variant | None:
-    text = wanted.lower()
-    if text.endswith(".gguf"):
-        return next(
-            (v for v in variants if any(text in (file.name.lower(), file.path.lower()) for file in v.files)), None
-        )
-    for quant in (text, f"ud-{text}"):
-        if found := next((variant for variant in variants if variant.quant.lower() == quant), None):
-            return found
-    # A model in a repository of several may be told apart by the end of its name: REPO:tiny-q4_k_m.
-    return next((v for v in variants if v.files[0].name[:-5].lower().endswith(text)), None)
+def _matching(variants: tuple[Variant, ...], wanted: str) -> tuple[Variant, ...]:
+    """Those that `wanted` may mean, the best first, by the first of these ways that finds any."""
+    text, quant = asked_by(wanted).lower(), as_quant(wanted)
+    if _is_gguf(text):
+        return tuple(one for one in variants if text in _names(one))
+    ways: tuple[Callable[[Variant], bool], ...] = (
+        lambda one: bool(quant) and one.quant == quant,
+        lambda one: bool(quant) and one.quant == f"UD-{quant}",
+        lambda one: any(_has_words(name[:-5], text, "$") for name in _names(one)),
+        lambda one: bool(quant) and one.quant.removeprefix("UD-").startswith(f"{quant}_"),
+        lambda one: any(_has_words(name[:-5], text) for name in _names(one)),
+    )
+    found = (tuple(filter(way, variants)) for way in ways)
+    # What all of them have in common asks for none of them: the last word of the model's name, say.
+    return next((some for some in found if some and (quant or len(some) < len(variants) or len(some) == 1)), ())
 
 
-def _remarks(repository: Repository, variant: Variant, variants: tuple[Variant, ...], wanted: str) -> Iterable[str]:
-    if not wanted and variant.quant != QUANTS[0]:
-        others = [other for other in variants if other is not variant]
-        more = f"; there is also {listed(others)}" if others else ""
-        yield f"{repository.lacks} {QUANTS[0]}: taking {variant}{more}"
+def _names(variant: Variant) -> tuple[str, ...]:
+    """What the variant can be asked by besides its quant: names and paths of its files, and of them all as one file."""
+    paths = (_path(variant), *(file.path for file in variant.files))
+    return tuple(asked_by(name).lower() for path in paths for name in (path, path.rpartition("/")[2]))
+
+
+def _has_words(name: str, text: str, end: str = "") -> bool:
+    return re.search(rf"(?<![0-9a-z]){re.escape(text)}(?![0-9a-z]){end}", name) is not None
+
+
+def _no_such(repository: Repository, wanted: str, variants: Iterable[Variant]) -> NotOnHubError:
+    more = f"; {_ONLINE}" if repository.is_offline else ""
+    text, quant = asked_by(wanted).lower(), as_quant(wanted)
+    for file in repository.files:
+        if text in (asked_by(file.name).lower(), asked_by(file.path).lower()):
+            what = "a projector: it comes along with its model" if "mmproj" in file.name.lower() else "no model"
+            return NotOnHubError(f"{file.path} of {repository.id} is {what}", hint=f"it has {listed(variants)}")
+    for whole, pieces in _in_pieces(repository):
+        if text == asked_by(whole.rpartition("/")[2]).lower() or (quant and quant == read_path(whole).quant):
+            return NotOnHubError(
+                f"{wanted} of {repository.id} comes in {len(pieces)} pieces that have to be joined: {pieces[0]} …",
+                hint=f"join them with `cat`, then `localllm create NAME --from FILE`; else it has {listed(variants)}",
+            )
+    return NotOnHubError(f"{repository.lacks} {wanted}", hint=f"it has {listed(variants)}{more}")
+
+
+def _in_pieces(repository: Repository) -> Iterable[tuple[str, list[str]]]:
+    """Every file that lies there in pieces, and their paths."""
+    pieces: dict[str, list[str]] = {}
+    for path in sorted(file.path for file in repository.files):
+        if whole := piece_of(path):
+            pieces.setdefault(whole, []).append(path)
+    return pieces.items()
+
+
+def _remarks(repository: Repository, variant: Variant, found: tuple[Variant, ...], wanted: str) -> Iterator[str]:
+    """What a person should know of a choice that was not quite what was asked, or that was one of several `found`."""
+    quant = QUANTS[0] if not wanted else as_quant(wanted)
+    is_it = quant in (variant.quant, variant.quant.removeprefix("UD-"), "")
+    others = [one for one in found if one != variant and (not quant or not is_it or one.quant == variant.quant)]
+    lacks = "" if is_it else f"{repository.lacks} {wanted or quant}: "
+    if others or lacks:
+        yield f"{lacks}taking {variant}{f'; there is also {listed(others)}' if others else ''}"
+    if lacks and (aside := ", ".join(read_path(whole).quant or whole for whole, _ in _in_pieces(repository))):
+        yield f"left aside, since it comes in pieces that have to be joined: {aside}"
 
 
 def _projector(repository: Repository, variant: Variant) -> HubFile | None:
     """The projector for a model: of its name rather than another's, beside it, and in the usual precision."""
     model = variant.files[0]
-    folder, stem = model.path.removesuffix(model.name), _stem(model.name)
+    folder, name = model.path.removesuffix(model.name), variant.model.lower()
 
     def rank(file: HubFile) -> tuple[object, ...]:
-        quants = _QUANT.findall(file.name[:-5].upper())
-        quant = quants[-1] if quants else ""
+        quant = quant_in(file.name[:-5])
         precision = _PROJECTOR_QUANTS.index(quant) if quant in _PROJECTOR_QUANTS else len(_PROJECTOR_QUANTS)
         is_beside = file.path.removesuffix(file.name) == folder
-        return stem not in file.name.lower(), not is_beside, precision, file.path.count("/"), len(file.path), file.path
+        return name not in file.name.lower(), not is_beside, precision, file.path.count("/"), len(file.path), file.path
 
     named = (file for file in repository.files if "mmproj" in file.name.lower())
-    return min((file for file in named if file.name.lower().endswith(".gguf")), key=rank, default=None)
-
-
-def _stem(name: str) -> str:
-    """What two quants of one model have in common: "Gemma-3-4b-it-Q4_K_M.gguf" → "gemma-3-4b-it"."""
-    part = _PART.fullmatch(name[:-5])
-    stem = (part["stem"] if part else name[:-5]).upper()
-    found = _QUANT.findall(stem)
-    return (stem.rpartition(found[-1])[0].rstrip("-_.") if found else stem).lower()
+    return min((file for file in named if _is_gguf(file.name)), key=rank, default=None)
 
 
 def listed(variants: Iterable[Variant]) -> str:

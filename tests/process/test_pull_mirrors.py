@@ -43,6 +43,13 @@ def test_the_largest_that_fits_is_found_by_sizes_that_the_list_does_not_tell(tmp
         assert "taking Q8_0 (15 MB)" in pull(daemon, NAME, quant="auto")[1]["status"]
 
 
+def test_the_largest_that_fits_is_of_the_model_that_is_meant_not_of_another_beside_it(tmp_path):
+    files = {Q4: GUIDE, "Tiny-MTP-Q8_0.gguf": LARGE, "other/Large-Q8_0.gguf": LARGE}
+    with daemon_and_hub(tmp_path, HubRepo(files)) as (daemon, _):
+        said = pull(daemon, NAME, quant="auto")[1]["status"]
+        assert said.startswith("taking Q4_K_M (2.6 MB), the largest that fits")
+
+
 def test_a_file_that_nobody_could_verify_is_refused_by_name_and_others_are_not(tmp_path):
     nameless = HubRepo(FILES, untold=frozenset({Q8}), etags={Q8: ""})
     with daemon_and_hub(tmp_path, nameless) as (daemon, hub):

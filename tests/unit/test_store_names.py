@@ -84,6 +84,9 @@ def test_what_is_no_name_is_refused_with_the_reason(text, why):
         ("https://huggingface.co/a/b/tree/main", "the name of that is hf.co/a/b"),
         ("http://huggingface.co/a/b/", "the name of that is hf.co/a/b"),
         ("hf.co/a/b/c-Q8_0.gguf", "the name of that is hf.co/a/b:c-Q8_0.gguf"),
+        ("hf.co/a/b:My Model (v2)+x Q8_0.gguf", "the name of that is hf.co/a/b:My-Model-v2-x-Q8_0.gguf"),
+        ("hf.co/a/b:7B/m-q4_0.gguf", "the name of that is hf.co/a/b:7B-m-q4_0.gguf"),
+        ("https://hf.co/a/b/blob/main/x/My%20Model.gguf", "the name of that is hf.co/a/b:My-Model.gguf"),
         ("https://hf.co/a/b/resolve/main/q/c.gguf?download=true", "the name of that is hf.co/a/b:c.gguf"),
     ],
 )

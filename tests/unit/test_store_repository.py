@@ -42,6 +42,25 @@ def repository(*names: str) -> Repository:
         (["M-MTP-Q4_K_M.gguf", "M-draft-Q4_K_M.gguf", "M-long-name-Q8_0.gguf"], "", ["M-long-name-Q8_0.gguf"]),
         (["MTP/M-Q4_K_M.gguf", "M-Q4_K_M.gguf", "M-Q8_0.gguf"], "Q8_0", ["M-Q8_0.gguf"]),
         (["M-assistant-Q8_0.gguf", "M-assistant-Q4_K_M.gguf"], "", ["M-assistant-Q4_K_M.gguf"]),
+        (["My Model (v2) Q4_K_M.gguf", "My+Model+Q8_0.gguf", "模型-Q6_K.gguf"], "", ["My Model (v2) Q4_K_M.gguf"]),
+        (["My Model (v2) Q4_K_M.gguf", "My+Model+Q8_0.gguf"], "my-model-q8_0.gguf", ["My+Model+Q8_0.gguf"]),
+        (["M-q4km.gguf", "M-Q8_0.gguf"], "", ["M-q4km.gguf"]),
+        (["M-Q4-K-M.gguf", "M-Q8_0.gguf"], "q4_k_m", ["M-Q4-K-M.gguf"]),
+        (["M-Q4_K_M_imat.gguf", "M-Q8_0.gguf"], "", ["M-Q4_K_M_imat.gguf"]),
+        (["M.i1-Q4_K_S.gguf", "M.i1-Q5_K_M.gguf", "imatrix.dat"], "i1-Q5_K_M", ["M.i1-Q5_K_M.gguf"]),
+        (["M-fp16.gguf", "M-q4.gguf"], "F16", ["M-fp16.gguf"]),
+        (["M-F16.gguf", "M-q4.gguf"], "fp16", ["M-F16.gguf"]),
+        (["M-4bit.gguf", "M-8bit.gguf"], "8bit", ["M-8bit.gguf"]),
+        (["M-Q4_K_M.GGUF", "M-Q8_0.Gguf"], "q8_0", ["M-Q8_0.Gguf"]),
+        (["M-UD-TQ1_0.gguf", "M-Q4_K_M.gguf"], "tq1_0", ["M-UD-TQ1_0.gguf"]),
+        (["M-Q5_K_S.gguf", "M-Q5_K_M.gguf", "M-Q4_K_M.gguf"], "q5", ["M-Q5_K_M.gguf"]),
+        (["a-7b-q4_0.gguf", "b-13b-q4_0.gguf", "b-13b-q8_0.gguf"], "b-13b", ["b-13b-q4_0.gguf"]),
+        (["7B/m-q4_0.gguf", "13B/m-q4_0.gguf"], "7B-m-q4_0.gguf", ["7B/m-q4_0.gguf"]),
+        (
+            ["Q8_0/M-Q8_0-00001-of-00002.gguf", "Q8_0/M-Q8_0-00002-of-00002.gguf", "M-Q4_K_M.gguf"],
+            "M-Q8_0.gguf",
+            ["Q8_0/M-Q8_0-00001-of-00002.gguf", "Q8_0/M-Q8_0-00002-of-00002.gguf"],
+        ),
     ],
 )  # fmt: skip
 def test_the_quant_asked_for_or_the_usual_or_the_nearest_is_chosen_with_all_its_parts(names, wanted, chosen):
@@ -55,6 +74,72 @@ def test_another_choice_than_the_usual_is_said_aloud_with_the_alternatives_and_w
         "with its projector mmproj-F16.gguf (3 GB), which is kept: this version reads no images yet",
     ) == said
     assert () == choose(repository("M-Q4_K_M.gguf", "M-Q8_0.gguf"), "").remarks
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "said"),
+    [
+        (["a-Q4_K_M.gguf", "b-Q4_K_M.gguf"], "", "taking a-Q4_K_M.gguf (1 GB); there is also b-Q4_K_M.gguf (2 GB)"),
+        (["a-Q8_0.gguf", "b-Q8_0.gguf"], "q8_0", "taking a-Q8_0.gguf (1 GB); there is also b-Q8_0.gguf (2 GB)"),
+        (
+            ["7B/m-q4_0.gguf", "13B/m-q4_0.gguf"],
+            "m-q4_0.gguf",
+            "taking 7B-m-q4_0.gguf (1 GB); there is also 13B-m-q4_0.gguf (2 GB)",
+        ),
+        (
+            ["M-Q5_K_S.gguf", "M-Q5_K_M.gguf", "M-Q8_0.gguf"],
+            "Q5",
+            "owner/repo has no Q5: taking Q5_K_M (2 GB); there is also Q5_K_S (1 GB)",
+        ),
+        (["a-q8_0.gguf", "b-q4_0.gguf", "b-q8_0.gguf"], "b", "taking Q4_0 (2 GB); there is also b-q8_0.gguf (3 GB)"),
+    ],
+)
+def test_a_choice_among_several_is_said_aloud_by_names_that_can_be_asked_for(names, wanted, said):
+    assert said == choose(repository(*names), wanted).remarks[0]
+
+
+def test_what_a_choice_is_called_asks_for_that_choice():
+    names = [
+        "x/M 1.Q4_0.gguf",
+        "y/M 1.Q4_0.gguf",
+        "M-2.Q4_0.gguf",
+        "模-Q8_0.gguf",
+        "y/N-Q8_0.gguf",
+        "M-2.f16.gguf",
+        "z.gguf",
+    ]
+    there = repository(*names)
+    variants = variants_of(there.files)
+    assert len(names) == len({variant.label for variant in variants})
+    assert variants == tuple(choose(there, variant.label).variant for variant in variants)
+
+
+def test_a_file_in_pieces_is_told_and_never_passed_over_in_silence():
+    pieces = [f"M.Q4_K_M.gguf.part{n}of2" for n in (1, 2)]
+    there = repository("M.Q2_K.gguf", *pieces, "M.Q8_0.gguf-split-a", "M.Q8_0.gguf-split-b")
+    assert "left aside, since it comes in pieces that have to be joined: Q4_K_M, Q8_0" == choose(there, "").remarks[1]
+    for wanted in ("q4_k_m", "M.Q4_K_M.gguf"):
+        with pytest.raises(NotOnHubError, match=rf"{wanted} of owner/repo comes in 2 pieces .* M.Q4_K_M.gguf.part1of2"):
+            choose(there, wanted)
+    with pytest.raises(NotOnHubError, match="has its models in pieces"):
+        choose(repository(*pieces), "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error"),
+    [
+        ("mmproj-F16.gguf", "mmproj-F16.gguf of owner/repo is a projector: it comes along with its model"),
+        ("x-M-lora.gguf", "x/M-lora.gguf of owner/repo is no model"),
+        ("M.imatrix.gguf", "M.imatrix.gguf of owner/repo is no model"),
+        ("instruct", "owner/repo has no instruct"),
+        ("F16", "owner/repo has no F16"),
+    ],
+)
+def test_a_file_that_is_there_is_not_said_to_be_missing_and_no_word_that_all_share_chooses(wanted, error):
+    names = ("M-instruct-Q4_K_M.gguf", "M-instruct-BF16.gguf", "mmproj-F16.gguf", "x/M-lora.gguf", "M.imatrix.gguf")
+    with pytest.raises(NotOnHubError) as caught:
+        choose(repository(*names), wanted)
+    assert error == caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -101,7 +186,7 @@ def test_offline_what_is_missing_is_missing_from_the_cache_and_may_be_on_the_hub
     assert "of owner/repo the cache has no Q4_K_M: taking Q8_0 (1 GB)" in choose(offline, "").remarks[0]
     with pytest.raises(NotOnHubError, match=r"^of owner/repo the cache has no Q6_K$") as caught:
         choose(offline, "Q6_K")
-    assert (caught.value.hint or "").startswith("it has Q8_0 (1 GB), Q5_0 (1 GB, 2 parts); unset HF_HUB_OFFLINE")
+    assert (caught.value.hint or "").startswith("it has Q8_0 (1 GB), Q5_0 (1 GB, 1 of 2 parts); unset HF_HUB_OFFLINE")
     for wanted, repo in (("Q5_0", offline), ("", dataclasses.replace(offline, files=()))):
         with pytest.raises(NotOnHubError) as caught:
             choose(repo, wanted)
