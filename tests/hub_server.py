@@ -29,9 +29,13 @@ _PIECE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Fault:
-    """What the CDN does instead of sending a file: answers `status`, or resets the connection after some bytes."""
+    """What the CDN does instead of sending a file: answers `status`, or resets the connection after some bytes.
+
+    With `page` it answers with that, as a proxy does that has something to say.
+    """
 
     status: int = 0
+    page: bytes = b""
     reset_after_bytes: int = -1
     ignores_range: bool = False
     retry_after: str = ""
@@ -92,6 +96,7 @@ class HubServer:
     open_transfers: int = 0
     claimed_sizes: dict[str, int] = field(default_factory=dict)
     oids: dict[tuple[int, str], str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def served_bytes(self) -> int:
         return sum(self.served.values())
@@ -171,7 +176,9 @@ class _ApiHandler(Handler):
         self.hub.requests.append(f"{self.command} {self.path}")
         path = unquote(urlsplit(self.path).path)
         parts = path.strip("/").split("/")
-        if path == "/api/models":
+        if old := next((old for old in self.hub.renamed if f"{old}/" in f"{path}/"), None):
+            self.answer(307, {"Location": self.path.replace(old, self.hub.renamed[old])})
+        elif path == "/api/models":
             self._search(parse_qs(urlsplit(self.path).query))
         elif path.startswith("/api/models/"):
             self._models("/".join(parts[2:4]))
@@ -267,7 +274,7 @@ class _CdnHandler(Handler):
         faults = repository.faults.get(file)
         fault = faults.pop(0) if faults else Fault()
         if fault.status:
-            self.answer(fault.status, {"Retry-After": fault.retry_after} if fault.retry_after else None)
+            self.answer(fault.status, {"Retry-After": fault.retry_after} if fault.retry_after else None, fault.page)
             return
         self.hub.open_transfers += 1
         try:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from localllm.errors import HubError
 
-_RANGE = re.compile(r"bytes (\d+)-")
+_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(?:(\d{1,18})|\*)", re.ASCII | re.IGNORECASE)
 # Hugging Face's word for when its limit ends, where it sends no Retry-After: RateLimit: "resolvers";r=0;t=55
 _WINDOW_ENDS = re.compile(r";\s*t\s*=\s*(\d{1,9})\b", re.ASCII)
 _DEFAULT_PORTS = (80, 443)
@@ -28,6 +28,18 @@ class SourceBusyError(HubError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class RangeRefusedError(SourceBusyError):
+    """What was asked for was a file from some byte on, and the answer has no such thing: it can be had whole or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which bytes of a file an answer has: from `start` on, None when it does not say; the file has `whole_bytes`."""
+
+    start: int | None
+    whole_bytes: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An answer that is not what was asked for. `url` is who gave it, after all redirects; `headers` know no case."""
@@ -37,10 +49,25 @@ class Refusal:
     headers: Mapping[str, str]
 
 
-def first_byte(status: int, content_range: str) -> int:
-    """Where in the file an answer's body starts, from its status and its Content-Range header."""
-    found = _RANGE.match(content_range)
-    return int(found[1]) if status == 206 and found else 0
+def refuse_compressed(headers: Mapping[str, str], source_url: str, what: str) -> None:
+    """Raises HubError for an answer whose bytes are not the file's."""
+    if headers.get("Content-Encoding", "identity") != "identity":
+        raise HubError(
+            f"{source_url} sends {what} compressed, though that was not asked for",
+            hint="a proxy on the way may do that: NO_PROXY leads past it",
+        )
+
+
+def place_of(status: int, headers: Mapping[str, str], source_url: str, what: str) -> Place:
+    """Where in the file an answer's body is. Raises HubError for an answer that has none of its bytes."""
+    refuse_compressed(headers, source_url, what)
+    if status == 206:
+        found = _RANGE.fullmatch(headers.get("Content-Range", "").strip())
+        return Place(int(found[1]), int(found[2]) if found[2] else None) if found else Place(None, None)
+    if status != 200:
+        raise SourceBusyError(f"{source_url} answered {status} for {what}, which is no file")
+    length = headers.get("Content-Length", "")
+    return Place(0, int(length) if length.isascii() and length.isdigit() else None)
 
 
 def passing_error(refusal: Refusal, source_url: str, what: str, hint: str) -> SourceBusyError | None:
@@ -50,6 +77,8 @@ def passing_error(refusal: Refusal, source_url: str, what: str, hint: str) -> So
     """
     host = led_to(refusal.url, source_url)
     seconds = seconds_to_wait(refusal.headers)
+    if refusal.status == 416:
+        return RangeRefusedError(f"{host or source_url} has no such part of {what} ({refusal.status})", hint=hint)
     if refusal.status in _BUSY or refusal.status >= 500:
         said = f"{host or source_url} answered {refusal.status} for {what}"
         return SourceBusyError(said, hint="try again in a while", retry_after_seconds=seconds)
@@ -57,6 +86,28 @@ def passing_error(refusal: Refusal, source_url: str, what: str, hint: str) -> So
         # No word of the source's: its links run out (some hosts say 400 or 404 then), and it gives others.
         return SourceBusyError(f"{host} refuses the link of {source_url} to {what} ({refusal.status})", hint=hint)
     return None
+
+
+def network_error(error: Exception, source_url: str, hint: str) -> HubError:
+    """The error for what an HTTP library raised while the source was asked, or whoever it led to.
+
+    By the names of its errors: huggingface_hub brings another library than ours, with errors of the same names.
+    """
+    host, what = led_to(_asked_url(error) or source_url, source_url), str(error) or type(error).__name__
+    match type(error).__name__:
+        case "TooManyRedirects":
+            return HubError(f"{source_url} leads from one address to the next and never arrives", hint=hint)
+        case "UnsupportedProtocol":
+            return HubError(f"{source_url} leads to no address that could be asked: {what}", hint=hint)
+    who = f"{host}, to which {source_url} leads," if host else source_url
+    return SourceBusyError(f"{who} cannot be reached: {what}", hint=hint)
+
+
+def _asked_url(error: Exception) -> str:
+    try:
+        return str(error.request.url)  # type: ignore[attr-defined]  # of both libraries' errors
+    except (AttributeError, RuntimeError):  # the latter where none was sent yet
+        return ""
 
 
 def led_to(url: str, source_url: str) -> str:

@@ -22,7 +22,7 @@ from localllm.errors import DiskFullError, HubError, LocalllmError, WrongHashErr
 from localllm.pulling import PullEvent, PullProgress, PullStatus
 from localllm.sizes import size_text
 from localllm.store import ledger
-from localllm.store.answers import SourceBusyError
+from localllm.store.answers import Place, RangeRefusedError, SourceBusyError
 from localllm.store.repository import HubFile, Repository
 from localllm.store.source import Source, wait
 
@@ -33,6 +33,7 @@ _PIECE_BYTES = 2**20
 _TRIES = 6  # in a row without one new byte: half a minute of waiting in all
 _TELL_SECONDS = 0.1
 _LOCK_SECONDS = 0.2
+_GOES_ON = "check the network and the proxy; the same command goes on where this one stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +104,11 @@ def _whole(source: Source, repository: Repository, file: HubFile, limit: int, ef
     partial = _partial(source, repository, file)
     partial.parent.mkdir(parents=True, exist_ok=True)
     had_bytes = partial_bytes(source, repository, file)
-    digest = _Transfer(source, repository, file, limit, effects).run(partial)
-    if digest != file.oid and had_bytes:
-        # A power failure can leave a file of the right length with holes in it: what was there before is not trusted.
+    transfer = _Transfer(source, repository, file, limit, effects)
+    digest = transfer.run(partial)
+    if digest != file.oid and (had_bytes or transfer.connections > 1):
+        # A power failure can leave a file of the right length with holes in it, and of several answers one may have
+        # been of something else: what was put together is not trusted.
         effects.tell(PullStatus(f"what was there of {file.name} is damaged: downloading it anew"))
         partial.unlink()
         digest = _Transfer(source, repository, file, limit, effects).run(partial)
@@ -134,6 +137,8 @@ class _Transfer:
         self._piece_bytes = max(1024, min(_PIECE_BYTES, limit // 8)) if limit else _PIECE_BYTES
         self._hash = _new_hash(file)
         self._completed = 0
+        self._asks_for_parts = True
+        self.connections = 0
         self._told_at = effects.monotonic() - _TELL_SECONDS
         self._tries = 0
 
@@ -161,15 +166,20 @@ class _Transfer:
         try:
             self._receive(target)
         except SourceBusyError as error:
+            # Whoever has no parts of a file may have all of it; what is here goes once that comes.
+            self._asks_for_parts &= not isinstance(error, RangeRefusedError)
             self._tries = 1 if self._completed > before else self._tries + 1
             if self._tries >= _TRIES:
                 raise
             wait(error, self._tries - 1, self._effects.sleep, lambda text: self._effects.tell(PullStatus(text)))
 
     def _receive(self, target: BinaryIO) -> None:
-        with self._source.open(self._repository, self._file, self._completed, self._piece_bytes) as opened:
-            if opened.start != self._completed:
-                self._start_over(target, opened.start)
+        self.connections += 1
+        start = self._completed if self._asks_for_parts else 0
+        with self._source.open(self._repository, self._file, start, self._piece_bytes) as opened:
+            self._refuse_other(opened.place)
+            if opened.place.start != self._completed:
+                self._start_over(target)
             started_at, started_from = self._effects.monotonic(), self._completed
             for piece in opened.pieces:
                 if self._completed + len(piece) > self._file.size_bytes:
@@ -180,12 +190,20 @@ class _Transfer:
                 self._count(piece)
                 self._keep_to_limit(started_at, self._completed - started_from)
         if self._completed < self._file.size_bytes:
-            raise SourceBusyError(f"the connection ended after {size_text(self._completed)} of {self._file.name}")
+            message = f"the connection ended after {size_text(self._completed)} of {self._file.name}"
+            raise SourceBusyError(message, hint=_GOES_ON)
 
-    def _start_over(self, target: BinaryIO, start: int) -> None:
-        if start:
-            message = f"{self._source.title} sends {self._file.name} from {start} on, not from {self._completed}"
-            raise HubError(message)
+    def _refuse_other(self, place: Place) -> None:
+        """What is here stays when what comes does not go on with it: an error's page, say, in a proxy's 200."""
+        name = self._file.name
+        if place.whole_bytes is not None and place.whole_bytes != self._file.size_bytes:
+            said = f"of {place.whole_bytes} bytes, and {name} has {self._file.size_bytes}"
+            raise SourceBusyError(f"{self._source.title} or a proxy sends a file {said}", hint=_GOES_ON)
+        if place.start not in (0, self._completed):
+            came = "nobody says from where on" if place.start is None else f"from {place.start} on"
+            raise RangeRefusedError(f"{self._source.title} sends {name} {came}, not from {self._completed}")
+
+    def _start_over(self, target: BinaryIO) -> None:
         target.seek(0)
         target.truncate()
         self._hash, self._completed = _new_hash(self._file), 0

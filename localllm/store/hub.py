@@ -37,7 +37,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they are pu
 )
 
 from localllm.errors import HubAccessError, HubError, LocalllmError, NotOnHubError
-from localllm.store.answers import Refusal, SourceBusyError, first_byte, passing_error
+from localllm.store.answers import Refusal, SourceBusyError, network_error, passing_error, place_of
 from localllm.store.hub_folder import HubFolder, is_hash
 from localllm.store.hub_listing import EXPANDED, Found, read_repository, read_search
 from localllm.store.repository import HubFile, Repository
@@ -141,10 +141,8 @@ class Hub:
             ) as response,
         ):
             hf_raise_for_status(response)
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise HubError(f"{self._endpoint} sends {file.path} compressed, though that was not asked for")
-            start = first_byte(response.status_code, response.headers.get("Content-Range", ""))
-            yield Opened(start, response.iter_raw(piece_bytes))
+            place = place_of(response.status_code, response.headers, self._endpoint, file.path)
+            yield Opened(place, response.iter_raw(piece_bytes))
 
     def find(self, repository: Repository, file: HubFile) -> Path | None:
         """The file's path when it is in the cache whole; also when only its link is missing."""
@@ -181,8 +179,7 @@ class Hub:
         except LocalEntryNotFoundError as error:
             raise SourceBusyError(f"{self._endpoint} cannot be reached: {error}", hint=_NETWORK_HINT) from error
         except _NETWORK_ERROR as error:
-            what = str(error) or type(error).__name__
-            raise SourceBusyError(f"{self._endpoint} cannot be reached: {what}", hint=_NETWORK_HINT) from error
+            raise network_error(error, self._endpoint, _NETWORK_HINT) from error
 
     def _answer_error(self, error: HfHubHTTPError, repository_id: str, path: str) -> LocalllmError:
         status, headers = error.response.status_code, error.response.headers

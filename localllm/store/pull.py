@@ -42,6 +42,8 @@ def pull(hub: Hub, request: PullRequest, effects: Effects) -> Pulled:
     """Look into the hub's repository, choose, check the room, download every file. Raises LocalllmErrors."""
     effects.tell(LOOKING)
     repository = _patiently(lambda: hub.look_up(request.repository), effects)
+    if repository.id.lower() != request.repository.lower():
+        effects.tell(PullStatus(f"{request.repository} is called {repository.id} now"))
     choice = choose(repository, request.choice)
     for remark in choice.remarks:
         effects.tell(PullStatus(remark))

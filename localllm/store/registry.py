@@ -26,7 +26,7 @@ import msgspec
 from filelock import FileLock
 
 from localllm.errors import HubAccessError, HubError, LocalllmError, NotOnHubError, WrongHashError
-from localllm.store.answers import Refusal, SourceBusyError, first_byte, passing_error
+from localllm.store.answers import Refusal, network_error, passing_error, place_of, refuse_compressed
 from localllm.store.image import MANIFEST_TYPE, MAX_MANIFEST_BYTES, MAX_TEXT_BYTES, Image, Text, image_of
 from localllm.store.repository import HubFile, Repository
 from localllm.store.source import STALL_SECONDS, Opened
@@ -88,8 +88,8 @@ class Registry:
         """The bytes of `file` from `start` on, in pieces. Raises SourceBusyError for what may pass, else HubError."""
         headers = {"Range": f"bytes={start}-"} if start else {}
         with self._answer(_blob_path(repository, file), file.name, headers) as response:
-            start = first_byte(response.status_code, response.headers.get("Content-Range", ""))
-            yield Opened(start, response.iter_raw(piece_bytes))
+            place = place_of(response.status_code, response.headers, self._url, file.name)
+            yield Opened(place, response.iter_raw(piece_bytes))
 
     def find(self, repository: Repository, file: HubFile) -> Path | None:
         """The blob when it is there whole, whichever model brought it."""
@@ -120,8 +120,7 @@ class Registry:
                 response = stack.enter_context(self._stream(path, headers or {}))
             if not response.is_success:
                 raise self._answer_error(response, what)
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise HubError(f"{self._url} sends {what} compressed, though that was not asked for")
+            refuse_compressed(response.headers, self._url, what)
             yield response
 
     @contextmanager
@@ -164,11 +163,8 @@ class Registry:
         """Turn the HTTP library's errors into ours."""
         try:
             yield
-        except httpx.TooManyRedirects as error:
-            raise HubError(f"{self._url} leads from one address to the next and never arrives") from error
         except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
-            raise SourceBusyError(f"{self._url} cannot be reached: {what}", hint=_NETWORK_HINT) from error
+            raise network_error(error, self._url, _NETWORK_HINT) from error
 
     def _answer_error(self, response: httpx.Response, what: str) -> LocalllmError:
         status = response.status_code

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from localllm.store.answers import SourceBusyError
+from localllm.store.answers import Place, SourceBusyError
 from localllm.store.repository import HubFile, Repository
 
 STALL_SECONDS = 30.0
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A file's bytes from `start` on; not always the start that was asked for: a server may ignore it."""
+    """A file's bytes, and which they are; not always those that were asked for: a server may ignore it."""
 
-    start: int
+    place: Place
     pieces: Iterator[bytes]
 
 

@@ -110,6 +110,16 @@ def test_a_file_that_is_listed_and_not_there_is_named(tmp_path):
         assert [f"{NAME}:Q8_0"] == names(daemon)
 
 
+def test_a_repository_that_was_renamed_is_found_under_both_names(tmp_path):
+    with daemon_and_hub(tmp_path, HubRepo(FILES)) as (daemon, hub):
+        hub.renamed = {"someone/Old": "owner/Tiny-GGUF"}
+        lines = pull(daemon, "hf.co/someone/Old")
+        assert {"status": "someone/Old is called owner/Tiny-GGUF now"} in lines
+        assert SUCCESS == lines[-1] == pull(daemon, NAME)[-1]
+        assert {"hf.co/someone/Old:latest", f"{NAME}:latest"} == set(names(daemon))
+        assert len(GUIDE) == hub.served_bytes()
+
+
 def test_names_of_other_files_do_not_matter_and_spaces_of_all_kinds_may_be_in_a_models(tmp_path):
     strange = {
         "Tiny\u202fv2 (new)+Q4_K_M.gguf": GUIDE,

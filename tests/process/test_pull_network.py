@@ -8,7 +8,7 @@ import pytest
 from daemon_process import running_daemon
 from hub_server import Fault, HubRepo, hub_server
 from proxy_server import proxy_server
-from pulls import GUIDE, SUCCESS, names, pull
+from pulls import GUIDE, LARGE, SUCCESS, names, pull
 from registry_server import RegistryModel, registry_server
 
 NAME = "hf.co/owner/Tiny-GGUF"
@@ -145,6 +145,18 @@ def test_a_trickle_from_the_hub_is_waited_for(tmp_path):
         started = time.monotonic()
         assert SUCCESS == pull(daemon, NAME)[-1]
         assert time.monotonic() - started > 2
+
+
+def test_pages_in_the_way_and_a_cdn_that_has_no_parts_are_got_over(tmp_path):
+    page = Fault(status=200, page=b"<html>Your connection is being checked</html>")
+    faults = {"Tiny-Q8_0.gguf": [page, Fault(reset_after_bytes=5_000_000), page, Fault(status=204), Fault(status=416)]}
+    with (
+        hub_server({"owner/Tiny-GGUF": HubRepo({"Tiny-Q8_0.gguf": LARGE}, faults=faults)}) as hub,
+        running_daemon(tmp_path, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"), NO_PROXY="*") as daemon,
+    ):
+        assert SUCCESS == pull(daemon, NAME)[-1]
+        assert {"Tiny-Q8_0.gguf": []} == faults
+        assert hub.served_bytes() < len(LARGE) + 5_000_000 + 2**20
 
 
 def test_a_link_to_the_cdn_that_has_run_out_is_asked_for_again(tmp_path):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from localllm.errors import DiskFullError, HubAccessError, HubError, WrongHashError
-from localllm.pulling import PullProgress
-from localllm.store.answers import SourceBusyError
+from localllm.pulling import PullProgress, PullStatus
+from localllm.store.answers import Place, RangeRefusedError, SourceBusyError
 from localllm.store.download import Effects, download
 from localllm.store.repository import HubFile, Repository
 from localllm.store.source import Opened
@@ -49,13 +49,33 @@ class FewLinesHub:
     def open(self, repository: Repository, file: HubFile, start: int, piece_bytes: int) -> Iterator[Opened]:
         self.starts.append(start)
         count, error = self.script.pop(0) if self.script else (len(self.data), None)
-        yield Opened(start, self._pieces(self.data[start : start + count], piece_bytes, error))
+        yield Opened(Place(start, None), self._pieces(self.data[start : start + count], piece_bytes, error))
 
     def _pieces(self, data: bytes, piece_bytes: int, error: Exception | None) -> Iterator[bytes]:
         for at in range(0, len(data), piece_bytes):
             yield data[at : at + piece_bytes]
         if error is not None:
             raise error
+
+
+class OddHub(FewLinesHub):
+    """`answers`: what each connection says it has, and what comes; then it is as it should be."""
+
+    def __init__(self, folder: Path, *answers: tuple[Place, bytes] | Exception) -> None:
+        super().__init__(folder)
+        self.answers = list(answers)
+
+    @contextmanager
+    def open(self, repository: Repository, file: HubFile, start: int, piece_bytes: int) -> Iterator[Opened]:
+        if not self.answers:
+            with super().open(repository, file, start, piece_bytes) as opened:
+                yield opened
+            return
+        self.starts.append(start)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        yield Opened(answer[0], self._pieces(answer[1], piece_bytes, None))
 
 
 class Watched:
@@ -116,3 +136,51 @@ def test_a_limit_makes_pauses_that_keep_to_it(tmp_path):
     download(FewLinesHub(tmp_path), REPOSITORY, FILE, 1_000_000, watched.effects)
     assert pytest.approx(len(DATA) / 1_000_000) == sum(watched.slept)
     assert max(watched.slept) <= 0.125
+
+
+SIZE = len(DATA)
+BEGINNING = (Place(0, SIZE), DATA[:3_000_000])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (Place(0, 12), b"<html></html"),
+        (Place(3_000_000, 12), b"<html></html"),
+        (Place(0, SIZE + 1), DATA + b"x"),
+        SourceBusyError("the connection broke"),
+    ],
+)
+def test_an_answer_about_another_file_costs_nothing_of_what_is_here(tmp_path, odd):
+    hub = OddHub(tmp_path, BEGINNING, odd)
+    assert DATA == download(hub, REPOSITORY, FILE, 0, Watched().effects).read_bytes()
+    assert [0, 3_000_000, 3_000_000] == hub.starts
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (Place(100, SIZE), DATA[100:200]),
+        (Place(None, None), DATA[3_000_000:]),
+        (Place(0, None), DATA[:1000]),
+        RangeRefusedError("416"),
+    ],
+)
+def test_who_has_no_parts_of_a_file_is_asked_for_all_of_it(tmp_path, odd):
+    hub = OddHub(tmp_path, BEGINNING, odd)
+    assert DATA == download(hub, REPOSITORY, FILE, 0, Watched().effects).read_bytes()
+    assert [0, 3_000_000, 1000 if odd == (Place(0, None), DATA[:1000]) else 0] == hub.starts
+
+
+def test_what_was_put_together_wrongly_of_several_answers_is_downloaded_anew(tmp_path):
+    watched = Watched()
+    hub = OddHub(tmp_path, BEGINNING, (Place(3_000_000, SIZE), bytes(SIZE - 3_000_000)))
+    assert DATA == download(hub, REPOSITORY, FILE, 0, watched.effects).read_bytes()
+    assert PullStatus("what was there of a.gguf is damaged: downloading it anew") in watched.told
+
+
+def test_an_answer_that_is_never_of_the_file_is_given_up_with_the_sizes(tmp_path):
+    hub = OddHub(tmp_path, *[(Place(0, 12), b"<html></html")] * 6)
+    with pytest.raises(SourceBusyError, match=r"the hub or a proxy sends a file of 12 bytes, and a\.gguf has 10240000"):
+        download(hub, REPOSITORY, FILE, 0, Watched().effects)
+    assert [] == list((tmp_path / "blobs").iterdir())

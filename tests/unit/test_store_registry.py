@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from localllm.errors import HubAccessError, HubError, NotOnHubError
-from localllm.store.answers import SourceBusyError
+from localllm.store.answers import Place, RangeRefusedError, SourceBusyError, network_error, place_of
 from localllm.store.registry import Registry
 from localllm.store.repository import HubFile, Repository
 
@@ -35,10 +35,10 @@ def sent(data: bytes) -> Iterator[bytes]:
     yield data
 
 
-def fetched(answer: Answer) -> tuple[int, bytes]:
+def fetched(answer: Answer) -> tuple[int | None, bytes]:
     """Where the registry's file starts and what it holds."""
     with registry(answer) as asked, asked.open(REPOSITORY, FILE, 3, 1024) as opened:
-        return opened.start, b"".join(opened.pieces)
+        return opened.place.start, b"".join(opened.pieces)
 
 
 def test_a_file_is_asked_for_by_its_digest_from_the_byte_that_is_missing():
@@ -158,6 +158,8 @@ def test_a_redirect_to_an_unencrypted_address_or_in_a_circle_is_not_followed():
         (httpx.Response(404), NotOnHubError, None),
         (httpx.Response(403), HubAccessError, None),
         (httpx.Response(418), HubError, None),
+        (httpx.Response(204), SourceBusyError, None),
+        (httpx.Response(416), RangeRefusedError, None),
         (httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=sent(b"")), HubError, None),
     ],
 )
@@ -191,6 +193,36 @@ def test_the_registry_speaks_for_itself_at_its_port_in_either_scheme():
         asked.open(REPOSITORY, FILE, 0, 1024),
     ):
         pass
+
+
+def test_who_cannot_be_reached_is_named_when_the_registry_led_there():
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "cdn.test":
+            raise httpx.ConnectError("no route", request=request)
+        return httpx.Response(307, headers={"Location": "https://cdn.test/x?signature=y"})
+
+    with pytest.raises(SourceBusyError, match=rf"^cdn.test, to which {URL} leads, cannot be reached: no route$"):
+        fetched(answer)
+
+
+def test_an_address_that_no_one_could_ask_is_told_at_once():
+    error = network_error(httpx.UnsupportedProtocol("ftp"), URL, "a hint")
+    assert (HubError, f"{URL} leads to no address that could be asked: ftp") == (type(error), error.message)
+
+
+@pytest.mark.parametrize(
+    ("content_range", "place"),
+    [
+        ("bytes 3-6/7", Place(3, 7)),
+        ("Bytes 3-6/*", Place(3, None)),
+        ("bytes */7", Place(None, None)),
+        ("items 3-6/7", Place(None, None)),
+        ("", Place(None, None)),
+        (f"bytes {'9' * 30}-6/7", Place(None, None)),
+    ],
+)
+def test_which_bytes_an_answer_has_is_read_or_not_known(content_range, place):
+    assert place == place_of(206, httpx.Headers({"Content-Range": content_range}), URL, "a file")
 
 
 def test_a_connection_that_fails_may_pass_also_in_the_middle_of_a_file():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from gguf_files import MODEL_METADATA, gguf_bytes
 
 from localllm.errors import HubError
+from localllm.store.answers import Place
 from localllm.store.remote_header import remote_header
 from localllm.store.repository import HubFile, Repository
 from localllm.store.source import Opened
@@ -26,7 +27,7 @@ class Files:
 
     @contextmanager
     def open(self, repository: Repository, file: HubFile, start: int, piece_bytes: int) -> Iterator[Opened]:
-        yield Opened(start, self._pieces(file, 100_000))
+        yield Opened(Place(start, None), self._pieces(file, 100_000))
 
     def _pieces(self, file: HubFile, piece_bytes: int) -> Iterator[bytes]:
         for at in range(0, file.size_bytes, piece_bytes):
