@@ -82,6 +82,7 @@ class PullResponse:
         self._activity = activity
         self._is_stream = is_stream
         self._failed: asyncio.Future[Failed] = asyncio.get_running_loop().create_future()
+        self._has_ended = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; returns once the last byte is written, or the client is gone, and this client's part has ended."""
@@ -92,8 +93,9 @@ class PullResponse:
                 await asyncio.wait((writer, watch, self._failed), return_when=asyncio.FIRST_COMPLETED)
         finally:
             is_gone = watch.done()
-            for task in (writer, watch):
-                task.cancel()
+            watch.cancel()
+            if not self._has_ended:  # after its last word it only tidies up, and whoever has all may go
+                writer.cancel()
             await asyncio.wait((writer, watch))
         if writer.cancelled():
             if not is_gone and self._failed.done():
@@ -130,6 +132,7 @@ class PullResponse:
         await self._write_end(encode_event(failed), failed.status, send)
 
     async def _write_end(self, body: bytes, status: int, send: Send) -> None:
+        self._has_ended = True
         if not self._is_stream:
             await _start(send, status, JSON_MEDIA_TYPE)
         line_break = b"\n" if self._is_stream else b""

@@ -30,6 +30,7 @@ _PREFIX = "application/vnd.ollama.image."
 _TEXTS = frozenset(("template", "prompt", "system", "params", "messages", "license"))
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _MAX_FILE_BYTES = 2**50
+_NO_MANIFEST = "check that LOCALLLM_REGISTRY names such a registry, and that no page asks for a login to the network"
 
 
 class _Layer(msgspec.Struct):
@@ -39,7 +40,8 @@ class _Layer(msgspec.Struct):
 
 
 class _Manifest(msgspec.Struct):
-    layers: list[_Layer] = []
+    layers: list[_Layer] | None = None
+    manifests: list[object] | None = None
 
 
 class _Turn(msgspec.Struct):
@@ -104,9 +106,14 @@ def _texts_and_files(name: str, data: bytes) -> tuple[tuple[Text, ...], dict[str
 
 def _layers(name: str, data: bytes) -> Iterable[tuple[str, str, int]]:
     try:
-        layers = _manifests.decode(data).layers
+        manifest = _manifests.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise HubError(f"the registry's manifest of {name} cannot be read: {error}") from error
+        raise HubError(f"the registry's manifest of {name} cannot be read: {error}", hint=_NO_MANIFEST) from error
+    if manifest.manifests is not None and not manifest.layers:
+        message = f"the registry has several manifests of {name}, for several machines, and which to take is not known"
+        raise NotOnHubError(message, hint="choose another tag of it")
+    if (layers := manifest.layers) is None:
+        raise HubError(f"the registry's manifest of {name} names no layers", hint=_NO_MANIFEST)
     if len(layers) > _MAX_LAYERS:
         raise HubError(f"the registry's manifest of {name} has {len(layers)} layers, and {_MAX_LAYERS} is the limit")
     for layer in layers:

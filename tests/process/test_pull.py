@@ -45,6 +45,7 @@ def test_a_pulled_model_is_verified_named_and_answers_and_is_not_downloaded_agai
     with daemon_and_hub(tmp_path, Tiny_GGUF=repository()) as (daemon, hub):
         lines = pull(daemon, NAME)
         assert "pulling manifest" == lines[0]["status"]
+        assert "the client left" not in daemon.log()
         assert {"status": "license: mit"} in lines
         digest = f"sha256:{hub.repositories['owner/Tiny-GGUF'].oid('Tiny-Q4_K_M.gguf')}"
         whole = {"digest": digest, "total": len(GUIDE), "completed": len(GUIDE), "file": "Tiny-Q4_K_M.gguf"}
