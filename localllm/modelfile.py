@@ -53,6 +53,9 @@ _WITHOUT_EFFECT = dict.fromkeys(
     ("penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock", "numa"),
     "is deprecated and has no effect",
 )
+# Files for older versions of Ollama have them; it refuses them now, too.
+_FORMER = ("tfs_z", "num_gqa", "rope_frequency_base", "rope_frequency_scale", "embedding_only")
+_COMMENT = "a comment stands on a line of its own"
 
 
 class ModelfileError(BadRequestError):
@@ -155,8 +158,10 @@ def _statements(text: str) -> Iterator[tuple[int, str, str]]:
 def _second_word(start: int, keyword: str, rest: str) -> tuple[str, str]:
     match = _WORD.fullmatch(rest)
     if match is None:
-        wanted = "a name and a value" if keyword == "parameter" else "a role and a text"
-        raise _error(start, f"{keyword.upper()} needs {wanted}")
+        wanted, such = (
+            ("a name and a value", "temperature 0.7") if keyword == "parameter" else ("a role and a text", "user Hello")
+        )
+        raise _error(start, f"{keyword.upper()} needs {wanted}", hint=f"such as: {keyword.upper()} {such}")
     return match.group(1), match.group(2)
 
 
@@ -179,7 +184,8 @@ def _value(lines: list[str], index: int, first: str, start: int) -> tuple[str, i
         last = lines[end].rstrip(_BLANKS)
         if last.endswith(quote):
             return "\n".join([first[width:], *lines[index:end], last[:-width]]), end + 1
-    raise _error(start, f"the value that starts here is never closed by a line that ends with {quote} (unexpected EOF)")
+    what = f"the value that starts here is never closed by a line that ends with {quote} (unexpected EOF)"
+    raise _error(start, what, hint=f"nothing may follow {quote} on the last line, not even a comment")
 
 
 class _Builder:
@@ -220,6 +226,8 @@ class _Builder:
         elif name == "stop":
             if not value:
                 raise _error(line, "a stop text must not be empty")
+            if doubt := _doubt(value):
+                self.warnings.append(f"(line {line + 1}): the stop text is {value[:80]} as it stands, {doubt}")
             self.stops.append(value)
             self.parameters[name] = self.stops
         elif name in PARAMETER_TYPES:
@@ -235,7 +243,8 @@ class _Builder:
         except InvalidOptionError as error:
             raise _error(line, str(error)) from error
         except (ValueError, RecursionError):  # json.loads() raises the latter for ten thousand brackets
-            raise _error(line, f"invalid {kind} value [{value[:80]}] for parameter '{name}'") from None
+            what = f"invalid {kind} value [{value[:80]}] for parameter '{name}'"
+            raise _error(line, what, hint=_COMMENT if "#" in value else None) from None
         return read
 
     def modelfile(self) -> Modelfile:
@@ -277,7 +286,18 @@ def _load_option(line: int, name: str, value: str) -> Any:
         raise _error(line, str(error)) from error
 
 
+def _doubt(stop: str) -> str:
+    """What of a stop text was probably meant otherwise; "" for nothing."""
+    if stop[0] == stop[-1] == "'" and len(stop) > 1:
+        return "with its single quotes"
+    if stop.startswith('["') and stop.endswith('"]'):
+        return "one text: several are several lines"
+    return "with its backslash: for a line break, break the line in quotes" if "\\n" in stop else ""
+
+
 def _unknown_parameter(line: int, name: str) -> ModelfileError:
+    if name in _FORMER:
+        return _error(line, f"unknown parameter '{name}'", hint="older versions of Ollama had it: leave the line out")
     if name in NOT_YET:
         return _error(line, f"parameter '{name}' ({NOT_YET[name]}) is not supported yet", hint="leave the line out")
     there = (*PARAMETER_TYPES, *LoadOptions.__struct_fields__, *ALSO_CALLED)
@@ -305,7 +325,8 @@ def _error(line: int, what: str, hint: str | None = None) -> ModelfileError:
 
 
 def _shown(line: str) -> str:
-    return f"the line is: {line if len(line) <= 80 else line[:77] + '...'}"
+    seen = "".join(letter if letter == " " or letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    return f"the line is: {seen if len(seen) <= 80 else seen[:77] + '...'}"
 
 
 def write(modelfile: Modelfile) -> str:

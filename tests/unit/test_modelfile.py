@@ -181,6 +181,35 @@ def test_the_example_in_the_readme_is_one_modelfile_without_a_warning():
     assert () == said.warnings
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("PARAMETER temperature 0.7 # creative", "a comment stands on a line of its own"),
+        ("PARAMETER temperature=0.7", "such as: PARAMETER temperature 0.7"),
+        ("MESSAGE system: hi", "such as: MESSAGE user Hello"),
+        ("PARAMETER tfs_z 1", "older versions of Ollama had it: leave the line out"),
+        ('SYSTEM """be brief""" # please', 'nothing may follow """ on the last line, not even a comment'),
+        ("\u00a0SYSTEM x", r"the line is: \xa0SYSTEM x"),
+        ("SYSTEM a\n```", "the line is: ```"),
+    ],
+)
+def test_what_people_write_by_mistake_is_told_with_what_they_meant(line, hint):
+    with pytest.raises(ModelfileError) as caught:
+        parse(f"FROM x\n{line}\n")
+    assert hint == caught.value.hint
+
+
+def test_a_stop_text_that_was_probably_meant_otherwise_is_kept_and_said():
+    lines = ["'<|end|>'", '["a", "b"]', '"\\n"', "\\", "'", '"\n"', "<|end|>"]
+    read = parse("FROM x\n" + "\n".join(f"PARAMETER stop {line}" for line in lines))
+    assert ("'<|end|>'", '["a", "b"]', "\\n", "\\", "'", "\n", "<|end|>") == read.options.stop
+    assert (
+        "(line 2): the stop text is '<|end|>' as it stands, with its single quotes",
+        '(line 3): the stop text is ["a", "b"] as it stands, one text: several are several lines',
+        "(line 4): the stop text is \\n as it stands, with its backslash: for a line break, break the line in quotes",
+    ) == read.warnings
+
+
 def test_what_has_no_effect_is_a_warning():
     said = parse("FROM x\nPARAMETER numa 1\nRENDERER qwen3\nPARSER qwen3\nPARAMETER main_gpu 1\n")
     assert Options(main_gpu=1) == said.options
