@@ -41,7 +41,7 @@ The packages, in the order a request meets them. Imports point down this list on
     durations.py     lengths of time as people write them
     sizes.py         amounts of bytes as people write them
     tls.py           https by files: the daemon's certificate, and whom the commands trust
-    paths.py         texts without the folders of this machine
+    paths.py         paths in texts: without the folders of this machine, and those that are no text
     errors.py        one error tree, drawn
     remote_errors.py errors as they arrive over HTTP
     logs.py          how a log line looks

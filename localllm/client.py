@@ -25,7 +25,7 @@ import msgspec
 from localllm.client_models import Details, ModelInfo
 from localllm.client_plans import Placement, PlanAnswer, PlanBody
 from localllm.connecting import ANSWER_SECONDS, CONNECT_SECONDS, LOOK_AT_LOG, connection_errors, http_client, httpx
-from localllm.errors import DaemonError
+from localllm.errors import BadRequestError, DaemonError
 from localllm.remote_errors import error_of, stream_error
 
 _VERSION_SECONDS = 5.0
@@ -294,7 +294,7 @@ class Client:
         name: str = "",
         seconds: float | None = ANSWER_SECONDS,
     ) -> _Answer:
-        content = None if body is None else msgspec.json.encode(body)
+        content = None if body is None else _encoded(body)
         timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS)
         with connection_errors(self.base_url):
             response = self._http.request(method, path, content=content, headers=_JSON, timeout=timeout)
@@ -307,7 +307,7 @@ class Client:
     ) -> Generator[_Chunk, None, None]:
         # No read timeout: a prompt may wait in a queue, or a model load, for longer than any number picked here.
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-        content = msgspec.json.encode(body)
+        content = _encoded(body)
         with (
             connection_errors(self.base_url),
             self._http.stream("POST", path, content=content, headers=_JSON, timeout=timeout) as response,
@@ -325,6 +325,14 @@ class Client:
 
 
 _JSON = {"Content-Type": "application/json"}
+
+
+def _encoded(body: object) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as error:  # an argument of the command line in another encoding
+        where = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+        raise BadRequestError(f"this is not UTF-8 text: {where}", hint="write it in UTF-8") from None
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -69,7 +69,7 @@ class Screen:
 
         On a terminal that is too narrow the column under `folds`, else the first, takes several lines.
         """
-        cells = [[self.clean(cell) for cell in row] for row in rows]
+        cells = [[self.clean(" ".join(cell.splitlines())) for cell in row] for row in rows]
         if self.stdout_is_terminal:
             self._rich_table(headers, cells, folds or headers[0])
         else:

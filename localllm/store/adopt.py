@@ -22,6 +22,7 @@ import msgspec
 from localllm.creating import Creation
 from localllm.errors import LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.modelfile import Modelfile
+from localllm.paths import readable
 from localllm.pulling import PulledSettings
 from localllm.store.checks import refuse_no_projector
 from localllm.store.found import Finding, Found, Unusable
@@ -83,7 +84,7 @@ def _adopt_one(store: Store, found: Found, taken: set[str], *, dry_run: bool) ->
 
 def _adopted(status: Status, name: str, found: Found, note: str = "") -> Adopted:
     sizes = [path.stat().st_size for path in found.files if path.is_file()]
-    return Adopted(status, name, found.what, sum(sizes), tuple(map(str, found.files)), note)
+    return Adopted(status, name, found.what, sum(sizes), tuple(map(readable, found.files)), note)
 
 
 def _with_projector(base: Manifest, projector: Path | None) -> tuple[Manifest, list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from localllm.errors import ModelFileError
 from localllm.gguf import Header
+from localllm.paths import readable
 from localllm.store.headers import fingerprint
 from localllm.store.manifest import Manifest, Part
 
@@ -68,7 +69,7 @@ def refuse_unwritable_path(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ModelFileError(f"{str(path)!a} is not a UTF-8 path", hint="rename the file or folder") from None
+        raise ModelFileError(f"{readable(path)} is not a UTF-8 path", hint="rename the file or folder") from None
 
 
 def refuse_unusable(header: Header, path: Path, files: int) -> None:

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from localllm.errors import ModelFileError
+from localllm.paths import readable
 from localllm.store.finding_ollama import ollama_folders, ollama_models
 from localllm.store.found import Finding, Found, Unusable
 from localllm.store.names import DEFAULT_TAG, name_from_file
-from localllm.store.quants import as_quant, read_path
+from localllm.store.quants import as_quant, piece_of, read_path
 from localllm.store.repository import HubFile, Variant, variants_of
 
 TOOLS = ("ollama", "lmstudio", "llama.cpp", "hf")
@@ -81,7 +82,9 @@ def hub_cache(environment: Mapping[str, str], home: Path) -> Path:
 def folder_models(folder: Path) -> Iterator[Finding]:
     """The models in a folder and the folders in it; those of one folder belong together with its projector."""
     for place, names in _gguf_files(folder):
-        yield from _models_of(place, {name: name for name in names})
+        yield from _models_of(place, {name: name for name in names if not piece_of(name)})
+        for whole in sorted({piece_of(name) for name in names} - {""}):
+            yield Unusable(readable(place / whole), "it is in pieces, which have to be joined with `cat`")
 
 
 def hub_models(folder: Path) -> Iterator[Finding]:
@@ -123,13 +126,20 @@ def _snapshots(repository: Path) -> list[Path]:
 
 
 def _gguf_files(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Every folder with GGUF files, and their names. Links to folders are not followed: they could go in circles."""
+    """Every folder with GGUF files or pieces of them, and their names.
+
+    Links to folders are not followed: they could go in circles.
+    """
     for place, folders, names in os.walk(folder):
         depth = len(Path(place).relative_to(folder).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < _DEEPEST)
-        found = sorted(name for name in names if name.lower().endswith(".gguf") and not name.startswith("."))
+        found = sorted(name for name in names if _is_gguf(name) and not name.startswith("."))
         if found:
             yield Path(place), found
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf") or bool(piece_of(name))
 
 
 def _models_of(place: Path, called: Mapping[str, str]) -> Iterator[Finding]:
@@ -143,8 +153,8 @@ def _models_of(place: Path, called: Mapping[str, str]) -> Iterator[Finding]:
 def _model(place: Path, variant: Variant, projector: Path | None) -> Finding:
     paths = tuple(place / file.oid for file in variant.files)
     if not variant.is_whole:
-        return Unusable(str(paths[0]), f"{len(paths)} of its {variant.parts} parts are there")
-    return Found(model_name(variant), str(paths[0]), paths, projector)
+        return Unusable(readable(paths[0]), f"{len(paths)} of its {variant.parts} parts are there")
+    return Found(model_name(variant), readable(paths[0]), paths, projector)
 
 
 def model_name(variant: Variant) -> str:

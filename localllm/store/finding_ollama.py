@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from localllm.errors import HubError, LocalllmError
+from localllm.paths import readable
 from localllm.store.found import Finding, Found, Unusable
 from localllm.store.image import MAX_MANIFEST_BYTES, MAX_TEXT_BYTES, Image, image_of, settings_of
 from localllm.store.names import name_from_file
@@ -38,7 +39,7 @@ def ollama_models(folder: Path) -> Iterator[Finding]:
 def _model(folder: Path, path: Path) -> Finding:
     host, namespace, model, tag = path.parts[-4:]
     parts = (host if host != _REGISTRY else "", namespace if namespace != _LIBRARY else "", f"{model}:{tag}")
-    shown = f"Ollama's {'/'.join(part for part in parts if part)}"
+    shown = f"Ollama's {readable(Path(*parts))}"
     try:
         data = _read(path, MAX_MANIFEST_BYTES)
         image = image_of(f"{namespace}/{model}", tag, hashlib.sha256(data).hexdigest(), data)

@@ -219,6 +219,12 @@ def shown(target: Screen) -> tuple[str, str]:
     return target.stdout.getvalue(), target.stderr.getvalue()
 
 
+def test_a_cell_with_a_line_break_stays_one_row():
+    target = screen(is_terminal=False)
+    target.table(("NAME", "FILE"), [("a", "x\ny.gguf")])
+    assert ("NAME    FILE\na       x y.gguf\n", "") == shown(target)
+
+
 def test_in_a_pipe_stdout_holds_the_answer_alone_and_thinking_goes_to_stderr():
     target = screen(is_terminal=False)
     writer = AnswerWriter(target, AnswerStyle())

@@ -51,6 +51,12 @@ def test_tags_are_typed_and_unknown_fields_ignored():
     assert None is model.details.families
 
 
+def test_text_in_another_encoding_is_refused_before_it_is_sent():
+    with Client("http://127.0.0.1:9") as client, pytest.raises(errors.BadRequestError) as caught:
+        next(client.pull("caf\udce9"))
+    assert r"this is not UTF-8 text: 'caf\udce9'" == caught.value.message
+
+
 def test_a_null_list_of_models_is_an_empty_one():
     with ScriptedServer(reply_to("GET /api/ps", {"models": None})) as server, Client(server.url) as client:
         assert () == client.ps()

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from gguf_files import MODEL_METADATA, Typed, gguf_bytes
 
@@ -229,6 +230,22 @@ def test_a_folder_is_searched_to_its_depths_but_not_in_circles_or_hidden_places(
     put(folder / ".trash" / "old.gguf", model(2))
     (folder / "a" / "circle").symlink_to(folder)
     assert {"deep:latest": str(deep)} == named(taken(store, home, str(folder)))
+
+
+def test_files_with_names_of_all_kinds_are_named_or_told_with_the_reason(store, home, tmp_path):
+    folder = tmp_path / "folder"
+    put(folder / "My Model (v2) Q4_K_M.gguf", model(1))
+    put(folder / "M.fp16.gguf", model(2))
+    put(folder / "M.i1-Q6_K.gguf.part1of2", b"x")
+    put(folder / "M.i1-Q6_K.gguf.part2of2", b"x")
+    put(folder / os.fsdecode(b"\xff-Q8_0.gguf"), model(3))
+    done = taken(store, home, str(folder))
+    assert {"my-model-v2:q4_k_m", "m:f16"} == set(named(done))
+    assert {
+        str(folder / "M.i1-Q6_K.gguf"): "it is in pieces, which have to be joined with `cat`",
+        rf"{folder}/\xff-Q8_0.gguf": rf"{folder}/\xff-Q8_0.gguf is not a UTF-8 path",
+    } == {one.what: one.note for one in done if one.status == "skipped"}
+    assert msgspec.json.encode(done)
 
 
 def test_a_name_that_stands_for_another_model_is_left_alone(store, home, tmp_path):
