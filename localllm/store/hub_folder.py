@@ -58,9 +58,14 @@ class HubFolder:
         named = self._named(repository, file)
         if _size_of(named) == file.size_bytes:
             return named
-        if file.oid and _size_of(self.blob(repository, file)) == file.size_bytes:
+        blob = self.blob(repository, file)
+        if not file.oid or _size_of(blob) != file.size_bytes:
+            return None
+        try:
             return self.link(repository, file)
-        return None
+        except OSError:  # a cache that may be read only, and a commit that changed other files: it is here all the same
+            older = (snapshot / file.path for snapshot in self._snapshots(repository.id))
+            return next((path for path in older if path.exists() and path.samefile(blob)), blob)
 
     def link(self, repository: Repository, file: HubFile) -> Path:
         """Give the finished blob its readable name. Raises OSError."""
