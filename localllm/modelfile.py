@@ -211,8 +211,14 @@ class _Builder:
                 self.warnings.append(f"(line {line + 1}): {keyword.upper()} has no effect: {IGNORED[keyword]}")
             if keyword == "requires" and VERSION.fullmatch(value) is None:
                 raise _error(line, "requires must be a valid semver (e.g. 0.14.0)", hint=_shown(value))
+            if keyword in ("from", "adapter"):
+                self._doubt(line, keyword.upper(), value)
             self.values[keyword].append(value)
             self.lines.setdefault(keyword, []).append(line + 1)
+
+    def _doubt(self, line: int, what: str, value: str) -> None:
+        if doubt := _doubt_about(value, is_stop=what == "the stop text"):
+            self.warnings.append(f"(line {line + 1}): {what} is {value[:80]} as it stands, {doubt}")
 
     def _parameter(self, line: int, name: str, value: str) -> None:
         if name in _WITHOUT_EFFECT:
@@ -226,8 +232,7 @@ class _Builder:
         elif name == "stop":
             if not value:
                 raise _error(line, "a stop text must not be empty")
-            if doubt := _doubt(value):
-                self.warnings.append(f"(line {line + 1}): the stop text is {value[:80]} as it stands, {doubt}")
+            self._doubt(line, "the stop text", value)
             self.stops.append(value)
             self.parameters[name] = self.stops
         elif name in PARAMETER_TYPES:
@@ -286,13 +291,15 @@ def _load_option(line: int, name: str, value: str) -> Any:
         raise _error(line, str(error)) from error
 
 
-def _doubt(stop: str) -> str:
-    """What of a stop text was probably meant otherwise; "" for nothing."""
-    if stop[0] == stop[-1] == "'" and len(stop) > 1:
+def _doubt_about(value: str, *, is_stop: bool) -> str:
+    """What of a stop text, a name or a path was probably meant otherwise; "" for nothing."""
+    if len(value) > 1 and value[0] == value[-1] == "'":
         return "with its single quotes"
-    if stop.startswith('["') and stop.endswith('"]'):
+    if not is_stop:
+        return f"with what follows the #: {_COMMENT}" if " #" in value else ""
+    if value.startswith('["') and value.endswith('"]'):
         return "one text: several are several lines"
-    return "with its backslash: for a line break, break the line in quotes" if "\\n" in stop else ""
+    return "with its backslash: for a line break, break the line in quotes" if "\\n" in value else ""
 
 
 def _unknown_parameter(line: int, name: str) -> ModelfileError:

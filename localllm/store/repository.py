@@ -115,7 +115,7 @@ def choose(repository: Repository, wanted: str) -> Choice:
     if not variant.is_whole:
         raise NotOnHubError(
             f"{repository.id} has {len(variant.files)} of the {variant.parts} parts of {variant.label}",
-            hint=_ONLINE if repository.is_offline else "choose another file, or ask its owner",
+            hint=_ONLINE if repository.is_offline else f"ask its owner, or choose another: {_whole(variants)}",
         )
     return choice_of(repository, variant, tuple(_remarks(repository, variant, found, wanted)))
 
@@ -198,6 +198,10 @@ def _rank(variant: Variant) -> tuple[object, ...]:
     return not variant.is_whole, bool(_HELPER.search(path)), rank, path.count("/"), len(path), path
 
 
+def _whole(variants: Iterable[Variant]) -> str:
+    return listed(one for one in variants if one.is_whole) or "there is none in this repository"
+
+
 def _matching(variants: tuple[Variant, ...], wanted: str) -> tuple[Variant, ...]:
     """Those that `wanted` may mean, the best first, by the first of these ways that finds any."""
     text, quant = asked_by(wanted).lower(), as_quant(wanted)
@@ -273,8 +277,16 @@ def _projector(repository: Repository, variant: Variant) -> HubFile | None:
         is_beside = file.path.removesuffix(file.name) == folder
         return name not in file.name.lower(), not is_beside, precision, file.path.count("/"), len(file.path), file.path
 
-    named = (file for file in repository.files if "mmproj" in file.name.lower())
-    return min((file for file in named if _is_gguf(file.name)), key=rank, default=None)
+    named = (file for file in repository.files if "mmproj" in file.name.lower() and _is_gguf(file.name))
+    others = {one.model.lower() for one in variants_of(repository.files) if one.family != variant.family} - {"", name}
+    ours = (file for file in named if _is_for(file.name.lower(), name, others))
+    return min(ours, key=rank, default=None)
+
+
+def _is_for(projector: str, name: str, others: Iterable[str]) -> bool:
+    """Whether a projector, by its name, may be that of the model `name` and not of one of the `others`."""
+    longest = max((other for other in others if other in projector), key=len, default="")
+    return not longest or (name in projector and len(name) >= len(longest))
 
 
 def listed(variants: Iterable[Variant]) -> str:

@@ -210,6 +210,16 @@ def test_a_stop_text_that_was_probably_meant_otherwise_is_kept_and_said():
     ) == read.warnings
 
 
+def test_a_base_that_was_probably_meant_otherwise_is_kept_and_said():
+    read = parse("FROM llama3 # the small one\nADAPTER './a#1.gguf'\n")
+    assert ("llama3 # the small one", "'./a#1.gguf'") == (*read.bases, *read.adapters)
+    comment = "with what follows the #: a comment stands on a line of its own"
+    assert (
+        f"(line 1): FROM is llama3 # the small one as it stands, {comment}",
+        "(line 2): ADAPTER is './a#1.gguf' as it stands, with its single quotes",
+    ) == read.warnings
+
+
 def test_what_has_no_effect_is_a_warning():
     said = parse("FROM x\nPARAMETER numa 1\nRENDERER qwen3\nPARSER qwen3\nPARAMETER main_gpu 1\n")
     assert Options(main_gpu=1) == said.options

@@ -157,6 +157,11 @@ def test_a_file_that_is_there_is_not_said_to_be_missing_and_no_word_that_all_sha
         (["x/M-Q4_K_M.gguf", "mmproj-F16.gguf", "x/mmproj-BF16.gguf"], "", "x/mmproj-BF16.gguf"),
         (["M-Q4_K_M-00001-of-00001.gguf", "M-mmproj-F16.gguf"], "", "M-mmproj-F16.gguf"),
         (["M-Q4_K_M.gguf", "mmproj.safetensors"], "", None),
+        (["a-7b.Q4_K_M.gguf", "b-13b.Q4_K_M.gguf", "mmproj-b-13b-f16.gguf"], "", None),
+        (["a-7b.Q4_K_M.gguf", "b-13b.Q4_K_M.gguf", "mmproj-b-13b-f16.gguf"], "b-13b", "mmproj-b-13b-f16.gguf"),
+        (["g-Q4_K_M.gguf", "g-it-Q4_K_M.gguf", "g-it-mmproj-f16.gguf"], "g-Q4_K_M.gguf", None),
+        (["g-Q4_K_M.gguf", "g-it-Q4_K_M.gguf", "g-it-mmproj-f16.gguf"], "g-it", "g-it-mmproj-f16.gguf"),
+        (["a-7b.Q4_K_M.gguf", "b-13b.Q4_K_M.gguf", "mmproj-model-f16.gguf"], "", "mmproj-model-f16.gguf"),
     ],
 )  # fmt: skip
 def test_the_projector_of_the_model_comes_along_in_the_usual_precision(names, wanted, projector):
@@ -170,7 +175,12 @@ def test_the_projector_of_the_model_comes_along_in_the_usual_precision(names, wa
     [
         (["M-Q4_0.gguf"], "Q9", "owner/repo has no Q9", "it has Q4_0 (1 GB)"),
         (["README.md", "mmproj.gguf"], "", "owner/repo has no GGUF model", "GGUF"),
-        (["M-Q4_0-00001-of-00002.gguf"], "", "owner/repo has 1 of the 2 parts of Q4_0", "another file"),
+        (
+            ["M-Q4_0-00001-of-00002.gguf"],
+            "",
+            "owner/repo has 1 of the 2 parts of Q4_0",
+            "there is none in this repository",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_with_what_is(names, wanted, error, hint):
