@@ -19,7 +19,7 @@ from localllm.errors import ModelFileError
 from localllm.store.blobs import find_blob
 from localllm.store.checks import refuse_unusable, refuse_unwritable_path
 from localllm.store.files import is_path, model_files
-from localllm.store.headers import Headers
+from localllm.store.headers import Headers, fingerprint
 from localllm.store.manifest import Manifest, Part
 from localllm.store.model import Model
 
@@ -46,7 +46,7 @@ def draft_file(said: str, folder: Path, blobs: Path, find: Callable[[str], Model
         files = (model.file, *model.parts)
     if len(files) > 1:
         raise ModelFileError(f"the draft model {said} is in {len(files)} parts", hint=_OTHER)
-    return files[0]
+    return fingerprint(files[0]).path
 
 
 def with_draft(headers: Headers, base: Manifest, file: Path) -> Manifest:

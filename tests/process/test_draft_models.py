@@ -131,7 +131,7 @@ def test_what_cannot_guess_is_refused_with_its_line_and_the_name_is_not_made(dae
     recurrent = build("mamba-tiny", GUIDE, tmp_path / "mamba.gguf")
     vectors = build("bert-tiny", GUIDE, tmp_path / "bert.gguf")
     for said, message in (
-        ("./missing.gguf", "missing.gguf does not exist"),
+        ("./missing.gguf", f"(line 2): the draft model: {daemon.home / 'missing.gguf'} does not exist"),
         ("nobody-knows-this", "(line 2): the draft model: model 'nobody-knows-this' not found"),
         (str(tmp_path / "empty"), "empty does not exist"),
         (str(other), "other.gguf cannot guess for this model: "),
