@@ -1,6 +1,8 @@
 """A create: what is asked, and the events that tell how it goes.
 
     cli/create or /api/create ── Creation ──▶ store.create ── CreateEvent… ──▶ whoever asked
+                                                 ├─ of safetensors: the converter is fetched once, and run, in
+                                                 │  processes of their own
                                                  ├─ with a template: a process of its own tries it
                                                  ├─ with adapters: a process of its own asks llama.cpp about them
                                                  └─ with a quantization: a process of its own makes a new file
@@ -17,30 +19,65 @@ import msgspec
 
 from localllm.generation import Failed
 from localllm.modelfile import Modelfile
-from localllm.pulling import PullStatus
+from localllm.pulling import PullProgress, PullStatus
 
 SUCCESS = PullStatus("success")
+
+
+class ConverterRelease(msgspec.Struct, frozen=True):
+    """A source archive that holds a converter, and what of it is kept: files whose names match `wanted`, under `root`.
+
+    `project` and `archive` are its names on a package index, `sha256` and `size_bytes` the archive's. `script` is what
+    is run. `libraries` must be there, and are made safe before it is; `packages` brings them, as pip is told.
+    """
+
+    project: str
+    archive: str
+    size_bytes: int
+    sha256: str
+    root: str
+    wanted: str
+    script: str
+    libraries: tuple[str, ...]
+    packages: tuple[str, ...]
+
+
+class ConverterPlace(msgspec.Struct, frozen=True):
+    """Which converter, the folder that localllm keeps it in, and the index it comes from; "" is pip's, or PyPI."""
+
+    release: ConverterRelease
+    cache_dir: str
+    index: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A folder with a model in safetensors (an absolute path), and what converts it."""
+
+    folder: str
+    place: ConverterPlace
 
 
 @dataclass(frozen=True, slots=True)
 class Creation:
     """Make `name` stand for the model `base`, or for `files`, with what `settings` says laid over it.
 
-    Exactly one of `base` (a name) and `files` (absolute paths, the parts of a model in order) is given. With
-    `quantization` (a file type such as "Q4_K_M") the weights are written anew in that type. `adapters` are the absolute
-    paths of those that `settings` names.
+    Exactly one of `base` (a name), `files` (absolute paths, the parts of a model in order) and `conversion` is given.
+    With `quantization` (a file type such as "Q4_K_M") the weights are written anew in that type. `adapters` are the
+    absolute paths of those that `settings` names.
     """
 
     name: str
     settings: Modelfile
     base: str | None = None
     files: tuple[str, ...] = ()
+    conversion: Conversion | None = None
     quantization: str | None = None
     adapters: tuple[str, ...] = ()
 
 
 class CreateProgress(msgspec.Struct, frozen=True, tag="progress"):
-    """How much of the source's weights is written anew."""
+    """How much is written or fetched, of what `text` says."""
 
     text: str
     total_bytes: int
@@ -69,6 +106,48 @@ class Quantized(msgspec.Struct, frozen=True, tag="quantized"):
 
 
 QuantizeEvent = TensorStarted | Quantized | Failed
+
+
+class ConverterFetched(msgspec.Struct, frozen=True, tag="fetched"):
+    """The converter is there, whole, in that folder."""
+
+    folder: str
+
+
+FetchEvent = PullStatus | PullProgress | ConverterFetched | Failed
+
+
+class ConvertRequest(msgspec.Struct, frozen=True):
+    """Let the converter in the folder `converter` write the model in the folder `model` to the GGUF `target`.
+
+    `out_type` is what the converter calls a type: auto, f32, f16 or bf16. Paths are absolute.
+    """
+
+    converter: str
+    script: str
+    libraries: tuple[str, ...]
+    model: str
+    target: str
+    out_type: str
+
+
+class BytesWritten(msgspec.Struct, frozen=True, tag="written"):
+    """How long the target is by now."""
+
+    size_bytes: int
+
+
+class ConverterSaid(msgspec.Struct, frozen=True, tag="said"):
+    """A warning of the converter's."""
+
+    text: str
+
+
+class Converted(msgspec.Struct, frozen=True, tag="converted"):
+    """The target is whole."""
+
+
+ConvertEvent = BytesWritten | ConverterSaid | Converted | Failed
 
 
 class AdapterCheck(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""`create` and `cp`: make a model of a Modelfile, a GGUF file or another model, and give one a second name.
+"""`create` and `cp`: make a model of a Modelfile, a file, a folder or another model, and give one a second name.
 
 A create works on the store itself, without the daemon: a file is used where it lies, and only this user's own command
 may name any path. The daemon is asked when the base has to be pulled first.
@@ -22,15 +22,16 @@ from localllm.cli.output import Screen, screen_of
 from localllm.cli.pull import pull_model, show_lines
 from localllm.client import PullLine
 from localllm.config import Settings, load_settings
-from localllm.creating import CreateEvent, CreateProgress, Creation
+from localllm.creating import Conversion, ConverterPlace, CreateEvent, CreateProgress, Creation
 from localllm.errors import BadRequestError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.modelfile import Modelfile, decode, parse
 from localllm.sizes import size_text
 from localllm.store.adapters import adapter_file
 from localllm.store.bundled import bundled_dir
+from localllm.store.converter import RELEASE
 from localllm.store.create import create as carry_out
 from localllm.store.create import refuse_unsupported
-from localllm.store.files import is_path, model_files
+from localllm.store.files import is_path, is_to_be_converted, model_files
 from localllm.store.model import Model
 from localllm.store.names import same_name
 from localllm.store.store import Store
@@ -47,13 +48,13 @@ def create(
         Path | None, typer.Option("--file", "-f", help="The Modelfile, - for stdin; without it and --from: ./Modelfile")
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--from", metavar="MODEL|PATH", help="A GGUF file, used where it lies, or a model")
+        str | None, typer.Option("--from", metavar="MODEL|PATH", help="A GGUF file, a folder, or a model")
     ] = None,
     quantize: Annotated[
         str | None, typer.Option("--quantize", "-q", metavar="TYPE", help="Write the weights anew, such as q4_K_M")
     ] = None,
 ) -> None:
-    """Make a model of a Modelfile, a GGUF file or another model."""
+    """Make a model of a Modelfile, a GGUF file, a folder of safetensors or another model."""
     screen, settings = screen_of(os.environ), load_settings(os.environ)
     said, folder = _said(file, base)
     for warning in said.warnings:
@@ -61,7 +62,8 @@ def create(
     _refuse_elsewhere(name, said.bases[0], settings)
     refuse_unsupported(said)
     store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
-    creation = dataclasses.replace(creation_of(name, said, folder, store.blobs_dir), quantization=quantize)
+    place = ConverterPlace(RELEASE, str(settings.cache_dir), settings.package_index)
+    creation = dataclasses.replace(creation_of(name, said, folder, store.blobs_dir, place), quantization=quantize)
     if creation.base is not None:
         _pull_if_missing(store, creation.base, name, settings, screen)
     with closing(_lines(carry_out(store, _directly, creation))) as lines:
@@ -80,10 +82,11 @@ def copy(
     screen.out(screen.clean(f"copied '{source}' to '{destination}'\n"))
 
 
-def creation_of(name: str, said: Modelfile, folder: Path, blobs: Path) -> Creation:
+def creation_of(name: str, said: Modelfile, folder: Path, blobs: Path, place: ConverterPlace) -> Creation:
     """What to make, with the files behind ADAPTER, and FROM when that is a path; a relative one starts from `folder`.
 
-    Raises what store.files.model_files and store.adapters.adapter_file do.
+    A folder of safetensors is converted with what is in `place`. Raises what store.files.model_files and
+    store.adapters.adapter_file do.
     """
     base = said.bases[0]
     adapters = tuple(str(_adapter(said, number, folder, blobs)) for number in range(len(said.adapters)))
@@ -94,7 +97,11 @@ def creation_of(name: str, said: Modelfile, folder: Path, blobs: Path) -> Creati
     except RuntimeError as error:  # ~somebody who is not there
         raise ModelFileError(f"{base} cannot be found: {error}") from error
     # Not resolve(), which would follow links to a blob's nameless path.
-    files = tuple(map(str, model_files(Path(os.path.abspath(folder / path)))))  # noqa: PTH100
+    path = Path(os.path.abspath(folder / path))  # noqa: PTH100
+    if is_to_be_converted(path):
+        said = dataclasses.replace(said, bases=(str(path), *said.bases[1:]))
+        return Creation(name, said, adapters=adapters, conversion=Conversion(str(path), place))
+    files = tuple(map(str, model_files(path)))
     said = dataclasses.replace(said, bases=(files[0], *said.bases[1:]))
     return Creation(name, said, files=files, adapters=adapters)
 
@@ -167,5 +174,7 @@ def _lines(events: AsyncGenerator[CreateEvent, None]) -> Generator[PullLine, Non
             while (event := runner.run(step())) is not None:
                 if isinstance(event, CreateProgress):
                     yield PullLine(event.text, event.text, event.text, event.total_bytes, event.completed_bytes)
+                else:
+                    yield PullLine(event.text)
         finally:
             runner.run(events.aclose())

@@ -1,7 +1,7 @@
 """Carry a create out, step by step: find the base, write its weights anew if that is wanted, then the manifest.
 
-    parsing GGUF ─▶ [the template is tried] ─▶ [checking adapters] ─▶ [quantizing F16 model to Q4_K_M …]
-                 ─▶ writing manifest ─▶ success
+    [the template is tried] ─▶ [safetensors are converted] ─▶ parsing GGUF ─▶ [checking adapters]
+                 ─▶ [quantizing F16 model to Q4_K_M …] ─▶ writing manifest ─▶ success
 
 The name is visible once everything is there; whoever stops in between leaves what the name stood for before.
 """
@@ -9,6 +9,7 @@ The name is visible once everything is there; whoever stops in between leaves wh
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -22,6 +23,8 @@ from localllm.generation import Failed
 from localllm.gguf import TensorInfo
 from localllm.modelfile import Modelfile
 from localllm.pulling import PullStatus
+from localllm.store.blobs import BlobWriter
+from localllm.store.convert import DIRECT, convert
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
 from localllm.store.processes import ProcessEndedError, lines_from
@@ -60,12 +63,35 @@ class InStore(Protocol):
 
 
 async def create(store: CreatingStore, in_store: InStore, creation: Creation) -> AsyncGenerator[CreateEvent, None]:
-    """The events of one create; the last is SUCCESS. Raises what Store.base does, and UnsupportedError."""
+    """The events of one create; the last is SUCCESS. Raises what Store.base and convert do, and UnsupportedError."""
     refuse_unsupported(creation.settings)
     target = parse_target(creation.quantization) if creation.quantization else None
     await in_store(store.refuse_unwritable, creation.name)
+    if creation.conversion is None:
+        async with aclosing(_create(store, in_store, creation, target, None)) as events:
+            async for event in events:
+                yield event
+        return
+    if creation.settings.template:  # tried before the long work, and not only after it
+        await check_template(creation.settings.template)
+    with await asyncio.to_thread(BlobWriter, store.blobs_dir) as writer:
+        async with aclosing(convert(creation.conversion, target, writer.path)) as converting:
+            async for event in converting:
+                yield event
+        converted = dataclasses.replace(creation, files=(str(writer.path),), conversion=None)
+        if target in DIRECT:
+            target = None
+        async with aclosing(_create(store, in_store, converted, target, writer)) as events:
+            async for event in events:
+                yield event
+
+
+async def _create(
+    store: CreatingStore, in_store: InStore, creation: Creation, target: str | None, converted: BlobWriter | None
+) -> AsyncGenerator[CreateEvent, None]:
+    """Make the model of what is there by now; `converted` is what its file was written with, which nobody else sees."""
     yield PullStatus("parsing GGUF")
-    base = await in_store(store.base, creation)
+    base = await _base(store, in_store, creation, converted)
     if creation.settings.template:
         await check_template(creation.settings.template)
     if creation.adapters:
@@ -84,13 +110,31 @@ async def create(store: CreatingStore, in_store: InStore, creation: Creation) ->
                         yield event
                     else:
                         made = (str(event.path),)
-                        base = await in_store(store.with_file, base, event.path)
+        elif converted is not None:
+            made = (str(await asyncio.to_thread(_kept, converted)),)
+        if made:
+            base = await in_store(store.with_file, base, Path(made[0]))
         yield PullStatus("writing manifest")
         await in_store(store.create, base, creation.settings)
     finally:
         if made:  # a file that got no name in the end is nobody's
             await in_store(store.drop_blobs, made)
     yield SUCCESS
+
+
+def _kept(converted: BlobWriter) -> Path:
+    converted.hash_file()
+    return converted.keep()
+
+
+async def _base(store: CreatingStore, in_store: InStore, creation: Creation, converted: BlobWriter | None) -> Manifest:
+    try:
+        return await in_store(store.base, creation)
+    except ModelFileError as error:
+        if converted is not None:  # its file has no name that would tell anybody anything
+            said = error.message.replace(str(converted.path), "the new file")
+            error.message = f"the model was converted, but what was made of it cannot be run: {said}"
+        raise
 
 
 async def check_template(template: str, seconds: float = CHECK_SECONDS) -> None:

@@ -162,7 +162,7 @@ def test_a_model_is_made_of_another_and_from_of_the_command_line_wins(tmp_path, 
             "(line 2): a second FROM (./mmproj.gguf) is not supported yet",
             "leave one",
         ),
-        ("FROM ./model.safetensors\n", [], "{home}/model.safetensors is no GGUF", "convert_hf_to_gguf.py"),
+        ("FROM ./model.safetensors\n", [], "{home}/model.safetensors is a part of a model", "name the folder: "),
         ("FROM x\n", ["-f", "."], ". cannot be read: Is a directory", "-f names a text file"),
     ],
 )
