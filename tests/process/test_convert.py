@@ -1,5 +1,5 @@
 """Models in safetensors, converted by a stand-in from a package index on loopback: fetched once and checked, run in a
-process between guards, and nothing left behind of what fails. tests/clients/test_convert.py has the real converter."""
+process between guards, and nothing left behind of what fails. The real converter is in tests/clients."""
 
 from __future__ import annotations
 
