@@ -118,17 +118,17 @@ FetchEvent = PullStatus | PullProgress | ConverterFetched | Failed
 
 
 class ConvertRequest(msgspec.Struct, frozen=True):
-    """Let the converter in the folder `converter` write the model in the folder `model` to the GGUF `target`.
+    """Let a script of the converter in the folder `converter` write the GGUF `target`, told `arguments` besides.
 
-    `out_type` is what the converter calls a type: auto, f32, f16 or bf16. Paths are absolute.
+    `folders` are what it reads, of which no code may run. `libraries` are made safe before. Paths are absolute.
     """
 
     converter: str
     script: str
     libraries: tuple[str, ...]
-    model: str
+    folders: tuple[str, ...]
     target: str
-    out_type: str
+    arguments: tuple[str, ...]
 
 
 class BytesWritten(msgspec.Struct, frozen=True, tag="written"):

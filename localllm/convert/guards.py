@@ -46,10 +46,10 @@ class ForbiddenError(RuntimeError):
 class Guards:
     """`refused` holds what was refused, in the order it happened."""
 
-    def __init__(self, model: Path, allowed: Iterable[Path]) -> None:
-        """Code may come from what is installed with this Python and from `allowed`, never from the folder `model`."""
+    def __init__(self, models: Iterable[Path], allowed: Iterable[Path]) -> None:
+        """Code may come from what is installed with this Python and from `allowed`, never from the folders `models`."""
         self.refused: list[str] = []
-        self._model = _spellings(model)
+        self._models = [spelling for model in models for spelling in _spellings(model)]
         paths = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages(), *sys.path]
         paths += [sys.prefix, sys.base_prefix, *map(str, allowed)]
         self._roots = [root for path in paths if path for root in _spellings(Path(path))]
@@ -114,7 +114,7 @@ class Guards:
         if file.startswith("<"):  # what an installed library has made up itself
             return
         path = os.path.abspath(file)  # noqa: PTH100  # as it is named: what it links to may lie anywhere
-        if _is_within(path, self._model) or not _is_within(path, self._roots):
+        if _is_within(path, self._models) or not _is_within(path, self._roots):
             self._refuse(f"to run {os.path.basename(file)}")  # noqa: PTH119
 
     def _refuse(self, what: str) -> NoReturn:

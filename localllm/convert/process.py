@@ -51,8 +51,8 @@ class Voice(logging.Handler):
         os.write(self._descriptor, msgspec.json.encode(event) + b"\n")
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage().strip("* \n")
-        if not text:
+        text = record.getMessage().strip()
+        if not text or text.startswith("**"):  # frames and banners, which stand around what ends the script
             return
         if record.levelno >= logging.ERROR:  # the script gives up, and this is why
             self.errors.append(text)
@@ -74,7 +74,7 @@ def convert(request: ConvertRequest, voice: Voice, guards: Guards) -> None:
     _watch_target(Path(request.target), voice.tell)
     script = Path(request.converter) / request.script
     sys.path[:0] = [request.converter, str(script.parent / "gguf-py")]
-    sys.argv = [str(script), "--outfile", request.target, "--outtype", request.out_type, request.model]
+    sys.argv = [str(script), "--outfile", request.target, *request.arguments]
     runpy.run_path(str(script), run_name="__main__")
 
 
@@ -94,7 +94,7 @@ def _watch_target(target: Path, tell: Callable[[ConvertEvent], None]) -> None:
 def _place(trace: TracebackType | None, converter: str) -> str:
     """The last line of the converter's own that an exception went through."""
     frames = [frame for frame in traceback.extract_tb(trace) if frame.filename.startswith(converter)]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def main() -> None:
     with suppress(OSError):  # whatever needs memory most, the system ends this process first, not one that answers
         Path("/proc/self/oom_score_adj").write_text("1000")
     voice = Voice()
-    guards = Guards(Path(request.model), (Path(request.converter), Path(__file__).parents[1]))
+    guards = Guards(map(Path, request.folders), (Path(request.converter), Path(__file__).parents[1]))
 
     def on_exception(_: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         refused = guards.refused

@@ -87,8 +87,14 @@ async def convert(conversion: Conversion, target: str | None, file: Path) -> Asy
         async for event in fetching:
             yield event
     name = f"{size_text(weights.size_bytes)} of {weights.architecture} to {type_name(weights, wanted)}"
+    drafts = ("--no-mtp",) if weights.lacks_drafts else ()
     request = ConvertRequest(
-        str(converter_dir(conversion.place)), release.script, release.libraries, conversion.folder, str(file), wanted
+        converter=str(converter_dir(conversion.place)),
+        script=release.script,
+        libraries=release.libraries,
+        folders=(conversion.folder,),
+        target=str(file),
+        arguments=("--outtype", wanted, *drafts, conversion.folder),
     )
     async with aclosing(_converted(request, f"converting {name}", expected)) as converting:
         async for event in converting:

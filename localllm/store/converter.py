@@ -41,8 +41,8 @@ RELEASE = ConverterRelease(
 )  # fmt: skip
 CONTENTS = "contents.json"
 _HOW_MUCH = (
-    "(with the CUDA libraries that PyPI's torch wants on Linux 3 GB are downloaded, and some 6 GB stay; without a GPU, "
-    "add --extra-index-url https://download.pytorch.org/whl/cpu, and it is about 0.3 and 1.2)"
+    "(on Linux PyPI's torch brings CUDA along: 3 GB to download, 6 GB on the disk; with --extra-index-url "
+    "https://download.pytorch.org/whl/cpu it is 0.3 GB and 1.2 GB)"
 )
 _contents: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])
 

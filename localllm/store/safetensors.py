@@ -36,6 +36,9 @@ _MOST_SHOWN = 4
 _NO_CODE = "convert them to safetensors where you trust them, or pull a GGUF: localllm search WORD"
 _AGAIN = "copy or download the folder again, whole"
 _PLAIN = re.compile(r"[^/\\\0]+")
+# The architectures whose extra layers the converter looks for unless it is told that there are none.
+_WITH_DRAFTS = ("Qwen3Next", "Qwen3_5")
+_DRAFT = re.compile(r"(model\.)?mtp\.")
 _TOKENIZER = re.compile(
     r"(tokenizer|vocab|sentencepiece|spiece|rwkv_vocab.*|.*bpe)\.(json|jsonl|model|txt|tiktoken)|tekken\.json"
     r"|.+\.(tiktoken|model)|rwkv_vocab.*"
@@ -68,7 +71,8 @@ class Weights:
     """What lies in a folder. `elements` are those of matrices by their type, `other_elements` those of the rest.
 
     `half_type` is the first 16-bit type among the matrices, BF16 or F16, in which the converter writes all; None for a
-    model without one. `more_than_text`: it reads images or sounds too.
+    model without one. `more_than_text`: it reads images or sounds too. `lacks_drafts`: the layers that guess tokens
+    ahead, which config.json may speak of, are not there, as in what Transformers has saved.
     """
 
     architecture: str
@@ -78,6 +82,7 @@ class Weights:
     other_elements: int
     half_type: str | None
     more_than_text: bool
+    lacks_drafts: bool = False
 
 
 def is_safetensors_folder(folder: Path) -> bool:
@@ -103,7 +108,7 @@ def read_weights(folder: Path) -> Weights:
             f"{folder} holds no tokenizer (such as tokenizer.json or tokenizer.model)",
             hint="copy it there from where the weights came from",
         )
-    return _weights(config, list(tensors.values()))
+    return _weights(config, tensors)
 
 
 def _is_part(name: str) -> bool:
@@ -212,20 +217,22 @@ def _refuse_lost_tensors(folder: Path, listed: Mapping[str, str], tensors: Mappi
         raise ModelFileError(f"{folder} lacks tensors that {_INDEX} lists: {shown(lost)}", hint=_AGAIN)
 
 
-def _weights(config: _Config, tensors: Sequence[_Tensor]) -> Weights:
-    inner = config.text_config.architectures if config.text_config else None
+def _weights(config: _Config, named: Mapping[str, _Tensor]) -> Weights:
+    tensors, inner = list(named.values()), config.text_config.architectures if config.text_config else None
+    architecture = next(iter(inner or config.architectures or ()), "a model of no kind it names")
     matrices = [tensor for tensor in tensors if len(tensor.shape) > 1]
     elements: dict[str, int] = {}
     for tensor in matrices:
         elements[tensor.dtype] = elements.get(tensor.dtype, 0) + math.prod(tensor.shape)
     return Weights(
-        architecture=next(iter(inner or config.architectures or ()), "a model of no kind it names"),
+        architecture=architecture,
         size_bytes=sum(tensor.data_offsets[1] - tensor.data_offsets[0] for tensor in tensors),
         tensor_count=len(tensors),
         elements=elements,
         other_elements=sum(math.prod(tensor.shape) for tensor in tensors if len(tensor.shape) <= 1),
         half_type=next((tensor.dtype for tensor in matrices if tensor.dtype in ("BF16", "F16")), None),
         more_than_text=config.vision_config is not None or config.audio_config is not None,
+        lacks_drafts=architecture.startswith(_WITH_DRAFTS) and not any(map(_DRAFT.match, named)),
     )
 
 

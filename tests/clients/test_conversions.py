@@ -28,7 +28,7 @@ from localllm.gguf import Header, read_header
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
 README = Path(__file__).resolve().parents[2] / "README.md"
 NETWORK = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_INDEX_URL")
-KINDS = [("llama", "BF16"), ("llama-fast", "F16"), ("qwen3", "BF16"), ("qwen3-whole", "F16")]
+KINDS = [("llama", "BF16"), ("llama-fast", "F16"), ("qwen3", "BF16"), ("qwen3-whole", "F16"), ("qwen35", "BF16")]
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,23 @@ def test_a_model_that_sees_is_known_as_one_and_by_what_reads_its_text(tmp_path):
     assert ("Qwen3ForCausalLM", True) == (weights.architecture, weights.more_than_text)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "name", "lacks"),
+    [
+        ("Qwen3_5ForCausalLM", "a", True),
+        ("Qwen3NextForCausalLM", "a.mtp.x", True),
+        ("Qwen3_5MoeForConditionalGeneration", "mtp.fc.weight", False),
+        ("Qwen3_5ForCausalLM", "model.mtp.fc.weight", False),
+        ("Qwen3ForCausalLM", "a", False),
+    ],
+)
+def test_layers_that_guess_ahead_are_missed_where_the_converter_would_look_for_them(
+    tmp_path, architecture, name, lacks
+):
+    folder = folder_of(tmp_path / "m", {name: ("BF16", (2, 2))}, architectures=[architecture])
+    assert lacks == read_weights(folder).lacks_drafts
+
+
 def test_links_are_followed_as_the_hubs_cache_has_them(tmp_path):
     folder = folder_of(tmp_path / "blobs")
     (tmp_path / "snapshot").mkdir()

@@ -6,21 +6,27 @@ Writes FOLDER/NAME/ for each kind, and prints one JSON object: by name the token
 follow when the likeliest is taken each time, and the logarithm of the probability of each of these but the first.
 """
 
+import base64
+import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import sentencepiece
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 VOCABULARY = 600
 PROMPT = "The model is pulled first, and then it answers: 42 tokens, é and all."
@@ -46,6 +52,17 @@ TOKENIZER = {
     "add_eos_token": False,
     "chat_template": TEMPLATE,
 }
+QWEN_TOKENIZER = {
+    "tokenizer_class": "Qwen2Tokenizer",
+    "bos_token": None,
+    "eos_token": "<|im_end|>",
+    "pad_token": "<|endoftext|>",
+    "unk_token": None,
+    "chat_template": TEMPLATE,
+}
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SAMPLING = {"temperature": 0.25, "top_k": 7, "top_p": 0.5, "do_sample": True, "bos_token_id": 1, "eos_token_id": [2]}
 
 
@@ -78,6 +95,38 @@ def tokenizer_json(trained: bytes) -> Tokenizer:
     return tokenizer
 
 
+def qwen_tokenizer() -> Tokenizer:
+    """Qwen's own, made of the vocabulary that a client of its makers' service brings."""
+    file = Path(importlib.util.find_spec("dashscope").origin).parent / "resources" / "qwen.tiktoken"
+    lines = [line.split() for line in file.read_bytes().splitlines()]
+    ranks = {base64.b64decode(piece): int(rank) for piece, rank in lines}
+    spelled = bytes_to_unicode()
+
+    def text_of(piece: bytes) -> str:
+        return "".join(spelled[byte] for byte in piece)
+
+    merges = [tuple(map(text_of, halves_of(piece, ranks))) for piece in ranks if len(piece) > 1]
+    tokenizer = Tokenizer(models.BPE({text_of(piece): rank for piece, rank in ranks.items()}, merges))
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
+    return tokenizer
+
+
+def halves_of(piece: bytes, ranks: dict[bytes, int]) -> list[bytes]:
+    """The two tokens that are merged to this one: what is left when all earlier merges are done."""
+    parts = [bytes([byte]) for byte in piece]
+    while len(parts) > 2:
+        pairs = [(ranks.get(parts[i] + parts[i + 1], len(ranks)), i) for i in range(len(parts) - 1)]
+        _, i = min(pairs)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+
+
 def continued(model, tokens: list[int], count: int) -> tuple[list[int], list[float]]:
     """`tokens` and the likeliest ones after them; and the logarithm of the probability of each but the first.
 
@@ -91,30 +140,46 @@ def continued(model, tokens: list[int], count: int) -> tuple[list[int], list[flo
     return whole, [float(scores[place, token]) for place, token in enumerate(whole[1:])]
 
 
-def main() -> None:
-    folder, text = Path(sys.argv[1]), Path(sys.argv[2])
-    folder.mkdir(parents=True, exist_ok=True)
-    trained = sentencepiece_model(folder, text)
+def kinds() -> dict[str, PreTrainedModel]:
+    """The models, by name."""
     torch.manual_seed(7)
-    kinds = {
+    # Qwen 3.5: its rotation takes a quarter of a head, in three sections that add up to 32.
+    mixed = {**SHAPE, "num_hidden_layers": 4, "head_dim": 256, "vocab_size": 151936, "tie_word_embeddings": True}
+    heads = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "mtp_num_hidden_layers": 1}
+    return {
         "llama": LlamaForCausalLM(LlamaConfig(**SHAPE)).to(torch.bfloat16),
         "llama-fast": LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)).to(torch.float16),
         "qwen3": Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=32)).to(torch.bfloat16),
         "qwen3-whole": Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
+        "qwen35": Qwen3_5ForCausalLM(Qwen3_5TextConfig(**mixed, **heads)).to(torch.bfloat16),
     }
+
+
+def give_tokenizer(made: Path, name: str, trained: bytes) -> None:
+    """Write the tokenizer of the model `name` into its folder."""
+    (made / "tokenizer_config.json").write_text(json.dumps(QWEN_TOKENIZER if name == "qwen35" else TOKENIZER))
+    if name == "qwen35":
+        qwen_tokenizer().save(str(made / "tokenizer.json"))
+    elif name == "llama-fast":
+        tokenizer_json(trained).save(str(made / "tokenizer.json"))
+    else:
+        (made / "tokenizer.model").write_bytes(trained)
+
+
+def main() -> None:
+    folder, text = Path(sys.argv[1]), Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = sentencepiece_model(folder, text)
     expected = {}
-    for name, model in kinds.items():
+    for name, model in kinds().items():
         made = folder / name
         model.save_pretrained(made, max_shard_size="200KB" if name == "qwen3" else "5GB")
-        (made / "tokenizer_config.json").write_text(json.dumps(TOKENIZER))
         (made / "generation_config.json").write_text(json.dumps(SAMPLING))
-        (made / "tokenizer.model").write_bytes(trained)
-        tokenizer = AutoTokenizer.from_pretrained(made)
-        if name == "llama-fast":
-            (made / "tokenizer.model").unlink()
-            tokenizer_json(trained).save(str(made / "tokenizer.json"))
-        tokens = sentencepiece.SentencePieceProcessor(model_proto=trained).encode(PROMPT, add_bos=True)
-        assert tokens == tokenizer.encode(PROMPT)
+        give_tokenizer(made, name, trained)
+        if name == "qwen35":
+            tokens = AutoTokenizer.from_pretrained(made).encode(PROMPT)
+        else:
+            tokens = sentencepiece.SentencePieceProcessor(model_proto=trained).encode(PROMPT, add_bos=True)
         reference = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
         whole, logprobs = continued(reference, tokens, 24)
         expected[name] = {"prompt": PROMPT, "tokens": tokens, "whole": whole, "logprobs": logprobs}
