@@ -28,7 +28,8 @@ class ConverterRelease(msgspec.Struct, frozen=True):
     """A source archive that holds a converter, and what of it is kept: files whose names match `wanted`, under `root`.
 
     `project` and `archive` are its names on a package index, `sha256` and `size_bytes` the archive's. `script` is what
-    is run. `libraries` must be there, and are made safe before it is; `packages` brings them, as pip is told.
+    is run for a model, `adapter_script` for an adapter. `libraries` must be there, and are made safe before one is;
+    `packages` brings them, as pip is told.
     """
 
     project: str
@@ -38,6 +39,7 @@ class ConverterRelease(msgspec.Struct, frozen=True):
     root: str
     wanted: str
     script: str
+    adapter_script: str
     libraries: tuple[str, ...]
     packages: tuple[str, ...]
 
@@ -51,27 +53,21 @@ class ConverterPlace(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
-    """A folder with a model in safetensors (an absolute path), and what converts it."""
-
-    folder: str
-    place: ConverterPlace
-
-
-@dataclass(frozen=True, slots=True)
 class Creation:
     """Make `name` stand for the model `base`, or for `files`, with what `settings` says laid over it.
 
-    Exactly one of `base` (a name), `files` (absolute paths, the parts of a model in order) and `conversion` is given.
-    With `quantization` (a file type such as "Q4_K_M") the weights are written anew in that type. `adapters` are the
-    absolute paths of those that `settings` names.
+    Exactly one of `base` (a name), `files` (absolute paths, the parts of a model in order) and `folder` (of a model in
+    safetensors) is given. With `quantization` (a file type such as "Q4_K_M") the weights are written anew in that type.
+    `adapters` are the absolute paths of those that `settings` names: files, or folders with one in safetensors. What
+    is in `converter` converts folders.
     """
 
     name: str
     settings: Modelfile
     base: str | None = None
     files: tuple[str, ...] = ()
-    conversion: Conversion | None = None
+    folder: str | None = None
+    converter: ConverterPlace | None = None
     quantization: str | None = None
     adapters: tuple[str, ...] = ()
 

@@ -117,14 +117,28 @@ def garbage():
 
 globals()[json.loads((model / "config.json").read_text())["stand_in"]]()
 """
-WANTED = r"(convert|beside)\.py|lib/\w+\.py"
+ADAPTER_CONVERTER = """
+import argparse, logging, shutil
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--outfile", type=Path)
+parser.add_argument("--outtype")
+parser.add_argument("--base", type=Path)
+parser.add_argument("lora", type=Path)
+said = parser.parse_args()
+logging.getLogger("stand-in").warning("%s of %s", said.outtype, (said.base / "config.json").read_text())
+shutil.copyfile(said.lora / "made.data", said.outfile)
+"""
+FILES = {"convert.py": CONVERTER, "convert_lora.py": ADAPTER_CONVERTER, "beside.py": "", "lib/inner.py": "x = 1\n"}
+WANTED = r"(convert|convert_lora|beside)\.py|lib/\w+\.py"
 
 
 def archive(files: Mapping[str, str] | None = None) -> bytes:
     """A source archive with the stand-in, or these files, and with members that must never be unpacked."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:gz") as tar:
-        for name, text in (files or {"convert.py": CONVERTER, "beside.py": "", "lib/inner.py": "x = 1\n"}).items():
+        for name, text in (files or FILES).items():
             _add(tar, f"{ROOT}/{name}", text)
         for name in ("../beside.py", "../../../lib/evil.py", "lib/../../x.py", "other.py", "lib/a/b.py", "lib/x.so"):
             _add(tar, f"{ROOT}/{name}", "evil")
@@ -147,7 +161,16 @@ def release_of(data: bytes, libraries: tuple[str, ...] = ()) -> ConverterRelease
     """What is pinned of an archive."""
     digest = hashlib.sha256(data).hexdigest()
     return ConverterRelease(
-        PROJECT, ARCHIVE, len(data), digest, ROOT, WANTED, "convert.py", libraries, ("torch>=2.6", "a<b")
+        project=PROJECT,
+        archive=ARCHIVE,
+        size_bytes=len(data),
+        sha256=digest,
+        root=ROOT,
+        wanted=WANTED,
+        script="convert.py",
+        adapter_script="convert_lora.py",
+        libraries=libraries,
+        packages=("torch>=2.6", "a<b"),
     )
 
 

@@ -22,7 +22,7 @@ from localllm.cli.output import Screen, screen_of
 from localllm.cli.pull import pull_model, show_lines
 from localllm.client import PullLine
 from localllm.config import Settings, load_settings
-from localllm.creating import Conversion, ConverterPlace, CreateEvent, CreateProgress, Creation
+from localllm.creating import ConverterPlace, CreateEvent, CreateProgress, Creation
 from localllm.errors import BadRequestError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.modelfile import Modelfile, decode, parse
 from localllm.sizes import size_text
@@ -85,13 +85,13 @@ def copy(
 def creation_of(name: str, said: Modelfile, folder: Path, blobs: Path, place: ConverterPlace) -> Creation:
     """What to make, with the files behind ADAPTER, and FROM when that is a path; a relative one starts from `folder`.
 
-    A folder of safetensors is converted with what is in `place`. Raises what store.files.model_files and
+    Folders of safetensors are converted with what is in `place`. Raises what store.files.model_files and
     store.adapters.adapter_file do.
     """
     base = said.bases[0]
     adapters = tuple(str(_adapter(said, number, folder, blobs)) for number in range(len(said.adapters)))
     if not is_path(base):
-        return Creation(name, said, base=base, adapters=adapters)
+        return Creation(name, said, base=base, adapters=adapters, converter=place)
     try:
         path = Path(base).expanduser()
     except RuntimeError as error:  # ~somebody who is not there
@@ -100,10 +100,10 @@ def creation_of(name: str, said: Modelfile, folder: Path, blobs: Path, place: Co
     path = Path(os.path.abspath(folder / path))  # noqa: PTH100
     if is_to_be_converted(path):
         said = dataclasses.replace(said, bases=(str(path), *said.bases[1:]))
-        return Creation(name, said, adapters=adapters, conversion=Conversion(str(path), place))
+        return Creation(name, said, adapters=adapters, folder=str(path), converter=place)
     files = tuple(map(str, model_files(path)))
     said = dataclasses.replace(said, bases=(files[0], *said.bases[1:]))
-    return Creation(name, said, files=files, adapters=adapters)
+    return Creation(name, said, files=files, adapters=adapters, converter=place)
 
 
 def _adapter(said: Modelfile, number: int, folder: Path, blobs: Path) -> Path:

@@ -72,7 +72,7 @@ class DecodedCreate:
     """A body, understood. `digest` is that of the blob the model is made of, None for one that is made of another.
 
     `folder` are the files of a model in safetensors, their digests by their paths. `adapters` are the digests of its
-    adapters, in order.
+    adapters, in order, and `adapter_folder` the files of one in safetensors.
     """
 
     creation: Creation
@@ -80,6 +80,7 @@ class DecodedCreate:
     stream: bool
     adapters: tuple[str, ...] = ()
     folder: tuple[tuple[str, str], ...] = ()
+    adapter_folder: tuple[tuple[str, str], ...] = ()
 
 
 def decode_create(body: bytes) -> DecodedCreate:
@@ -89,7 +90,8 @@ def decode_create(body: bytes) -> DecodedCreate:
     if not name:
         raise InvalidNameError("invalid model name", hint='say which: {"model": "mine", "from": "llama3.2"}')
     _refuse_unsupported(fields)
-    folder = _folder(fields.files or {})
+    folder = _folder(fields.files or {}, "files")
+    adapter_folder = _folder(fields.adapters or {}, "adapters")
     digest = None if folder else _digest(fields.files)
     if not fields.files and not fields.base:
         raise InvalidFieldError(
@@ -105,7 +107,8 @@ def decode_create(body: bytes) -> DecodedCreate:
         base=fields.base or None,
         quantization=fields.quantize or fields.quantization or None,
     )
-    return DecodedCreate(creation, digest, fields.stream is not False, _adapters(fields.adapters), folder)
+    adapters = () if adapter_folder else _adapters(fields.adapters)
+    return DecodedCreate(creation, digest, fields.stream is not False, adapters, folder, adapter_folder)
 
 
 def decode_copy(body: bytes) -> tuple[str, str]:
@@ -150,20 +153,20 @@ def _refuse_unsupported(fields: _CreateBody) -> None:
             raise UnsupportedError(f"{field}: {why}")
 
 
-def _folder(files: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """The files of a model in safetensors; none for another."""
+def _folder(files: dict[str, str], field: str) -> tuple[tuple[str, str], ...]:
+    """The files of a model or an adapter in safetensors; none for another."""
     if not any(path.lower().endswith(".safetensors") for path in files):
         return ()
     if len(files) > _MOST_FILES:
-        raise InvalidFieldError(f"files names {len(files)} files, and {_MOST_FILES} is the most", field="files")
+        raise InvalidFieldError(f"{field} names {len(files)} files, and {_MOST_FILES} is the most", field=field)
     for path in files:
-        _refuse_absolute(path, "files")
+        _refuse_absolute(path, field)
         if path.lower().endswith(_PICKLES):
             raise UnsupportedError(
-                f"files: {path} is a pickle, which may run code when it is read", hint="send the safetensors alone"
+                f"{field}: {path} is a pickle, which may run code when it is read", hint="send the safetensors alone"
             )
         if not _PLAIN_PATH.fullmatch(path):
-            raise InvalidFieldError(f"files: {path!a} is no name that a model's file may have", field="files")
+            raise InvalidFieldError(f"{field}: {path!a} is no name that a model's file may have", field=field)
     return tuple(files.items())
 
 
@@ -192,8 +195,8 @@ def _adapters(files: dict[str, str] | None) -> tuple[str, ...]:
         _refuse_absolute(path, "adapters")
         if path.lower().endswith(_NOT_GGUF):
             raise UnsupportedError(
-                f"adapters: {path} is no GGUF, and localllm converts nothing",
-                hint="convert the adapter with llama.cpp's convert_lora_to_gguf.py and send the GGUF",
+                f"adapters: {path} is no GGUF, and there are no safetensors beside it",
+                hint="send a GGUF, or adapter_model.safetensors with its adapter_config.json",
             )
     return tuple((files or {}).values())
 

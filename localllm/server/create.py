@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from localllm.creating import Conversion, ConverterPlace, CreateEvent, Creation
+from localllm.creating import ConverterPlace, CreateEvent, Creation
 from localllm.dialects.ollama_create import decode_copy, decode_create
 from localllm.errors import LocalllmError, ModelNotFoundError
 from localllm.failures import failed_from
@@ -52,11 +52,10 @@ async def ollama_create(services: Services, request: Request) -> ASGIApp:
     if decoded.adapters:
         blobs = [await _blob(services, digest) for digest in decoded.adapters]
         creation = dataclasses.replace(creation, adapters=tuple(blobs))
-    if decoded.folder:
-        files = {path: await _blob(services, digest) for path, digest in decoded.folder}
-        events = _events_of_folder(services, creation, files)
-    else:
-        events = _events(services, creation)
+    model = {path: await _blob(services, digest) for path, digest in decoded.folder}
+    adapter = {path: await _blob(services, digest) for path, digest in decoded.adapter_folder}
+    are_folders = model or adapter
+    events = _events_of_folders(services, creation, model, adapter) if are_folders else _events(services, creation)
     return PullResponse(events, services.activity, is_stream=decoded.stream)
 
 
@@ -64,18 +63,23 @@ async def _blob(services: Services, digest: str) -> str:
     return str(await services.in_store(find_blob, services.store.blobs_dir, digest))
 
 
-async def _events_of_folder(
-    services: Services, creation: Creation, files: Mapping[str, str]
+async def _events_of_folders(
+    services: Services, creation: Creation, model: Mapping[str, str], adapter: Mapping[str, str]
 ) -> AsyncGenerator[CreateEvent | PullEvent, None]:
-    """Convert what was sent: the converter reads a folder, so there is one with links to the blobs in `files`."""
+    """Convert what was sent: the converter reads folders, so there are some, with links to the blobs."""
     settings = services.settings
     place = ConverterPlace(services.converter, str(settings.cache_dir), settings.package_index)
+    creation = dataclasses.replace(creation, converter=place)
     with tempfile.TemporaryDirectory(prefix="localllm-") as text:
-        # Its name becomes the model's own, where the files say none.
-        folder = Path(text) / parse_local_name(creation.name).model
-        await asyncio.to_thread(_link, folder, files)
-        conversion = Conversion(str(folder), place)
-        async with aclosing(_events(services, dataclasses.replace(creation, conversion=conversion))) as events:
+        # The folder's name becomes the model's own, where the files say none.
+        named, trained = Path(text) / "model" / parse_local_name(creation.name).model, Path(text) / "adapter"
+        if model:
+            await asyncio.to_thread(_link, named, model)
+            creation = dataclasses.replace(creation, folder=str(named))
+        if adapter:
+            await asyncio.to_thread(_link, trained, adapter)
+            creation = dataclasses.replace(creation, adapters=(str(trained),))
+        async with aclosing(_events(services, creation)) as events:
             async for event in events:
                 if event == SUCCESS:
                     yield PullStatus("what was sent stays until `localllm gc`, for other models of it")

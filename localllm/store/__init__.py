@@ -10,8 +10,8 @@ What happens to a name, in order:
     peek → remote_header, peeked                    looking at a model before it is pulled
     pull → source: hub (repository), registry (image) → download → pulled, ledger       pulling it, in a process
     create → quantize → processes                   making one; writable says beforehand whether it can be kept
-    convert → safetensors, converter                of a folder of safetensors: looked at, and llama.cpp's converter,
-                                                    which fetch_converter gets once, in a process
+    convert → safetensors, peft, converter          of folders of safetensors, models and adapters: looked at, and
+                                                    llama.cpp's converter, which fetch_converter gets once, in a process
     adopt → finding, finding_ollama → found         naming another tool's
     usage → cleaning                                who uses what of the disk
 

@@ -1,4 +1,4 @@
-"""Convert a folder of safetensors to a GGUF, with llama.cpp's own converter in a process of its own.
+"""Convert a folder of safetensors, a model or an adapter, to a GGUF: with llama.cpp's own converter, in a process.
 
     reading safetensors ─▶ [fetching llama.cpp's converter, once] ─▶ converting 2.2 GB of LlamaForCausalLM to BF16 …
 
@@ -16,7 +16,6 @@ import msgspec
 
 from localllm.creating import (
     BytesWritten,
-    Conversion,
     Converted,
     ConverterFetched,
     ConverterPlace,
@@ -27,13 +26,14 @@ from localllm.creating import (
     CreateProgress,
     FetchEvent,
 )
-from localllm.errors import LocalllmError
+from localllm.errors import LocalllmError, UnsupportedError
 from localllm.failures import error_from
 from localllm.generation import Failed
 from localllm.pulling import PullProgress, PullStatus
 from localllm.sizes import size_text
 from localllm.store.blobs import refuse_too_large
 from localllm.store.converter import converter_dir, is_whole, refuse_missing_libraries
+from localllm.store.peft import adapter_bytes
 from localllm.store.processes import ProcessEndedError, lines_from
 from localllm.store.quantize import TARGETS
 from localllm.store.safetensors import WIDTHS, Weights, read_weights
@@ -67,15 +67,15 @@ def converted_bytes(weights: Weights, wanted: str) -> int:
     return sum(weights.elements.values()) * width + weights.other_elements * 4
 
 
-async def convert(conversion: Conversion, target: str | None, file: Path) -> AsyncGenerator[CreateEvent, None]:
-    """Write the model to `file`, of the type `target` or for being quantized to it.
+async def convert(
+    folder: Path, place: ConverterPlace, target: str | None, file: Path
+) -> AsyncGenerator[CreateEvent, None]:
+    """Write the model in `folder` to `file`, of the type `target` or for being quantized to it.
 
     Raises ModelFileError and UnsupportedError for what cannot be converted, DiskFullError, HubError's kinds.
     """
     yield PullStatus("reading safetensors")
-    weights = await asyncio.to_thread(read_weights, Path(conversion.folder))
-    release = conversion.place.release
-    await asyncio.to_thread(refuse_missing_libraries, release)
+    weights = await asyncio.to_thread(read_weights, folder)
     wanted = out_type(weights, target)
     expected, quantized = converted_bytes(weights, wanted), 0
     if target is not None and target not in DIRECT:
@@ -83,20 +83,54 @@ async def convert(conversion: Conversion, target: str | None, file: Path) -> Asy
     await asyncio.to_thread(refuse_too_large, file.parent, expected + quantized)
     if weights.more_than_text:
         yield PullStatus("the model reads more than text; only what reads and writes text is converted")
-    async with aclosing(_fetched(conversion.place)) as fetching:
-        async for event in fetching:
-            yield event
-    name = f"{size_text(weights.size_bytes)} of {weights.architecture} to {type_name(weights, wanted)}"
     drafts = ("--no-mtp",) if weights.lacks_drafts else ()
     request = ConvertRequest(
-        converter=str(converter_dir(conversion.place)),
-        script=release.script,
-        libraries=release.libraries,
-        folders=(conversion.folder,),
+        converter=str(converter_dir(place)),
+        script=place.release.script,
+        libraries=place.release.libraries,
+        folders=(str(folder),),
         target=str(file),
-        arguments=("--outtype", wanted, *drafts, conversion.folder),
+        arguments=("--outtype", wanted, *drafts, str(folder)),
     )
-    async with aclosing(_converted(request, f"converting {name}", expected)) as converting:
+    name = f"{size_text(weights.size_bytes)} of {weights.architecture} to {type_name(weights, wanted)}"
+    async with aclosing(_with_converter(place, request, f"converting {name}", expected)) as events:
+        async for event in events:
+            yield event
+
+
+async def convert_adapter(
+    folder: Path, model: Path | None, place: ConverterPlace, file: Path
+) -> AsyncGenerator[CreateEvent, None]:
+    """Write the adapter in `folder` to `file`; the config.json in `model` says what it changes. Raises as convert."""
+    expected = await asyncio.to_thread(adapter_bytes, folder)
+    if model is None:
+        raise UnsupportedError(
+            f"what the adapter in {folder} changes is in its model's config.json, and that is not here",
+            hint=f"put the config.json of the original model into {folder}, or name that model's folder in FROM",
+        )
+    await asyncio.to_thread(refuse_too_large, file.parent, expected)
+    request = ConvertRequest(
+        converter=str(converter_dir(place)),
+        script=place.release.adapter_script,
+        libraries=place.release.libraries,
+        folders=(str(folder), str(model)),
+        target=str(file),
+        arguments=("--outtype", "f32", "--base", str(model), str(folder)),
+    )
+    async with aclosing(_with_converter(place, request, f"converting the adapter {folder.name}", expected)) as events:
+        async for event in events:
+            yield event
+
+
+async def _with_converter(
+    place: ConverterPlace, request: ConvertRequest, text: str, expected: int
+) -> AsyncGenerator[CreateEvent, None]:
+    """See that all is there that a conversion needs, and carry it out."""
+    await asyncio.to_thread(refuse_missing_libraries, place.release)
+    async with aclosing(_fetched(place)) as fetching:
+        async for event in fetching:
+            yield event
+    async with aclosing(_converted(request, text, expected)) as converting:
         async for event in converting:
             yield event
 

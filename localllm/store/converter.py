@@ -33,6 +33,7 @@ RELEASE = ConverterRelease(
     wanted=r"LICENSE|convert_(hf|lora)_to_gguf\.py|conversion/\w+\.py|gguf-py/(LICENSE|gguf/(\w+\.py|py\.typed))"
     r"|models/templates/[\w.-]+\.jinja",
     script="convert_hf_to_gguf.py",
+    adapter_script="convert_lora_to_gguf.py",
     libraries=("torch", "transformers", "sentencepiece", "google.protobuf", "safetensors", "yaml", "tqdm"),
     packages=(
         "protobuf>=4.21", "pyyaml>=5.1", "safetensors>=0.4.3", "sentencepiece>=0.1.98,<0.3", "torch>=2.6",

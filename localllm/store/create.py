@@ -1,7 +1,7 @@
 """Carry a create out, step by step: find the base, write its weights anew if that is wanted, then the manifest.
 
-    [the template is tried] ─▶ [safetensors are converted] ─▶ parsing GGUF ─▶ [checking adapters]
-                 ─▶ [quantizing F16 model to Q4_K_M …] ─▶ writing manifest ─▶ success
+    [the template is tried] ─▶ [safetensors are converted] ─▶ parsing GGUF ─▶ [adapters are converted]
+                 ─▶ [checking adapters] ─▶ [quantizing F16 model to Q4_K_M …] ─▶ writing manifest ─▶ success
 
 The name is visible once everything is there; whoever stops in between leaves what the name stood for before.
 """
@@ -24,11 +24,12 @@ from localllm.gguf import TensorInfo
 from localllm.modelfile import Modelfile
 from localllm.pulling import PullStatus
 from localllm.store.blobs import BlobWriter
-from localllm.store.convert import DIRECT, convert
+from localllm.store.convert import DIRECT, convert, convert_adapter
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
+from localllm.store.peft import adapter_bytes
 from localllm.store.processes import ProcessEndedError, lines_from
-from localllm.store.quantize import Source, parse_target, quantize
+from localllm.store.quantize import QuantizedFile, Source, parse_target, quantize
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,7 +68,10 @@ async def create(store: CreatingStore, in_store: InStore, creation: Creation) ->
     refuse_unsupported(creation.settings)
     target = parse_target(creation.quantization) if creation.quantization else None
     await in_store(store.refuse_unwritable, creation.name)
-    if creation.conversion is None:
+    for adapter in map(Path, creation.adapters):
+        if await asyncio.to_thread(adapter.is_dir):
+            await asyncio.to_thread(adapter_bytes, adapter)  # what cannot be applied is refused before the long work
+    if creation.folder is None or creation.converter is None:
         async with aclosing(_create(store, in_store, creation, target, None)) as events:
             async for event in events:
                 yield event
@@ -75,10 +79,10 @@ async def create(store: CreatingStore, in_store: InStore, creation: Creation) ->
     if creation.settings.template:  # tried before the long work, and not only after it
         await check_template(creation.settings.template)
     with await asyncio.to_thread(BlobWriter, store.blobs_dir) as writer:
-        async with aclosing(convert(creation.conversion, target, writer.path)) as converting:
+        async with aclosing(convert(Path(creation.folder), creation.converter, target, writer.path)) as converting:
             async for event in converting:
                 yield event
-        converted = dataclasses.replace(creation, files=(str(writer.path),), conversion=None)
+        converted = dataclasses.replace(creation, files=(str(writer.path),))
         if target in DIRECT:
             target = None
         async with aclosing(_create(store, in_store, converted, target, writer)) as events:
@@ -94,32 +98,69 @@ async def _create(
     base = await _base(store, in_store, creation, converted)
     if creation.settings.template:
         await check_template(creation.settings.template)
-    if creation.adapters:
-        yield PullStatus("checking adapters")
-        base, remarks = await in_store(store.with_adapters, base, creation.adapters)
-        for remark in remarks:
-            yield PullStatus(remark)
-        await check_adapters(base)
-    made: tuple[str, ...] = ()
+    made: list[str] = []  # a file that gets no name in the end is nobody's
     try:
-        if target is not None:
-            source = Source(Path(base.file), base.facts, await in_store(store.tensors, base))
-            async with aclosing(quantize(source, target, store.blobs_dir)) as events:
-                async for event in events:
-                    if isinstance(event, CreateProgress):
-                        yield event
+        adapters = list(creation.adapters)
+        for place, adapter in enumerate(adapters):
+            async with aclosing(_converted_adapter(store, creation, base, Path(adapter))) as converting:
+                async for step in converting:
+                    if isinstance(step, Path):
+                        adapters[place] = str(step)
+                        made.append(str(step))
                     else:
-                        made = (str(event.path),)
-        elif converted is not None:
-            made = (str(await asyncio.to_thread(_kept, converted)),)
-        if made:
-            base = await in_store(store.with_file, base, Path(made[0]))
+                        yield step
+        if adapters:
+            yield PullStatus("checking adapters")
+            base, remarks = await in_store(store.with_adapters, base, adapters)
+            for remark in remarks:
+                yield PullStatus(remark)
+            await check_adapters(base)
+        async with aclosing(_written_anew(store, in_store, base, target, converted)) as writing:
+            async for event in writing:
+                if isinstance(event, CreateProgress):
+                    yield event
+                else:
+                    made.append(str(event.path))
+                    base = await in_store(store.with_file, base, event.path)
         yield PullStatus("writing manifest")
         await in_store(store.create, base, creation.settings)
     finally:
-        if made:  # a file that got no name in the end is nobody's
+        if made:
             await in_store(store.drop_blobs, made)
     yield SUCCESS
+
+
+async def _written_anew(
+    store: CreatingStore, in_store: InStore, base: Manifest, target: str | None, converted: BlobWriter | None
+) -> AsyncGenerator[CreateProgress | QuantizedFile, None]:
+    """The weights of `base` in the type `target`, or else as they were converted; nothing for those that stay."""
+    if target is not None:
+        source = Source(Path(base.file), base.facts, await in_store(store.tensors, base))
+        async with aclosing(quantize(source, target, store.blobs_dir)) as events:
+            async for event in events:
+                yield event
+    elif converted is not None:
+        yield QuantizedFile(await asyncio.to_thread(_kept, converted))
+
+
+async def _converted_adapter(
+    store: CreatingStore, creation: Creation, base: Manifest, adapter: Path
+) -> AsyncGenerator[CreateEvent | Path, None]:
+    """The blob that the adapter in a folder is converted to; nothing for one that is a file."""
+    if creation.converter is None or not await asyncio.to_thread(adapter.is_dir):
+        return
+    folders = (creation.folder, adapter, base.parent)
+    model = await asyncio.to_thread(_first_with_config, [Path(folder) for folder in folders if folder])
+    with await asyncio.to_thread(BlobWriter, store.blobs_dir) as writer:
+        async with aclosing(convert_adapter(adapter, model, creation.converter, writer.path)) as events:
+            async for event in events:
+                yield event
+        yield await asyncio.to_thread(_kept, writer)
+
+
+def _first_with_config(folders: Sequence[Path]) -> Path | None:
+    """The folder that says what a model is; a name of a model is no folder, and a relative path not ours to follow."""
+    return next((folder for folder in folders if folder.is_absolute() and (folder / "config.json").is_file()), None)
 
 
 def _kept(converted: BlobWriter) -> Path:

@@ -237,8 +237,9 @@ def _unpack(archive: Path, folder: Path, release: ConverterRelease) -> None:
                     contents[name] = digest_of(target)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise HubError(f"{release.archive} cannot be unpacked: {error}") from error
-        if release.script not in contents:
-            raise HubError(f"{release.archive} holds no {release.script}")
+        for script in (release.script, release.adapter_script):
+            if script not in contents:
+                raise HubError(f"{release.archive} holds no {script}")
         (made / CONTENTS).write_bytes(msgspec.json.encode(contents))
         made.rename(folder)
 

@@ -45,10 +45,16 @@ _TOKENIZER = re.compile(
 )
 
 
-class _Tensor(msgspec.Struct):
+class Tensor(msgspec.Struct):
+    """An entry of a header: where a tensor's bytes lie among the file's, from the first to behind the last."""
+
     dtype: str
     shape: list[int]
     data_offsets: tuple[int, int]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
 
 
 class _Part(msgspec.Struct):
@@ -98,7 +104,7 @@ def read_weights(folder: Path) -> Weights:
         listed = _listed(folder, names)
         parts = sorted(set(listed.values())) or [name for name in names if _is_part(name)]
         _refuse_missing(folder, names, parts)
-        headers = {name: _read_header(folder / name) for name in parts}
+        headers = {name: read_header(folder / name) for name in parts}
     except OSError as error:
         raise ModelFileError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
     tensors = {name: tensor for header in headers.values() for name, tensor in header.items()}
@@ -120,17 +126,17 @@ def _config(folder: Path, names: Sequence[str]) -> _Config:
         if "adapter_config.json" in names:
             raise UnsupportedError(
                 f"{folder} holds an adapter, not a model",
-                hint="convert it with llama.cpp's convert_lora_to_gguf.py, and name the GGUF after ADAPTER",
+                hint="name it after ADAPTER in a Modelfile, and its model in FROM",
             )
         raise ModelFileError(f"{folder} has no config.json, which says what the model is", hint=_AGAIN)
-    return _read_json(folder / "config.json", _Config)
+    return read_json(folder / "config.json", _Config)
 
 
 def _listed(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Which part holds which tensor, as far as the folder says."""
     if _INDEX not in names:
         return {}
-    listed = _read_json(folder / _INDEX, _Index).weight_map
+    listed = read_json(folder / _INDEX, _Index).weight_map
     for name in listed.values():
         if name.lower().endswith(PICKLES):
             raise UnsupportedError(_pickles(folder, name), hint=_NO_CODE)
@@ -159,7 +165,8 @@ def _pickles(folder: Path, name: str) -> str:
     return f"{folder / name} is a pickle, which may run code when it is read; localllm converts safetensors alone"
 
 
-def _read_json(path: Path, kind: type[T]) -> T:
+def read_json(path: Path, kind: type[T]) -> T:
+    """A small file, as far as `kind` has fields for it. Raises ModelFileError, OSError."""
     data = _read_bounded(path, path.stat().st_size, 0, _MOST_JSON_BYTES)
     try:
         return msgspec.json.decode(data, type=kind)
@@ -175,7 +182,7 @@ def _read_bounded(path: Path, count: int, start: int, most: int) -> bytes:
         return file.read(count)
 
 
-def _read_header(path: Path) -> dict[str, _Tensor]:
+def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of one file, each within it. Raises ModelFileError, UnsupportedError, OSError."""
     size = path.stat().st_size
     length = int.from_bytes(_read_bounded(path, 8, 0, 8), "little")
@@ -185,7 +192,7 @@ def _read_header(path: Path) -> dict[str, _Tensor]:
     try:
         raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         raw.pop("__metadata__", None)
-        tensors = {name: msgspec.json.decode(entry, type=_Tensor) for name, entry in raw.items()}
+        tensors = {name: msgspec.json.decode(entry, type=Tensor) for name, entry in raw.items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ModelFileError(f"{path} is no safetensors: {error}", hint=_AGAIN) from error
     for name, tensor in tensors.items():
@@ -193,7 +200,7 @@ def _read_header(path: Path) -> dict[str, _Tensor]:
     return tensors
 
 
-def _check_tensor(path: Path, name: str, tensor: _Tensor, data_bytes: int) -> None:
+def _check_tensor(path: Path, name: str, tensor: Tensor, data_bytes: int) -> None:
     """Raises ModelFileError for one that is not as long as it should be, or not there."""
     if tensor.dtype not in WIDTHS:
         raise UnsupportedError(
@@ -205,31 +212,31 @@ def _check_tensor(path: Path, name: str, tensor: _Tensor, data_bytes: int) -> No
     if end > data_bytes:
         message = f"{path} is cut short: its header speaks of {end} bytes of weights, and it has {max(0, data_bytes)}"
         raise ModelFileError(message, hint=_AGAIN)
-    size = math.prod(tensor.shape) * WIDTHS[tensor.dtype]
+    size = tensor.elements * WIDTHS[tensor.dtype]
     if begin < 0 or end - begin != size or any(length < 0 for length in tensor.shape):
         message = f"{path} is damaged: {name!a} takes {end - begin} bytes and should take {size}"
         raise ModelFileError(message, hint=_AGAIN)
 
 
-def _refuse_lost_tensors(folder: Path, listed: Mapping[str, str], tensors: Mapping[str, _Tensor]) -> None:
+def _refuse_lost_tensors(folder: Path, listed: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
     lost = [f"{name} ({part})" for name, part in listed.items() if name not in tensors]
     if lost:
         raise ModelFileError(f"{folder} lacks tensors that {_INDEX} lists: {shown(lost)}", hint=_AGAIN)
 
 
-def _weights(config: _Config, named: Mapping[str, _Tensor]) -> Weights:
+def _weights(config: _Config, named: Mapping[str, Tensor]) -> Weights:
     tensors, inner = list(named.values()), config.text_config.architectures if config.text_config else None
     architecture = next(iter(inner or config.architectures or ()), "a model of no kind it names")
     matrices = [tensor for tensor in tensors if len(tensor.shape) > 1]
     elements: dict[str, int] = {}
     for tensor in matrices:
-        elements[tensor.dtype] = elements.get(tensor.dtype, 0) + math.prod(tensor.shape)
+        elements[tensor.dtype] = elements.get(tensor.dtype, 0) + tensor.elements
     return Weights(
         architecture=architecture,
         size_bytes=sum(tensor.data_offsets[1] - tensor.data_offsets[0] for tensor in tensors),
         tensor_count=len(tensors),
         elements=elements,
-        other_elements=sum(math.prod(tensor.shape) for tensor in tensors if len(tensor.shape) <= 1),
+        other_elements=sum(tensor.elements for tensor in tensors if len(tensor.shape) <= 1),
         half_type=next((tensor.dtype for tensor in matrices if tensor.dtype in ("BF16", "F16")), None),
         more_than_text=config.vision_config is not None or config.audio_config is not None,
         lacks_drafts=architecture.startswith(_WITH_DRAFTS) and not any(map(_DRAFT.match, named)),

@@ -141,6 +141,20 @@ def test_the_files_of_a_folder_are_converted_when_they_are_sent(
     assert "Sent" == sent.name
 
 
+def test_an_adapter_that_is_converted_changes_the_model_as_merging_it_does(
+    daemon: Daemon, models: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    assert 0 == create(daemon, "plain", models[0] / "llama", "-q", "f32").returncode
+    file = tmp_path / "Modelfile"
+    file.write_text(f"FROM plain\nADAPTER {models[0] / 'adapter'}\n")
+    made = run_cli("create", "adapted", "-f", str(file), environment=daemon.environment, seconds=300)
+    assert 0 == made.returncode, made.stderr
+    assert "converting the adapter adapter: " in made.stderr
+    expected, plain = models[1]["adapter"], models[1]["llama"]
+    assert expected["logprobs"] == pytest.approx(logprobs_of(daemon, "adapted", expected["whole"]), abs=0.001)
+    assert expected["logprobs"] != pytest.approx(plain["logprobs"], abs=0.1)
+
+
 def changed(models: tuple[Path, dict[str, Any]], target: Path, **config: Any) -> Path:
     """The llama model with another config.json."""
     shutil.copytree(models[0] / "llama", target)

@@ -168,7 +168,11 @@ def test_a_model_is_made_of_another_and_everything_can_be_shown(server):
         ({"model": "x", "from": "base", "adapters": {"../a.gguf": DIGEST}}, "file path must be relative"),
         (
             {"model": "x", "from": "base", "adapters": {"adapter_model.safetensors": DIGEST}},
-            "adapters: adapter_model.safetensors is no GGUF, and localllm converts nothing",
+            f'blob "{DIGEST}" not found',
+        ),
+        (
+            {"model": "x", "from": "base", "adapters": {"adapter_model.bin": DIGEST}},
+            "adapters: adapter_model.bin is no GGUF, and there are no safetensors beside it",
         ),
         ({"model": "x", "from": "base", "parameters": {"speed": 1}}, "unknown parameter 'speed'"),
         (

@@ -4,6 +4,7 @@ process between guards, and nothing left behind of what fails. The real converte
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import pickle
@@ -17,14 +18,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from adapters import write_adapter
 from daemon_process import is_alive, wait_for
-from package_index import ARCHIVE, CONVERTER, archive, package_index, release_of
-from safetensors_files import MADE, TENSORS, folder_of
+from package_index import ARCHIVE, FILES, archive, package_index, release_of
+from safetensors_files import MADE, TENSORS, folder_of, safetensors_bytes
 from synthetic_models import build
 
 from localllm.creating import (
     SUCCESS,
-    Conversion,
     ConverterPlace,
     CreateEvent,
     CreateProgress,
@@ -92,7 +93,7 @@ def test_the_converter_is_fetched_once_said_aloud_and_holds_what_is_wanted_alone
     folder = converter_dir(place)
     there = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
     there.pop("contents.json")
-    assert {"convert.py": CONVERTER, "beside.py": "", "lib/inner.py": "x = 1\n"} == there
+    assert FILES == there
     assert {folder, folder.parent / ".lock"} == set(folder.parent.iterdir())
     assert {folder.parent} == set(tmp_path.iterdir())
 
@@ -188,9 +189,8 @@ def store_in(folder: Path) -> Store:
 
 
 def creation_of(folder: Path, place: ConverterPlace, quantization: str | None = None) -> Creation:
-    return Creation(
-        "mine", Modelfile((str(folder),)), conversion=Conversion(str(folder), place), quantization=quantization
-    )
+    said = Modelfile((str(folder),))
+    return Creation("mine", said, folder=str(folder), converter=place, quantization=quantization)
 
 
 def made(store: Store, creation: Creation) -> list[CreateEvent]:
@@ -246,6 +246,66 @@ def test_a_type_that_the_converter_writes_itself_is_not_quantized_to(tmp_path: P
     assert PullStatus("the converter warns: the type is f16") in events
     assert not any("quantizing" in event.text for event in events)
     assert SUCCESS == events[-1]
+
+
+def adapter_folder(folder: Path, base: Path, **config: object) -> Path:
+    """An adapter of `base` as PEFT saves it; the stand-in makes a real one of it."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, **config}))
+    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes({"x.lora_A.weight": ("F32", (4, 8))}))
+    write_adapter(folder / "made.data", base)
+    return folder
+
+
+def test_an_adapter_in_safetensors_is_converted_for_the_model_that_it_is_laid_over(
+    tmp_path: Path, fetched: ConverterPlace
+) -> None:
+    folder, store = folder_of(tmp_path / "m", stand_in="copy"), store_in(tmp_path)
+    (folder / "made.data").unlink()
+    build("llama-tiny", GUIDE, folder / "made.data")
+    made(store, dataclasses.replace(creation_of(folder, fetched), name="base"))
+    adapter = adapter_folder(tmp_path / "trained", folder / "made.data")
+    said = Modelfile(("base",), adapters=("./trained",))
+    over = Creation("mine", said, base="base", adapters=(str(adapter),), converter=fetched)
+    events = made(store, over)
+    warning = f"the converter warns: f32 of {(folder / 'config.json').read_text()}"
+    texts = [event.text for event in events if isinstance(event, PullStatus)]
+    assert ["parsing GGUF", warning, "checking adapters", "writing manifest", "success"] == texts
+    assert "converting the adapter trained" in {event.text for event in events if isinstance(event, CreateProgress)}
+    model = store.find("mine")
+    assert [(adapter / "made.data").read_bytes()] == [path.read_bytes() for path in model.adapters]
+    assert {model.file, *model.adapters} == set(blobs(store))
+    both = made(store, dataclasses.replace(creation_of(folder, fetched), name="both", adapters=(str(adapter),)))
+    assert SUCCESS == both[-1]
+    assert model.adapters == store.find("both").adapters
+    for name in ("mine", "both", "base"):
+        store.delete(name)
+    assert [] == blobs(store)
+
+
+def test_an_adapter_of_a_model_that_is_not_known_in_full_is_refused_and_may_bring_what_is_missing(
+    tmp_path: Path, fetched: ConverterPlace
+) -> None:
+    file = build("llama-tiny", GUIDE, tmp_path / "whole.gguf")
+    adapter, store = adapter_folder(tmp_path / "trained", file), store_in(tmp_path)
+    said = Modelfile((str(file),), adapters=("./trained",))
+    over = Creation("mine", said, files=(str(file),), adapters=(str(adapter),), converter=fetched)
+    with pytest.raises(UnsupportedError, match=r"is in its model's config\.json, and that is not here"):
+        made(store, over)
+    (adapter / "config.json").write_text("{}")
+    assert SUCCESS == made(store, over)[-1]
+    assert list(store.find("mine").adapters) == blobs(store)
+
+
+def test_an_adapter_that_does_not_fit_leaves_nothing(tmp_path: Path, fetched: ConverterPlace) -> None:
+    file = build("llama-tiny", GUIDE, tmp_path / "whole.gguf")
+    adapter, store = adapter_folder(tmp_path / "trained", file), store_in(tmp_path)
+    (adapter / "config.json").write_text("{}")
+    (adapter / "made.data").write_bytes(MADE)
+    said = Modelfile((str(file),), adapters=("./trained",))
+    with pytest.raises(LocalllmError, match="is no adapter"):
+        made(store, Creation("mine", said, files=(str(file),), adapters=(str(adapter),), converter=fetched))
+    assert ([], ()) == (blobs(store), store.list())
 
 
 MARKER = "open({marker!r}, 'w').write('ran')\n"
@@ -388,11 +448,11 @@ def test_a_process_whose_starter_is_killed_ends_and_removes_what_it_wrote(
     code = (
         "import asyncio, sys, msgspec\n"
         "from pathlib import Path\n"
-        "from localllm.creating import Conversion, ConverterPlace\n"
+        "from localllm.creating import ConverterPlace\n"
         "from localllm.store.convert import convert\n"
         "async def main():\n"
         "    place = msgspec.json.decode(sys.argv[1], type=ConverterPlace)\n"
-        "    async for _ in convert(Conversion(sys.argv[2], place), None, Path(sys.argv[3])): pass\n"
+        "    async for _ in convert(Path(sys.argv[2]), place, None, Path(sys.argv[3])): pass\n"
         "asyncio.run(main())\n"
     )
     target = tmp_path / "target.gguf"

@@ -147,8 +147,8 @@ def test_a_model_is_made_of_another_and_from_of_the_command_line_wins(tmp_path, 
         (
             "FROM base\n\nADAPTER ./adapter_model.safetensors\n",
             [],
-            "(line 3): the adapter {home}/adapter_model.safetensors is no GGUF, and localllm converts nothing",
-            "convert_lora_to_gguf.py --base",
+            "(line 3): the adapter {home}/adapter_model.safetensors is no GGUF, and no adapter that can be converted",
+            "name a GGUF, or the folder of an adapter in safetensors",
         ),
         (
             f"FROM base\nADAPTER @sha256:{UNSENT}\n",

@@ -298,6 +298,21 @@ def test_the_blob_of_a_model_goes_with_the_last_name_that_needs_it(store, tmp_pa
     assert not blob.exists()
 
 
+def test_the_same_bytes_made_again_are_still_what_other_names_stand_for(store, tmp_path):
+    def made(name):
+        with BlobWriter(blobs_dir(tmp_path / "models")) as writer:
+            writer.write(gguf_bytes())
+            blob = writer.keep()
+        said = Modelfile(("uploaded",))
+        store.create(store.base(Creation(name, said, files=(str(blob),))), said)
+        return blob
+
+    first = made("a")
+    os.utime(first, ns=(5, 5_000_000_000))
+    assert first == made("a") == made("b")
+    assert store.find("a").file == store.find("b").file
+
+
 def test_the_blob_of_a_name_that_is_made_anew_goes(store, tmp_path, file):
     with BlobWriter(blobs_dir(tmp_path / "models")) as writer:
         writer.write(file.read_bytes())

@@ -2,8 +2,9 @@
 
     python make_models.py FOLDER TEXT_FILE
 
-Writes FOLDER/NAME/ for each kind, and prints one JSON object: by name the tokens of a text, the same with those that
-follow when the likeliest is taken each time, and the logarithm of the probability of each of these but the first.
+Writes FOLDER/NAME/ for each kind, FOLDER/adapter/ with an adapter of the first as PEFT saves it, and prints one JSON
+object: by name the tokens of a text, the same with those that follow when the likeliest is taken each time, and the
+logarithm of the probability of each of these but the first.
 """
 
 import base64
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import sentencepiece
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -29,6 +31,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 VOCABULARY = 600
+RANK, ALPHA = 4, 6
 PROMPT = "The model is pulled first, and then it answers: 42 tokens, é and all."
 TEMPLATE = "{% for message in messages %}<s>{{ message.role }}: {{ message.content }}</s>{% endfor %}"
 SHAPE = {
@@ -155,6 +158,22 @@ def kinds() -> dict[str, PreTrainedModel]:
     }
 
 
+def trained_adapter(folder: Path, model: PreTrainedModel) -> None:
+    """Write a random adapter of `model` into a folder, and merge it into the model."""
+    tensors, names = {}, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    for name, module in model.named_modules():
+        if name.endswith(names):
+            one = torch.randn(RANK, module.in_features) * 0.1
+            other = torch.randn(module.out_features, RANK) * 0.1
+            tensors[f"base_model.model.{name}.lora_A.weight"] = one
+            tensors[f"base_model.model.{name}.lora_B.weight"] = other
+            module.weight.data += other @ one * (ALPHA / RANK)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": names, "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+
+
 def give_tokenizer(made: Path, name: str, trained: bytes) -> None:
     """Write the tokenizer of the model `name` into its folder."""
     (made / "tokenizer_config.json").write_text(json.dumps(QWEN_TOKENIZER if name == "qwen35" else TOKENIZER))
@@ -183,6 +202,10 @@ def main() -> None:
         reference = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
         whole, logprobs = continued(reference, tokens, 24)
         expected[name] = {"prompt": PROMPT, "tokens": tokens, "whole": whole, "logprobs": logprobs}
+    changed = AutoModelForCausalLM.from_pretrained(folder / "llama", dtype=torch.float32)
+    trained_adapter(folder / "adapter", changed)
+    whole, logprobs = continued(changed, expected["llama"]["tokens"], 24)
+    expected["adapter"] = {**expected["llama"], "whole": whole, "logprobs": logprobs}
     sys.stdout.write(json.dumps(expected) + "\n")
 
 
