@@ -67,6 +67,17 @@ def converted_bytes(weights: Weights, wanted: str) -> int:
     return sum(weights.elements.values()) * width + weights.other_elements * 4
 
 
+def arguments(folder: Path, weights: Weights, wanted: str) -> tuple[str, ...]:
+    """What the converter is told of the model in `folder`, which it calls by the folder's name if nothing else says.
+
+    A folder of the hub's cache has a commit for its name; the repository's stands above it.
+    """
+    drafts = ("--no-mtp",) if weights.lacks_drafts else ()
+    repository = folder.parents[1].name if folder.parent.name == "snapshots" else ""
+    name = ("--model-name", repository.rpartition("--")[2]) if repository.startswith("models--") else ()
+    return ("--outtype", wanted, *drafts, *name, str(folder))
+
+
 async def convert(
     folder: Path, place: ConverterPlace, target: str | None, file: Path
 ) -> AsyncGenerator[CreateEvent, None]:
@@ -83,14 +94,13 @@ async def convert(
     await asyncio.to_thread(refuse_too_large, file.parent, expected + quantized)
     if weights.more_than_text:
         yield PullStatus("the model reads more than text; only what reads and writes text is converted")
-    drafts = ("--no-mtp",) if weights.lacks_drafts else ()
     request = ConvertRequest(
         converter=str(converter_dir(place)),
         script=place.release.script,
         libraries=place.release.libraries,
         folders=(str(folder),),
         target=str(file),
-        arguments=("--outtype", wanted, *drafts, str(folder)),
+        arguments=arguments(folder, weights, wanted),
     )
     name = f"{size_text(weights.size_bytes)} of {weights.architecture} to {type_name(weights, wanted)}"
     async with aclosing(_with_converter(place, request, f"converting {name}", expected)) as events:

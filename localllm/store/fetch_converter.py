@@ -28,7 +28,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from localllm.creating import ConverterFetched, ConverterPlace, ConverterRelease
 from localllm.errand import read_request, tell
@@ -46,6 +46,7 @@ _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 _MOST_PAGE_BYTES = 32 * 2**20
 _MOST_UNPACKED_BYTES = 32 * 2**20
 _PIECE_BYTES = 2**20
+_LOCK_SECONDS = 0.2
 _UNFINISHED = ".unfinished-"
 _OFFLINE = ("HF_HUB_OFFLINE", "PIP_NO_INDEX")
 _YES = frozenset(("1", "on", "true", "yes", "y", "t"))
@@ -75,7 +76,7 @@ def fetch(place: ConverterPlace, environment: Mapping[str, str]) -> Path:
     """The folder of the converter, fetched if it is not there. Raises LocalllmErrors and OSError."""
     folder, home = converter_dir(place), converters_dir(place.cache_dir)
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / ".lock"):
+    with _alone(home / ".lock"):
         if is_whole(folder):
             return folder
         for stale in (folder, *home.glob(f"{_UNFINISHED}*")):  # of a process that was killed, or changed since
@@ -89,6 +90,19 @@ def fetch(place: ConverterPlace, environment: Mapping[str, str]) -> Path:
             _refuse_offline(kept, environment)
             _download_and_unpack(place, folder, environment)
     return folder
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """While no other process fetches; what it has fetched is there then."""
+    try:
+        with FileLock(lock, timeout=_LOCK_SECONDS):
+            yield
+            return
+    except Timeout:
+        tell(PullStatus("waiting for another process that fetches llama.cpp's converter"))
+    with FileLock(lock):
+        yield
 
 
 def _refuse_offline(kept: Path, environment: Mapping[str, str]) -> None:

@@ -128,17 +128,22 @@ def test_whole_weights_are_quantized_from_32_bits_and_only_that_stays(
 def test_the_files_of_a_folder_are_converted_when_they_are_sent(
     daemon: Daemon, models: tuple[Path, dict[str, Any]]
 ) -> None:
-    files = {}
-    for path in (models[0] / "qwen3").iterdir():
-        files[path.name] = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-        daemon.http.post(f"/api/blobs/{files[path.name]}", content=path.read_bytes()).raise_for_status()
-    body = {"model": "sent", "files": files, "stream": False}
+    body = {"model": "sent", "files": sent(daemon, *(models[0] / "qwen3").iterdir()), "stream": False}
     answer = daemon.http.post("/api/create", json=body, timeout=300)
     assert {"status": "success"} == answer.json()
     assert 0 == create(daemon, "here", models[0] / "qwen3").returncode
-    sent, here = header_of(daemon, "sent"), header_of(daemon, "here")
-    assert [tensor.name for tensor in here.tensors] == [tensor.name for tensor in sent.tensors]
-    assert "Sent" == sent.name
+    theirs, here = header_of(daemon, "sent"), header_of(daemon, "here")
+    assert [tensor.name for tensor in here.tensors] == [tensor.name for tensor in theirs.tensors]
+    assert "Sent" == theirs.name
+
+
+def sent(daemon: Daemon, *files: Path) -> dict[str, str]:
+    """Send files; their digests by their names."""
+    digests = {}
+    for path in files:
+        digests[path.name] = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+        daemon.http.post(f"/api/blobs/{digests[path.name]}", content=path.read_bytes()).raise_for_status()
+    return digests
 
 
 def test_an_adapter_that_is_converted_changes_the_model_as_merging_it_does(
@@ -153,6 +158,10 @@ def test_an_adapter_that_is_converted_changes_the_model_as_merging_it_does(
     expected, plain = models[1]["adapter"], models[1]["llama"]
     assert expected["logprobs"] == pytest.approx(logprobs_of(daemon, "adapted", expected["whole"]), abs=0.001)
     assert expected["logprobs"] != pytest.approx(plain["logprobs"], abs=0.1)
+    adapters = sent(daemon, *(models[0] / "adapter").iterdir(), models[0] / "llama" / "config.json")
+    body = {"model": "over-http", "from": "plain", "adapters": adapters, "stream": False}
+    assert {"status": "success"} == daemon.http.post("/api/create", json=body, timeout=300).json()
+    assert expected["logprobs"] == pytest.approx(logprobs_of(daemon, "over-http", expected["whole"]), abs=0.001)
 
 
 def changed(models: tuple[Path, dict[str, Any]], target: Path, **config: Any) -> Path:

@@ -8,11 +8,13 @@ import dataclasses
 import json
 import os
 import pickle
+import queue
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import msgspec
 import pytest
 from adapters import write_adapter
 from daemon_process import is_alive, wait_for
+from filelock import FileLock
 from package_index import ARCHIVE, FILES, archive, package_index, release_of
 from safetensors_files import MADE, TENSORS, folder_of, safetensors_bytes
 from synthetic_models import build
@@ -56,8 +59,11 @@ def fetched(tmp_path_factory: pytest.TempPathFactory) -> ConverterPlace:
     return place
 
 
-def fetch(place: ConverterPlace, **environment: str) -> list[FetchEvent]:
-    """What the process that fetches tells."""
+def fetch(
+    place: ConverterPlace, hear: Callable[[FetchEvent], None] = lambda event: None, **environment: str
+) -> list[FetchEvent]:
+    """What the process that fetches tells; `hear` is told of each event as it comes."""
+    events = []
     with subprocess.Popen(
         [sys.executable, "-m", "localllm.store.fetch_converter"],
         stdin=subprocess.PIPE,
@@ -68,7 +74,10 @@ def fetch(place: ConverterPlace, **environment: str) -> list[FetchEvent]:
         assert process.stdout is not None
         process.stdin.write(msgspec.json.encode(place) + b"\n")
         process.stdin.flush()  # and left open: its end says that nobody waits any more
-        return [msgspec.json.decode(line, type=FetchEvent) for line in process.stdout]
+        for line in process.stdout:
+            events.append(msgspec.json.decode(line, type=FetchEvent))
+            hear(events[-1])
+    return events
 
 
 def told(event: FetchEvent) -> str:
@@ -135,6 +144,20 @@ def test_what_was_changed_or_left_by_a_process_that_was_killed_is_fetched_anew(t
         (stale / ARCHIVE).write_bytes(b"half")
         assert "fetched" == told(fetch(place)[-1])
     assert (True, False) == (is_whole(folder), stale.exists())
+
+
+def test_two_that_need_it_at_once_share_one_download(tmp_path: Path) -> None:
+    (tmp_path / "converter").mkdir()
+    with package_index(DATA) as index, ThreadPoolExecutor(2) as threads:
+        place = ConverterPlace(release_of(DATA), str(tmp_path), index.url)
+        with FileLock(tmp_path / "converter" / ".lock"):
+            waiting: queue.SimpleQueue[FetchEvent] = queue.SimpleQueue()
+            fetching = [threads.submit(fetch, place, waiting.put) for _ in range(2)]
+            texts = {waiting.get(timeout=30).text for _ in fetching}
+        both = [one.result() for one in fetching]
+    assert {"waiting for another process that fetches llama.cpp's converter"} == texts
+    assert {"fetched"} == {told(events[-1]) for events in both}
+    assert 2 == len(index.requests)
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "PIP_NO_INDEX"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from safetensors_files import TENSORS, folder_of, safetensors_bytes
 
 from localllm.errors import ModelFileError, UnsupportedError
-from localllm.store.convert import converted_bytes, out_type, type_name
+from localllm.store.convert import arguments, converted_bytes, out_type, type_name
 from localllm.store.safetensors import WIDTHS, Weights, is_safetensors_folder, read_weights
 
 ONE = {"a": ("BF16", (2, 3))}
@@ -210,6 +211,16 @@ def test_weights_keep_their_16_bits_and_are_rounded_once_at_most(tmp_path, kind,
     weights = read_weights(folder_of(tmp_path / "m", {**TENSORS, "model.embed_tokens.weight": (kind, (4, 256))}))
     assert (wanted, named) == (out_type(weights, target), type_name(weights, wanted))
     assert 1024 * WIDTHS[named] + 256 * 4 == converted_bytes(weights, wanted)
+
+
+def test_a_model_in_the_hubs_cache_is_called_by_its_repository(tmp_path):
+    plain = folder_of(tmp_path / "trained" / "snapshots" / "mine")
+    cached = folder_of(tmp_path / "models--Owner--Qwen3-0.6B" / "snapshots" / "0123abcd")
+    weights = read_weights(plain)
+    assert ("--outtype", "auto", str(plain)) == arguments(plain, weights, "auto")
+    assert ("--outtype", "f32", "--model-name", "Qwen3-0.6B", str(cached)) == arguments(cached, weights, "f32")
+    lacking = replace(weights, lacks_drafts=True)
+    assert ("--outtype", "f16", "--no-mtp", str(plain)) == arguments(plain, lacking, "f16")
 
 
 def test_only_a_folder_with_safetensors_is_one_of_safetensors(tmp_path):
