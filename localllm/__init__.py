@@ -15,6 +15,7 @@ The packages, in the order a request meets them. Imports point down this list on
     runner/          one child process per loaded model: protocol, parent side, child side
     chat/            text in, text out: template formats parser tools (runs in the child)
     engine/          continuous batching on llama.cpp: token ids in, text out (runs in the child)
+    convert/         llama.cpp's converter of safetensors, between guards (runs in a child of its own)
     gguf_adapters.py what an adapter's header must say so that llama.cpp applies it to a model, whole
     gguf_rules.py    what a model's header must say so that llama.cpp does not abort on it
     gguf_memory_rules.py  the rules about what a model remembers

@@ -11,6 +11,7 @@ With LOCALLLM_HOME set, everything lives under it:
     $LOCALLLM_HOME/config.toml
     $LOCALLLM_HOME/models/localllm/   manifests (see store/)
     $LOCALLLM_HOME/state/             daemon.log, history, the engine verdict
+    $LOCALLLM_HOME/cache/             what can be fetched again: the converter of safetensors
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Settings:
     config_file: Path
     models_dir: Path
     state_dir: Path
+    cache_dir: Path
     address: Address
     keep_alive_seconds: float
     load_timeout_seconds: float
@@ -80,6 +82,7 @@ class Settings:
     stream_slowdown: float
     origins: tuple[str, ...]
     registry: str
+    package_index: str
     api_key: str
     require_key: bool
     tls_cert: Path | None
@@ -275,6 +278,8 @@ SETTINGS: tuple[Setting, ...] = (
             "Web pages that may use the API besides local ones", "OLLAMA_ORIGINS"),
     Setting("registry", "registry", _url, "https://registry.ollama.ai", "an http or https URL",
             "Where models named ollama.com/… are pulled from: Ollama's registry, or a mirror of it"),
+    Setting("package_index", "package_index", _url_or_none, "", "an http or https URL",
+            "Where the converter of safetensors is fetched from once; unset: `PIP_INDEX_URL`, else PyPI"),
     Setting("api_key", "api_key", str.strip, "", "any text",
             "A key for clients that may do everything; with it every request needs a key (see Keys)"),
     Setting("require_key", "require_key", _flag, "0", "0 or 1",
@@ -334,6 +339,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         config_file=config_file,
         models_dir=Path(models_text).expanduser().absolute() if models_text else data_dir / "models",
         state_dir=home / "state" if home else platformdirs.user_state_path("localllm"),
+        cache_dir=home / "cache" if home else platformdirs.user_cache_path("localllm"),
         **values,
     )
 

@@ -1,4 +1,4 @@
-"""`create` and `cp`: make a model of a Modelfile, a GGUF file or another model, and give one a second name.
+"""`create` and `cp`: make a model of a Modelfile, a file, a folder or another model, and give one a second name.
 
 A create works on the store itself, without the daemon: a file is used where it lies, and only this user's own command
 may name any path. The daemon is asked when the base has to be pulled first.
@@ -22,16 +22,17 @@ from localllm.cli.output import Screen, screen_of
 from localllm.cli.pull import pull_model, show_lines
 from localllm.client import PullLine
 from localllm.config import Settings, load_settings
-from localllm.creating import CreateEvent, CreateProgress, Creation
+from localllm.creating import ConverterPlace, CreateEvent, CreateProgress, Creation
 from localllm.errors import BadRequestError, LocalllmError, ModelFileError, ModelNotFoundError
 from localllm.modelfile import Modelfile, decode, parse
 from localllm.sizes import size_text
 from localllm.store.adapters import adapter_file
 from localllm.store.bundled import bundled_dir
+from localllm.store.converter import RELEASE
 from localllm.store.create import create as carry_out
 from localllm.store.create import refuse_unsupported
 from localllm.store.drafts import draft_file
-from localllm.store.files import is_path, model_files
+from localllm.store.files import is_path, is_to_be_converted, model_files
 from localllm.store.model import Model
 from localllm.store.names import same_name
 from localllm.store.store import Store
@@ -48,13 +49,13 @@ def create(
         Path | None, typer.Option("--file", "-f", help="The Modelfile, - for stdin; without it and --from: ./Modelfile")
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--from", metavar="MODEL|PATH", help="A GGUF file, used where it lies, or a model")
+        str | None, typer.Option("--from", metavar="MODEL|PATH", help="A GGUF file, a folder, or a model")
     ] = None,
     quantize: Annotated[
         str | None, typer.Option("--quantize", "-q", metavar="TYPE", help="Write the weights anew, such as q4_K_M")
     ] = None,
 ) -> None:
-    """Make a model of a Modelfile, a GGUF file or another model."""
+    """Make a model of a Modelfile, a GGUF file, a folder of safetensors or another model."""
     screen, settings = screen_of(os.environ), load_settings(os.environ)
     said, folder = _said(file, base)
     for warning in said.warnings:
@@ -62,7 +63,8 @@ def create(
     _refuse_elsewhere(name, said.bases[0], settings)
     refuse_unsupported(said)
     store = Store(settings.models_dir, bundled_dir(), registry_url=settings.registry)
-    creation = dataclasses.replace(creation_of(name, said, folder, store), quantization=quantize)
+    place = ConverterPlace(RELEASE, str(settings.cache_dir), settings.package_index)
+    creation = dataclasses.replace(creation_of(name, said, folder, store, place), quantization=quantize)
     if creation.base is not None:
         _pull_if_missing(store, creation.base, name, settings, screen)
     with closing(_lines(carry_out(store, _directly, creation))) as lines:
@@ -81,25 +83,30 @@ def copy(
     screen.out(screen.clean(f"copied '{source}' to '{destination}'\n"))
 
 
-def creation_of(name: str, said: Modelfile, folder: Path, store: Store) -> Creation:
+def creation_of(name: str, said: Modelfile, folder: Path, store: Store, place: ConverterPlace) -> Creation:
     """What to make, with the files behind ADAPTER, DRAFT, and FROM when that is a path; a relative one starts from
     `folder`.
 
-    Raises what store.files.model_files, store.adapters.adapter_file and store.drafts.draft_file do.
+    Folders of safetensors are converted with what is in `place`. Raises what store.files.model_files,
+    store.adapters.adapter_file and store.drafts.draft_file do.
     """
     base = said.bases[0]
     adapters = tuple(str(_adapter(said, number, folder, store.blobs_dir)) for number in range(len(said.adapters)))
     draft = _draft(said, folder, store)
     if not is_path(base):
-        return Creation(name, said, base=base, adapters=adapters, draft=draft)
+        return Creation(name, said, base=base, adapters=adapters, converter=place, draft=draft)
     try:
         path = Path(base).expanduser()
     except RuntimeError as error:  # ~somebody who is not there
         raise ModelFileError(f"{base} cannot be found: {error}") from error
     # Not resolve(), which would follow links to a blob's nameless path.
-    files = tuple(map(str, model_files(Path(os.path.abspath(folder / path)))))  # noqa: PTH100
+    path = Path(os.path.abspath(folder / path))  # noqa: PTH100
+    if is_to_be_converted(path):
+        said = dataclasses.replace(said, bases=(str(path), *said.bases[1:]))
+        return Creation(name, said, adapters=adapters, folder=str(path), converter=place, draft=draft)
+    files = tuple(map(str, model_files(path)))
     said = dataclasses.replace(said, bases=(files[0], *said.bases[1:]))
-    return Creation(name, said, files=files, adapters=adapters, draft=draft)
+    return Creation(name, said, files=files, adapters=adapters, converter=place, draft=draft)
 
 
 def _draft(said: Modelfile, folder: Path, store: Store) -> str | None:
@@ -181,5 +188,7 @@ def _lines(events: AsyncGenerator[CreateEvent, None]) -> Generator[PullLine, Non
             while (event := runner.run(step())) is not None:
                 if isinstance(event, CreateProgress):
                     yield PullLine(event.text, event.text, event.text, event.total_bytes, event.completed_bytes)
+                else:
+                    yield PullLine(event.text)
         finally:
             runner.run(events.aclose())

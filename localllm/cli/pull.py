@@ -21,7 +21,9 @@ from localllm.sizes import parse_size, size_text
 
 _NAMES = "A short name, hf.co/OWNER/REPO[:QUANT or FILE], or ollama.com/library/NAME[:TAG]"
 _PLAIN_SECONDS = 5.0
-_QUIET = frozenset(("pulling manifest", "verifying sha256 digest", "writing manifest", "success"))
+_QUIET = frozenset(
+    ("pulling manifest", "verifying sha256 digest", "parsing GGUF", "checking adapters", "writing manifest", "success")
+)
 
 
 def pull(

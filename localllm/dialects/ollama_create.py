@@ -6,6 +6,7 @@ effect here (renderer, parser) is among the settings' warnings.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ from localllm.load_options import ALSO_CALLED, DRAFT_NAMES, NOT_YET, LoadOptions
 from localllm.modelfile import IGNORED, PARAMETER_TYPES, VERSION, Modelfile
 
 _NOT_GGUF = (".safetensors", ".bin", ".pth", ".pt", ".json")
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt")
+# A file of a model in safetensors, which may lie in a folder beside the weights.
+_PLAIN_PATH = re.compile(r"(?:\w[\w.+ -]*/){0,2}\w[\w.+ -]*", re.ASCII)
+_MOST_FILES = 1000
 
 
 class _Message(msgspec.Struct):
@@ -66,13 +71,16 @@ BODIES: dict[str, type[msgspec.Struct]] = {"/api/create": _CreateBody, "/api/cop
 class DecodedCreate:
     """A body, understood. `digest` is that of the blob the model is made of, None for one that is made of another.
 
-    `adapters` are the digests of its adapters, in order, `draft` that of its draft model.
+    `folder` are the files of a model in safetensors, their digests by their paths. `adapters` are the digests of its
+    adapters, in order, and `adapter_folder` the files of one in safetensors. `draft` is the digest of its draft model.
     """
 
     creation: Creation
     digest: str | None
     stream: bool
     adapters: tuple[str, ...] = ()
+    folder: tuple[tuple[str, str], ...] = ()
+    adapter_folder: tuple[tuple[str, str], ...] = ()
     draft: str | None = None
 
 
@@ -83,14 +91,16 @@ def decode_create(body: bytes) -> DecodedCreate:
     if not name:
         raise InvalidNameError("invalid model name", hint='say which: {"model": "mine", "from": "llama3.2"}')
     _refuse_unsupported(fields)
-    digest = _digest(fields.files, "files")
-    if digest is None and not fields.base:
+    folder = _folder(fields.files or {}, "files")
+    adapter_folder = _folder(fields.adapters or {}, "adapters")
+    digest = None if folder else _digest(fields.files, "files")
+    if not fields.files and not fields.base:
         raise InvalidFieldError(
             "neither 'from' or 'files' was specified",
             field="from",
             hint="from is a model's name; files is {FILE NAME: DIGEST} of what was sent to /api/blobs",
         )
-    if digest is not None and fields.base:
+    if fields.files and fields.base:
         raise InvalidFieldError("say either 'from' or 'files', not both", field="files", hint="a model has one origin")
     creation = Creation(
         name,
@@ -98,8 +108,9 @@ def decode_create(body: bytes) -> DecodedCreate:
         base=fields.base or None,
         quantization=fields.quantize or fields.quantization or None,
     )
+    adapters = () if adapter_folder else _adapters(fields.adapters)
     draft = _digest(fields.draft_files, "draft_files")
-    return DecodedCreate(creation, digest, fields.stream is not False, _adapters(fields.adapters), draft)
+    return DecodedCreate(creation, digest, fields.stream is not False, adapters, folder, adapter_folder, draft)
 
 
 def decode_copy(body: bytes) -> tuple[str, str]:
@@ -144,6 +155,23 @@ def _refuse_unsupported(fields: _CreateBody) -> None:
             raise UnsupportedError(f"{field}: {why}")
 
 
+def _folder(files: dict[str, str], field: str) -> tuple[tuple[str, str], ...]:
+    """The files of a model or an adapter in safetensors; none for another."""
+    if not any(path.lower().endswith(".safetensors") for path in files):
+        return ()
+    if len(files) > _MOST_FILES:
+        raise InvalidFieldError(f"{field} names {len(files)} files, and {_MOST_FILES} is the most", field=field)
+    for path in files:
+        _refuse_absolute(path, field)
+        if path.lower().endswith(_PICKLES):
+            raise UnsupportedError(
+                f"{field}: {path} is a pickle, which may run code when it is read", hint="send the safetensors alone"
+            )
+        if not _PLAIN_PATH.fullmatch(path):
+            raise InvalidFieldError(f"{field}: {path!a} is no name that a model's file may have", field=field)
+    return tuple(files.items())
+
+
 def _digest(files: dict[str, str] | None, field: str) -> str | None:
     """The one file's digest."""
     if not files:
@@ -152,8 +180,8 @@ def _digest(files: dict[str, str] | None, field: str) -> str | None:
         _refuse_absolute(path, field)
         if path.lower().endswith(_NOT_GGUF):
             raise UnsupportedError(
-                f"{field}: {path} is no GGUF, and localllm converts nothing",
-                hint="convert the model with llama.cpp's convert_hf_to_gguf.py and send the GGUF",
+                f"{field}: {path} is no GGUF, and there are no safetensors beside it",
+                hint="send a GGUF, or all files of a model in safetensors",
             )
     if len(files) > 1:
         raise UnsupportedError(
@@ -169,8 +197,8 @@ def _adapters(files: dict[str, str] | None) -> tuple[str, ...]:
         _refuse_absolute(path, "adapters")
         if path.lower().endswith(_NOT_GGUF):
             raise UnsupportedError(
-                f"adapters: {path} is no GGUF, and localllm converts nothing",
-                hint="convert the adapter with llama.cpp's convert_lora_to_gguf.py and send the GGUF",
+                f"adapters: {path} is no GGUF, and there are no safetensors beside it",
+                hint="send a GGUF, or adapter_model.safetensors with its adapter_config.json",
             )
     return tuple((files or {}).values())
 

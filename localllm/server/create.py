@@ -1,7 +1,7 @@
 """POST /api/create, /api/copy and /api/blobs: make models, and take the files they are made of.
 
 A base that is not there and can be pulled is pulled first, as Ollama does. An upload goes to the disk piece by piece,
-whatever its size, and becomes visible once its hash is right.
+whatever its size, and becomes visible once its hash is right. Files of a model in safetensors are converted.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from localllm.creating import CreateEvent, Creation
+from localllm.creating import ConverterPlace, CreateEvent, Creation
 from localllm.dialects.ollama_create import decode_copy, decode_create
 from localllm.errors import LocalllmError, ModelNotFoundError
 from localllm.failures import failed_from
@@ -46,15 +48,51 @@ async def ollama_create(services: Services, request: Request) -> ASGIApp:
     if creation.quantization:
         parse_target(creation.quantization)
     if decoded.digest is not None:
-        blob = await services.in_store(find_blob, services.store.blobs_dir, decoded.digest)
-        creation = dataclasses.replace(creation, files=(str(blob),))
+        creation = dataclasses.replace(creation, files=(await _blob(services, decoded.digest),))
     if decoded.adapters:
-        blobs = [await services.in_store(find_blob, services.store.blobs_dir, digest) for digest in decoded.adapters]
-        creation = dataclasses.replace(creation, adapters=tuple(map(str, blobs)))
+        blobs = [await _blob(services, digest) for digest in decoded.adapters]
+        creation = dataclasses.replace(creation, adapters=tuple(blobs))
     if decoded.draft is not None:
-        blob = await services.in_store(find_blob, services.store.blobs_dir, decoded.draft)
-        creation = dataclasses.replace(creation, draft=str(blob))
-    return PullResponse(_events(services, creation), services.activity, is_stream=decoded.stream)
+        creation = dataclasses.replace(creation, draft=await _blob(services, decoded.draft))
+    model = {path: await _blob(services, digest) for path, digest in decoded.folder}
+    adapter = {path: await _blob(services, digest) for path, digest in decoded.adapter_folder}
+    are_folders = model or adapter
+    events = _events_of_folders(services, creation, model, adapter) if are_folders else _events(services, creation)
+    return PullResponse(events, services.activity, is_stream=decoded.stream)
+
+
+async def _blob(services: Services, digest: str) -> str:
+    return str(await services.in_store(find_blob, services.store.blobs_dir, digest))
+
+
+async def _events_of_folders(
+    services: Services, creation: Creation, model: Mapping[str, str], adapter: Mapping[str, str]
+) -> AsyncGenerator[CreateEvent | PullEvent, None]:
+    """Convert what was sent: the converter reads folders, so there are some, with links to the blobs."""
+    settings = services.settings
+    place = ConverterPlace(services.converter, str(settings.cache_dir), settings.package_index)
+    creation = dataclasses.replace(creation, converter=place)
+    with tempfile.TemporaryDirectory(prefix="localllm-") as text:
+        # The folder's name becomes the model's own, where the files say none.
+        named, trained = Path(text) / "model" / parse_local_name(creation.name).model, Path(text) / "adapter"
+        if model:
+            await asyncio.to_thread(_link, named, model)
+            creation = dataclasses.replace(creation, folder=str(named))
+        if adapter:
+            await asyncio.to_thread(_link, trained, adapter)
+            creation = dataclasses.replace(creation, adapters=(str(trained),))
+        async with aclosing(_events(services, creation)) as events:
+            async for event in events:
+                if event == SUCCESS:
+                    yield PullStatus("what was sent stays until `localllm gc`, for other models of it")
+                yield event
+
+
+def _link(folder: Path, files: Mapping[str, str]) -> None:
+    for path, blob_file in files.items():
+        link = folder / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob_file)
 
 
 async def _events(services: Services, creation: Creation) -> AsyncGenerator[CreateEvent | PullEvent, None]:

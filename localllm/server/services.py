@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
 from localllm.config import Settings
-from localllm.creating import Creation
+from localllm.creating import ConverterRelease, Creation
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.generation import Event, GenerationRequest
 from localllm.gguf import Header, TensorInfo
@@ -35,6 +35,7 @@ from localllm.server.metrics import Metrics
 from localllm.server.pulls import Pulls
 from localllm.server.responses_store import ResponseStore
 from localllm.server.traces import Traces
+from localllm.store.converter import RELEASE
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
 
@@ -156,7 +157,8 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """One daemon's parts. `store_thread` has one worker: it alone touches the store. `new_id` makes unique text.
+    """One daemon's parts. `store_thread` has one worker: it alone touches the store. `new_id` makes unique text, and
+    `converter` GGUFs of safetensors.
 
     `early_headers_seconds`: how long a stream's headers may wait for its first event; `ping_seconds`: how long it may
     be silent, in a dialect that has pings.
@@ -177,6 +179,7 @@ class Services:
     responses: ResponseStore = field(default_factory=ResponseStore)
     early_headers_seconds: float = 1.0
     ping_seconds: float = 10.0
+    converter: ConverterRelease = RELEASE
 
     async def find(self, name: str) -> Model:
         """The model of that name; at once if its files are those that were found last. Raises as the store's does."""

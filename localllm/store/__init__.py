@@ -12,8 +12,10 @@ What happens to a name, in order:
     hub → hub_listing, repository → quants          what the hub says, which of its files make the model that is asked
     hub_folder, answers                             the cache that other tools share; what a server's answer means
     create → quantize → processes                   making one; writable says beforehand whether it can be kept
+    convert → safetensors, peft, converter          of folders of safetensors, models and adapters: looked at, and
+                                                    llama.cpp's converter, which fetch_converter gets once, in a process
     adopt → finding, finding_ollama → found         naming another tool's
     usage → cleaning                                who uses what of the disk
 
-Of these hub and registry alone speak to a network.
+Of these hub, registry and fetch_converter alone speak to a network.
 """

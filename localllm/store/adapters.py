@@ -1,6 +1,7 @@
 """Adapters of a model: which file ADAPTER names, and the manifest of a base with them.
 
 ADAPTER ./lora.gguf            a file, or a folder with one; a relative path starts at the Modelfile
+ADAPTER ./trained              a folder with one in safetensors (peft.py), which is converted
 ADAPTER @sha256:<64 hex>       a blob of ours, sent to /api/blobs before
 """
 
@@ -19,16 +20,16 @@ from localllm.store.blobs import find_blob
 from localllm.store.checks import refuse_unwritable_path
 from localllm.store.headers import Fingerprint, Headers, fingerprint
 from localllm.store.manifest import Manifest, Part
+from localllm.store.peft import CONFIG, WEIGHTS, is_adapter_folder
+from localllm.store.safetensors import PICKLES
 
 _BLOB = "@sha256:"
-_OTHER_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
-_CONVERT = (
-    "convert it with llama.cpp: convert_lora_to_gguf.py --base FOLDER_OF_THE_MODEL {}, and name the GGUF it makes"
-)
+_OTHER_WEIGHTS = (".safetensors", *PICKLES)
+_CONVERT = f"name a GGUF, or the folder of an adapter in safetensors, with its {CONFIG} and {WEIGHTS}"
 
 
 def adapter_file(said: str, folder: Path, blobs: Path) -> Path:
-    """The GGUF that ADAPTER names; a relative path starts from `folder`.
+    """The GGUF that ADAPTER names, or the folder of one in safetensors; a relative path starts from `folder`.
 
     Raises ModelFileError when there is none or more than one, BadRequestError for a blob that is not there, and
     UnsupportedError for weights that are no GGUF.
@@ -39,28 +40,34 @@ def adapter_file(said: str, folder: Path, blobs: Path) -> Path:
         path = Path(os.path.abspath(folder / Path(said).expanduser()))  # noqa: PTH100  # resolve() would follow links
     except RuntimeError as error:  # ~somebody who is not there
         raise ModelFileError(f"{said} cannot be found: {error}") from error
+    if path.name == WEIGHTS and is_adapter_folder(path.parent):
+        return path.parent
     if path.is_dir():
         path = _the_one_of(path)
-    refuse_unconverted(path, path.parent)
+        if path.is_dir():
+            return path
+    refuse_unconverted(path)
     return fingerprint(path).path
 
 
-def refuse_unconverted(path: Path, folder: Path) -> None:
+def refuse_unconverted(path: Path) -> None:
     """Raises UnsupportedError for an adapter that is no GGUF by its name."""
     if path.name.lower().endswith(_OTHER_WEIGHTS):
-        message = f"the adapter {path} is no GGUF, and localllm converts nothing"
-        raise UnsupportedError(message, hint=_CONVERT.format(folder))
+        raise UnsupportedError(f"the adapter {path} is no GGUF, and no adapter that can be converted", hint=_CONVERT)
 
 
 def _the_one_of(folder: Path) -> Path:
+    """The only adapter in a folder, or the folder, when it is in safetensors."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     adapters = [name for name in names if name.lower().endswith(".gguf")]
     if len(adapters) == 1:
         return folder / adapters[0]
     if adapters:
         raise ModelFileError(f"{folder} holds several GGUF files: {', '.join(adapters)}", hint="name one of them")
+    if is_adapter_folder(folder):
+        return folder
     for name in names:
-        refuse_unconverted(folder / name, folder)
+        refuse_unconverted(folder / name)
     raise ModelFileError(f"{folder} holds no GGUF file", hint="name the adapter's .gguf file or a folder with it")
 
 

@@ -70,6 +70,11 @@ def place_of(status: int, headers: Mapping[str, str], source_url: str, what: str
     return Place(0, int(length) if length.isascii() and length.isdigit() else None)
 
 
+def is_passing(status: int) -> bool:
+    """Whether the same request may be answered otherwise in a while."""
+    return status in _BUSY or status >= 500
+
+
 def passing_error(refusal: Refusal, source_url: str, what: str, hint: str) -> SourceBusyError | None:
     """The error for a refusal that may not come again, to be asked anew; None for one that will.
 
@@ -79,7 +84,7 @@ def passing_error(refusal: Refusal, source_url: str, what: str, hint: str) -> So
     seconds = seconds_to_wait(refusal.headers)
     if refusal.status == 416:
         return RangeRefusedError(f"{host or source_url} has no such part of {what} ({refusal.status})", hint=hint)
-    if refusal.status in _BUSY or refusal.status >= 500:
+    if is_passing(refusal.status):
         said = f"{host or source_url} answered {refusal.status} for {what}"
         return SourceBusyError(said, hint="try again in a while", retry_after_seconds=seconds)
     if host:

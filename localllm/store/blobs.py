@@ -119,12 +119,20 @@ class BlobWriter:
         try:
             os.fsync(self._descriptor)
             self._close()
+            self._age_like(target)
             self.path.chmod(0o644)  # mkstemp's 0600 would keep a daemon of another user from reading it
             self.path.replace(target)
         except OSError as error:
             raise _disk_error(self._folder, error) from error
         self._is_kept = True
         return target
+
+    def _age_like(self, target: Path) -> None:
+        """Names that stand for the same bytes already know them by their time too."""
+        with contextlib.suppress(FileNotFoundError):
+            there = target.stat()
+            if there.st_size == self.path.stat().st_size:
+                os.utime(self.path, ns=(there.st_atime_ns, there.st_mtime_ns))
 
     def _close(self) -> None:
         if self._descriptor >= 0:

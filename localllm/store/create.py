@@ -1,7 +1,8 @@
 """Carry a create out, step by step: find the base, write its weights anew if that is wanted, then the manifest.
 
-    parsing GGUF ─▶ [the template is tried] ─▶ [checking adapters] ─▶ [checking draft model]
-                 ─▶ [quantizing F16 model to Q4_K_M …] ─▶ writing manifest ─▶ success
+    [the template is tried] ─▶ [safetensors are converted] ─▶ parsing GGUF ─▶ [adapters are converted]
+                 ─▶ [checking adapters] ─▶ [checking draft model] ─▶ [quantizing F16 model to Q4_K_M …]
+                 ─▶ writing manifest ─▶ success
 
 The name is visible once everything is there; whoever stops in between leaves what the name stood for before.
 """
@@ -9,6 +10,7 @@ The name is visible once everything is there; whoever stops in between leaves wh
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -31,16 +33,19 @@ from localllm.generation import Failed
 from localllm.gguf import TensorInfo
 from localllm.modelfile import Modelfile
 from localllm.pulling import PullStatus
+from localllm.store.blobs import BlobWriter
+from localllm.store.convert import DIRECT, convert, convert_adapter
 from localllm.store.manifest import Manifest
 from localllm.store.model import Model
+from localllm.store.peft import adapter_bytes
 from localllm.store.processes import ProcessEndedError, lines_from
-from localllm.store.quantize import Source, parse_target, quantize
+from localllm.store.quantize import QuantizedFile, Source, parse_target, quantize
 
 P = ParamSpec("P")
 T = TypeVar("T")
 CHECK_SECONDS = 10.0
-ADAPTER_SECONDS = 120.0  # a vocabulary is read, and no weights
 DRAFT_SECONDS = 120.0
+ADAPTER_SECONDS = 120.0  # a vocabulary is read, and no weights
 _CHECK = "localllm.chat.check"
 _ADAPTER_CHECK = "localllm.engine.llama_adapters"
 _DRAFT_CHECK = "localllm.engine.llama_draft"
@@ -72,41 +77,131 @@ class InStore(Protocol):
 
 
 async def create(store: CreatingStore, in_store: InStore, creation: Creation) -> AsyncGenerator[CreateEvent, None]:
-    """The events of one create; the last is SUCCESS. Raises what Store.base does, and UnsupportedError."""
+    """The events of one create; the last is SUCCESS. Raises what Store.base and convert do, and UnsupportedError."""
     refuse_unsupported(creation.settings)
     target = parse_target(creation.quantization) if creation.quantization else None
     await in_store(store.refuse_unwritable, creation.name)
+    for adapter in map(Path, creation.adapters):
+        if await asyncio.to_thread(adapter.is_dir):
+            await asyncio.to_thread(adapter_bytes, adapter)  # what cannot be applied is refused before the long work
+    if creation.folder is None or creation.converter is None:
+        async with aclosing(_create(store, in_store, creation, target, None)) as events:
+            async for event in events:
+                yield event
+        return
+    if creation.settings.template:  # tried before the long work, and not only after it
+        await check_template(creation.settings.template)
+    with await asyncio.to_thread(BlobWriter, store.blobs_dir) as writer:
+        async with aclosing(convert(Path(creation.folder), creation.converter, target, writer.path)) as converting:
+            async for event in converting:
+                yield event
+        converted = dataclasses.replace(creation, files=(str(writer.path),))
+        if target in DIRECT:
+            target = None
+        async with aclosing(_create(store, in_store, converted, target, writer)) as events:
+            async for event in events:
+                yield event
+
+
+async def _create(
+    store: CreatingStore, in_store: InStore, creation: Creation, target: str | None, converted: BlobWriter | None
+) -> AsyncGenerator[CreateEvent, None]:
+    """Make the model of what is there by now; `converted` is what its file was written with, which nobody else sees."""
     yield PullStatus("parsing GGUF")
-    base = await in_store(store.base, creation)
+    base = await _base(store, in_store, creation, converted)
     if creation.settings.template:
         await check_template(creation.settings.template)
-    if creation.adapters:
-        yield PullStatus("checking adapters")
-        base, remarks = await in_store(store.with_adapters, base, creation.adapters)
-        for remark in remarks:
-            yield PullStatus(remark)
-        await check_adapters(base)
-    if creation.draft is not None:
-        yield PullStatus("checking draft model")
-        base = await in_store(store.with_draft, base, creation.draft)
-        await check_draft(base.file, creation.draft)
-    made: tuple[str, ...] = ()
+    made: list[str] = []  # a file that gets no name in the end is nobody's
     try:
-        if target is not None:
-            source = Source(Path(base.file), base.facts, await in_store(store.tensors, base))
-            async with aclosing(quantize(source, target, store.blobs_dir)) as events:
-                async for event in events:
-                    if isinstance(event, CreateProgress):
-                        yield event
-                    else:
-                        made = (str(event.path),)
-                        base = await in_store(store.with_file, base, event.path)
+        adapters = list(creation.adapters)
+        async with aclosing(_converted_adapters(store, creation, base, adapters, made)) as converting:
+            async for step in converting:
+                yield step
+        if adapters:
+            yield PullStatus("checking adapters")
+            base, remarks = await in_store(store.with_adapters, base, adapters)
+            for remark in remarks:
+                yield PullStatus(remark)
+            await check_adapters(base)
+        if creation.draft is not None:
+            yield PullStatus("checking draft model")
+            base = await in_store(store.with_draft, base, creation.draft)
+            await check_draft(base.file, creation.draft)
+        async with aclosing(_written_anew(store, in_store, base, target, converted)) as writing:
+            async for event in writing:
+                if isinstance(event, CreateProgress):
+                    yield event
+                else:
+                    made.append(str(event.path))
+                    base = await in_store(store.with_file, base, event.path)
         yield PullStatus("writing manifest")
         await in_store(store.create, base, creation.settings)
     finally:
-        if made:  # a file that got no name in the end is nobody's
+        if made:
             await in_store(store.drop_blobs, made)
     yield SUCCESS
+
+
+async def _written_anew(
+    store: CreatingStore, in_store: InStore, base: Manifest, target: str | None, converted: BlobWriter | None
+) -> AsyncGenerator[CreateProgress | QuantizedFile, None]:
+    """The weights of `base` in the type `target`, or else as they were converted; nothing for those that stay."""
+    if target is not None:
+        source = Source(Path(base.file), base.facts, await in_store(store.tensors, base))
+        async with aclosing(quantize(source, target, store.blobs_dir)) as events:
+            async for event in events:
+                yield event
+    elif converted is not None:
+        yield QuantizedFile(await asyncio.to_thread(_kept, converted))
+
+
+async def _converted_adapters(
+    store: CreatingStore, creation: Creation, base: Manifest, adapters: list[str], made: list[str]
+) -> AsyncGenerator[CreateEvent, None]:
+    """Put the blob in place of each of `adapters` that is a folder, and among what is `made`."""
+    for place, adapter in enumerate(adapters):
+        async with aclosing(_converted_adapter(store, creation, base, Path(adapter))) as converting:
+            async for step in converting:
+                if isinstance(step, Path):
+                    adapters[place] = str(step)
+                    made.append(str(step))
+                else:
+                    yield step
+
+
+async def _converted_adapter(
+    store: CreatingStore, creation: Creation, base: Manifest, adapter: Path
+) -> AsyncGenerator[CreateEvent | Path, None]:
+    """The blob that the adapter in a folder is converted to; nothing for one that is a file."""
+    if creation.converter is None or not await asyncio.to_thread(adapter.is_dir):
+        return
+    folders = (creation.folder, adapter, base.parent)
+    model = await asyncio.to_thread(_first_with_config, [Path(folder) for folder in folders if folder])
+    with await asyncio.to_thread(BlobWriter, store.blobs_dir) as writer:
+        async with aclosing(convert_adapter(adapter, model, creation.converter, writer.path)) as events:
+            async for event in events:
+                yield event
+        yield await asyncio.to_thread(_kept, writer)
+
+
+def _first_with_config(folders: Sequence[Path]) -> Path | None:
+    """The folder that says what a model is; a name of a model is no folder, and a relative path not ours to follow."""
+    return next((folder for folder in folders if folder.is_absolute() and (folder / "config.json").is_file()), None)
+
+
+def _kept(converted: BlobWriter) -> Path:
+    converted.hash_file()
+    return converted.keep()
+
+
+async def _base(store: CreatingStore, in_store: InStore, creation: Creation, converted: BlobWriter | None) -> Manifest:
+    try:
+        return await in_store(store.base, creation)
+    except ModelFileError as error:
+        if converted is not None:  # its file has no name that would tell anybody anything
+            said = error.message.replace(str(converted.path), "the new file")
+            error.message = f"the model was converted, but what was made of it cannot be run: {said}"
+        raise
 
 
 async def check_template(template: str, seconds: float = CHECK_SECONDS) -> None:

@@ -1,4 +1,7 @@
-"""Which files a path names that stands behind FROM: a GGUF, the parts of one, or the one GGUF of a folder."""
+"""Which files a path names that stands behind FROM: a GGUF, the parts of one, or the one GGUF of a folder.
+
+A folder with safetensors and without a GGUF is another thing: it is converted (safetensors.py, convert.py).
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from localllm.errors import ModelFileError, UnsupportedError
+from localllm.store.safetensors import PICKLES, is_safetensors_folder
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.ASCII | re.IGNORECASE)
 _PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)
-_OTHER_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 _SHOWN = 8
 _CONVERT = (
-    "convert it with llama.cpp's convert_hf_to_gguf.py and name the GGUF, or pull one that somebody converted: "
-    "localllm search WORD, localllm pull hf.co/OWNER/REPO"
+    "save it as safetensors where you trust it, or pull a GGUF that somebody converted: localllm search WORD, "
+    "localllm pull hf.co/OWNER/REPO"
 )
 
 
 def is_path(text: str) -> bool:
     """Whether FROM's value is meant as a path: no model name looks like that."""
     return text.startswith((".", "/", "~", "\\")) or "\\" in text or text.lower().endswith((".gguf", ".safetensors"))
+
+
+def is_to_be_converted(path: Path) -> bool:
+    """Whether `path` is a folder with a model in safetensors, and no GGUF of it."""
+    return path.is_dir() and is_safetensors_folder(path) and not _models_in(path)
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
@@ -30,8 +38,13 @@ def model_files(path: Path) -> tuple[Path, ...]:
     """
     if path.is_dir():
         return model_files(_the_one_of(path))
-    if path.suffix.lower() in _OTHER_WEIGHTS:
-        raise UnsupportedError(f"{path} is no GGUF, and localllm converts nothing", hint=_CONVERT)
+    if path.suffix.lower() == ".safetensors":
+        raise UnsupportedError(
+            f"{path} is a part of a model: its folder says what it is and how it reads text",
+            hint=f"name the folder: {path.parent}",
+        )
+    if path.suffix.lower() in PICKLES:
+        raise UnsupportedError(f"{path} is no GGUF but a pickle, which may run code when it is read", hint=_CONVERT)
     match = _PART.fullmatch(path.name)
     if match is None or not path.exists():
         return (path,)
@@ -48,16 +61,24 @@ def model_files(path: Path) -> tuple[Path, ...]:
 
 def _the_one_of(folder: Path) -> Path:
     """The only model in a folder; of a split one the first part."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    models = [name for name in names if name.lower().endswith(".gguf") and not _PROJECTOR.search(name)]
+    models = _models_in(folder)
     firsts = [name for name in models if (match := _PART.fullmatch(name)) is None or int(match["number"]) == 1]
     if len(firsts) == 1:
         return folder / firsts[0]
     if firsts:
         raise ModelFileError(f"{folder} holds several models: {_listed(firsts)}", hint="name one of the files")
-    if any(name.lower().endswith(_OTHER_WEIGHTS) for name in names):
-        raise UnsupportedError(f"{folder} holds no GGUF, and localllm converts nothing", hint=_CONVERT)
-    raise ModelFileError(f"{folder} holds no GGUF file", hint="name a .gguf file or a folder with one")
+    if pickle := next((path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICKLES), None):
+        raise UnsupportedError(
+            f"{folder} holds no GGUF but {pickle.name}, a pickle, which may run code when it is read", hint=_CONVERT
+        )
+    hint = "name a .gguf file, or a folder with one or with a model in safetensors"
+    raise ModelFileError(f"{folder} holds no GGUF file", hint=hint)
+
+
+def _models_in(folder: Path) -> list[str]:
+    """The GGUF files of a folder, but for projectors."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [name for name in names if name.lower().endswith(".gguf") and not _PROJECTOR.search(name)]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -45,6 +45,22 @@ def python_environment(listed: str = "requirements.txt") -> Path:
     return folder / "bin"
 
 
+def libraries(listed: str = "requirements_convert.txt") -> Path:
+    """A folder with the libraries of a list and all they need, for PYTHONPATH.
+
+    pip resolves them, and where it is told of an index with smaller builds of them, takes those.
+    """
+    wanted = FOLDER / listed
+    folder = CACHE / f"libraries-{_mark(wanted.read_bytes() + sys.version.encode())}"
+    if not (folder / "done").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        command = [sys.executable, "-m", "pip", "install", "--no-compile", "--target", folder / "there", "-r", wanted]
+        _install(command, folder)
+        (folder / "done").touch()
+    return folder / "there"
+
+
 def node_folder() -> Path:
     """A folder with every JavaScript client, and the programs beside them.
 

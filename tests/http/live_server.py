@@ -24,6 +24,7 @@ import uvicorn
 from fake_scheduler import FakePlanner, FakeScheduler, FakeStore
 
 from localllm.config import load_settings
+from localllm.creating import ConverterRelease
 from localllm.server.access import rules_from
 from localllm.server.activity import Activity
 from localllm.server.app import build_app
@@ -31,6 +32,7 @@ from localllm.server.daemon import server_config
 from localllm.server.pulls import Pulls
 from localllm.server.responses_store import ResponseStore
 from localllm.server.services import Clock, Services
+from localllm.store.converter import RELEASE
 
 MACHINE_NAME = "Workbench"
 NO_CONFIG = Path("/nowhere/config.toml")  # a person's own API keys are none of the tests'
@@ -58,7 +60,11 @@ class LiveServer:
 
 @contextmanager
 def live_server(
-    early_headers_seconds: float = 10.0, store: Any = None, ping_seconds: float = 10.0, **changes: Any
+    early_headers_seconds: float = 10.0,
+    store: Any = None,
+    ping_seconds: float = 10.0,
+    converter: ConverterRelease = RELEASE,
+    **changes: Any,
 ) -> Iterator[LiveServer]:
     """A server whose settings are the defaults but for `changes`; `store` takes the place of the fake one."""
     settings = replace(load_settings({}), **{"config_file": NO_CONFIG, **changes})
@@ -79,6 +85,7 @@ def live_server(
             responses=ResponseStore(settings.responses_keep_seconds, settings.responses_most_bytes),
             early_headers_seconds=early_headers_seconds,
             ping_seconds=ping_seconds,
+            converter=converter,
         )
         app = build_app(services, rules_from(settings, MACHINE_NAME))
         server = uvicorn.Server(server_config(app, settings))

@@ -12,6 +12,8 @@ import httpx
 import pytest
 from gguf_files import gguf_bytes
 from live_server import LiveServer, live_server, wait_until
+from package_index import archive, package_index, release_of
+from safetensors_files import MADE, folder_of
 
 from localllm.store.store import Store
 
@@ -56,6 +58,47 @@ def test_a_model_is_made_of_a_file_that_was_sent(server):
     assert (200, "application/x-ndjson") == (answer.status_code, answer.headers["content-type"])
     assert ["parsing GGUF", "writing manifest", "success"] == statuses(answer)
     assert "Be brief." == show(server, "mine")["system"]
+
+
+def test_a_model_is_converted_of_the_files_of_a_folder_that_were_sent(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")  # for the process that fetches
+    folder, data = folder_of(tmp_path / "m", stand_in="copy"), archive()
+    (folder / "inner").mkdir()
+    (folder / "inner" / "more.json").write_text("[]")
+    sent = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    digests = {name: f"sha256:{hashlib.sha256(content).hexdigest()}" for name, content in sent.items()}
+    store = Store(tmp_path / "models", tmp_path / "bundled")
+    with (
+        package_index(data) as index,
+        live_server(
+            store=store, converter=release_of(data), cache_dir=tmp_path / "cache", package_index=index.url
+        ) as server,
+    ):
+        for name, content in sent.items():
+            assert send(server, content, digests[name]).is_success
+        answer = post(server, "/api/create", model="mine", files=digests, system="Be brief.")
+        said = [line for line in statuses(answer) if not line.startswith("fetching")]
+        assert "converting 3.1 KB of LlamaForCausalLM to BF16" in said
+        last = ["parsing GGUF", "writing manifest", "what was sent stays until `localllm gc`, for other models of it"]
+        assert (["reading safetensors"], [*last, "success"]) == (said[:1], said[-4:])
+        assert "Be brief." == show(server, "mine")["system"]
+        assert MADE == store.find("mine").file.read_bytes()
+        for name in ("config.json", "model.safetensors"):
+            assert store.find("mine").file != store.blobs_dir / digests[name].replace(":", "-")
+
+
+def test_files_that_were_sent_and_cannot_be_converted_are_told_without_folders(tmp_path):
+    folder = folder_of(tmp_path / "m")
+    (folder / "model.safetensors").write_bytes(b"short")
+    store = Store(tmp_path / "models", tmp_path / "bundled")
+    with live_server(store=store, cache_dir=tmp_path / "cache") as server:
+        digests = {}
+        for path in folder.iterdir():
+            digests[path.name] = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+            send(server, path.read_bytes(), digests[path.name])
+        answer = post(server, "/api/create", model="mine", files=digests, stream=False)
+    assert 400 == answer.status_code
+    assert "model.safetensors is cut short, or no safetensors: it has 5 bytes" == answer.json()["error"]
 
 
 def test_a_model_is_made_of_another_and_everything_can_be_shown(server):
@@ -107,15 +150,29 @@ def test_a_model_is_made_of_another_and_everything_can_be_shown(server):
         ({"model": "x", "files": {"/etc/a.gguf": DIGEST}}, "file path must be relative"),
         ({"model": "x", "files": {"a.gguf": "sha256:12"}}, "invalid digest format"),
         ({"model": "x", "files": {"a.gguf": DIGEST}}, f'blob "{DIGEST}" not found'),
+        ({"model": "x", "files": {"m.safetensors": DIGEST}}, f'blob "{DIGEST}" not found'),
         (
-            {"model": "x", "files": {"m.safetensors": DIGEST}},
-            "files: m.safetensors is no GGUF, and localllm converts nothing",
+            {"model": "x", "files": {"config.json": DIGEST}},
+            "files: config.json is no GGUF, and there are no safetensors beside it",
+        ),
+        (
+            {"model": "x", "files": {"m.safetensors": DIGEST, "m.bin": DIGEST}},
+            "files: m.bin is a pickle, which may run code when it is read",
+        ),
+        ({"model": "x", "files": {"m.safetensors": DIGEST, "../m.json": DIGEST}}, "file path must be relative"),
+        (
+            {"model": "x", "files": {"m.safetensors": DIGEST, "a//m.json": DIGEST}},
+            "files: 'a//m.json' is no name that a model's file may have",
         ),
         ({"model": "x", "from": "base", "adapters": {"a": DIGEST}}, f'blob "{DIGEST}" not found'),
         ({"model": "x", "from": "base", "adapters": {"../a.gguf": DIGEST}}, "file path must be relative"),
         (
             {"model": "x", "from": "base", "adapters": {"adapter_model.safetensors": DIGEST}},
-            "adapters: adapter_model.safetensors is no GGUF, and localllm converts nothing",
+            f'blob "{DIGEST}" not found',
+        ),
+        (
+            {"model": "x", "from": "base", "adapters": {"adapter_model.bin": DIGEST}},
+            "adapters: adapter_model.bin is no GGUF, and there are no safetensors beside it",
         ),
         ({"model": "x", "from": "base", "parameters": {"speed": 1}}, "unknown parameter 'speed'"),
         (

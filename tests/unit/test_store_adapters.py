@@ -165,7 +165,9 @@ def test_which_file_adapter_names(store: Store, tmp_path: Path) -> None:
     for said in ("./trained", "trained/adapter_model.safetensors"):
         with pytest.raises(UnsupportedError, match=r"adapter_model.safetensors is no GGUF") as refused:
             find(said)
-        assert f"convert_lora_to_gguf.py --base FOLDER_OF_THE_MODEL {folder}" in str(refused.value.hint)
+        assert "the folder of an adapter in safetensors, with its adapter_config.json" in str(refused.value.hint)
+    written(folder / "adapter_config.json", b"{}")
+    assert folder == find("./trained") == find("trained/adapter_model.safetensors")
     path = written(folder / "lora.gguf", lora())
     assert path == find("trained") == find("./trained/lora.gguf") == find(str(path))
     written(folder / "more.gguf", lora())

@@ -24,7 +24,7 @@ from localllm.generation import Message, Options
 from localllm.load_options import LoadOptions
 from localllm.modelfile import Modelfile, parse
 from localllm.store.blobs import BlobWriter, blob_path, blobs_dir, find_blob, refuse_too_large, remove_stale
-from localllm.store.files import is_path, model_files
+from localllm.store.files import is_path, is_to_be_converted, model_files
 from localllm.store.store import Store
 
 FULL = """FROM base
@@ -192,7 +192,11 @@ def test_a_folder_stands_for_its_only_model(tmp_path, names, found):
     [
         ([], ModelFileError, "holds no GGUF file"),
         (["a.gguf", "b.gguf"], ModelFileError, r"holds several models: a\.gguf, b\.gguf"),
-        (["model.safetensors", "config.json"], UnsupportedError, "holds no GGUF, and localllm converts nothing"),
+        (
+            ["pytorch_model.bin"],
+            UnsupportedError,
+            r"holds no GGUF but pytorch_model\.bin, a pickle, which may run code",
+        ),
     ],
 )
 def test_a_folder_without_one_model_is_refused_with_what_to_do(tmp_path, names, error, message):
@@ -204,9 +208,21 @@ def test_a_folder_without_one_model_is_refused_with_what_to_do(tmp_path, names, 
 
 
 def test_weights_that_are_no_gguf_are_refused_with_what_to_do(tmp_path):
-    with pytest.raises(UnsupportedError, match="converts nothing") as caught:
+    with pytest.raises(UnsupportedError, match="is a part of a model: its folder says what it is") as caught:
         model_files(tmp_path / "model.safetensors")
-    assert "convert_hf_to_gguf.py" in caught.value.hint
+    assert f"name the folder: {tmp_path}" == caught.value.hint
+    with pytest.raises(UnsupportedError, match="is no GGUF but a pickle, which may run code when it is read"):
+        model_files(tmp_path / "model.PTH")
+
+
+def test_a_folder_of_safetensors_is_converted_unless_there_is_a_gguf(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "mmproj-a.gguf").touch()
+    assert is_to_be_converted(tmp_path)
+    assert not is_to_be_converted(tmp_path / "model.safetensors")
+    (tmp_path / "a.gguf").touch()
+    assert not is_to_be_converted(tmp_path)
+    assert (tmp_path / "a.gguf",) == model_files(tmp_path)
 
 
 def test_paths_and_names_are_told_apart():
@@ -280,6 +296,21 @@ def test_the_blob_of_a_model_goes_with_the_last_name_that_needs_it(store, tmp_pa
     assert blob == store.find("b").file
     store.delete("b")
     assert not blob.exists()
+
+
+def test_the_same_bytes_made_again_are_still_what_other_names_stand_for(store, tmp_path):
+    def made(name):
+        with BlobWriter(blobs_dir(tmp_path / "models")) as writer:
+            writer.write(gguf_bytes())
+            blob = writer.keep()
+        said = Modelfile(("uploaded",))
+        store.create(store.base(Creation(name, said, files=(str(blob),))), said)
+        return blob
+
+    first = made("a")
+    os.utime(first, ns=(5, 5_000_000_000))
+    assert first == made("a") == made("b")
+    assert store.find("a").file == store.find("b").file
 
 
 def test_the_blob_of_a_name_that_is_made_anew_goes(store, tmp_path, file):
