@@ -64,15 +64,15 @@ SEARCH_SECONDS = 10.0
 
 
 class Hub:
-    """The hub that HF_ENDPOINT names, and the cache under HF_HOME. A Source."""
+    """The hub that HF_ENDPOINT names, and the cache in a folder (hub_folder.hub_cache). A Source."""
 
     title = "the hub"
     moved_by = "HF_HOME"
 
-    def __init__(self) -> None:
-        self.cache_dir = Path(constants.HF_HUB_CACHE)
+    def __init__(self, cache_dir: Path) -> None:
+        self.cache_dir = cache_dir
         self._folder = HubFolder(self.cache_dir, may_link=not constants.HF_HUB_DISABLE_SYMLINKS)
-        self._endpoint = constants.ENDPOINT
+        self._endpoint = constants.ENDPOINT or constants.HUGGINGFACE_CO_URL_HOME.rstrip("/")
 
     def look_up(self, repository_id: str) -> Repository:
         """What lies in the repository now; offline, what lies of it in the cache. Raises HubError, NotOnHubError."""

@@ -10,6 +10,7 @@ headers of all are read.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from localllm.gguf import Header
 from localllm.placement.estimate import estimate
 from localllm.pulling import PullRequest
 from localllm.store.hub import Hub
+from localllm.store.hub_folder import hub_cache
 from localllm.store.image import settings_of
 from localllm.store.peeked import Peeked, Size
 from localllm.store.registry import Registry
@@ -104,7 +106,7 @@ def _headers(source: Source, repository: Repository, files: tuple[HubFile, ...])
 
 def _run(request: PullRequest) -> Peeked:
     if request.registry is None:
-        return peek(Hub(), request)
+        return peek(Hub(hub_cache(os.environ, Path.home())), request)
     with Registry(request.registry.url, Path(request.registry.blobs_dir)) as registry:
         return peek_image(registry, request)
 
