@@ -62,6 +62,7 @@ class HubRepo:
     claimed: Mapping[str, str] = field(default_factory=dict)
     token: str = ""
     is_gated: bool = False
+    refusal: str = "gated"
     license: str | None = None
     downloads: int = 0
     gguf: dict[str, Any] | None = None
@@ -219,7 +220,9 @@ class _ApiHandler(Handler):
         if repository is None:
             return
         if repository.is_gated and self._token() != repository.token:
-            self.answer(403 if self._token() else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
+            self.answer(
+                403 if self._token() else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": repository.refusal}
+            )
         elif path not in repository.files or path in repository.lost or revision not in (repository.commit, "main"):
             self.answer(404, {"X-Error-Code": "EntryNotFound"})
         else:

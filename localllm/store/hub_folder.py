@@ -121,7 +121,7 @@ def _files_in(snapshot: Path) -> Iterator[HubFile]:
 
 def _put(blob: Path, named: Path, *, may_link: bool) -> None:
     """Let `named`, whatever was there, be the file `blob` without copying it."""
-    temporary = named.with_name(f".{named.name[:100]}.{os.getpid()}")
+    temporary = named.with_name(f".localllm.{os.getpid()}")  # short: a name may be as long as a disk allows
     temporary.unlink(missing_ok=True)
     if not (may_link and _is_linked(temporary, blob)):
         _put_file(blob, temporary)

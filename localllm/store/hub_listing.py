@@ -109,7 +109,11 @@ def _file_of(sibling: _Sibling) -> HubFile:
     size, oid = sibling.size, sibling.blob_id or ""
     if lfs := sibling.lfs:  # then the others may be those of the note that stands in its place in git
         size, oid = lfs.size or size, (lfs.sha256 or lfs.oid or "").removeprefix("sha256:")
-    return HubFile(sibling.rfilename, size, oid) if size and is_hash(oid) else HubFile(sibling.rfilename, 0, "")
+    return (
+        HubFile(sibling.rfilename, size, oid)
+        if size is not None and is_hash(oid)
+        else HubFile(sibling.rfilename, 0, "")
+    )
 
 
 def _is_safe(path: str, repository_id: str) -> bool:

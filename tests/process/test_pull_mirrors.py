@@ -128,6 +128,14 @@ def test_variables_set_to_nothing_are_not_set_and_a_relative_cache_is_found_from
     assert str(there) == json.loads(next(tmp_path.rglob("q4_k_m.json")).read_text())["file"]
 
 
+def test_what_the_hub_says_of_a_refusal_is_passed_on(tmp_path):
+    words = "Your request to access model owner/Tiny is awaiting a review from the repo authors."
+    gated = HubRepo(FILES, is_gated=True, token="hf_x", refusal=words)
+    with daemon_and_hub(tmp_path, gated, HF_TOKEN="hf_other") as (daemon, _):
+        error = pull(daemon, NAME)[-1]
+        assert f"owner/Tiny-GGUF asks everyone to accept its terms first; it says: {words}" == error["error"]
+
+
 def test_a_repository_that_was_renamed_is_found_under_both_names(tmp_path):
     with daemon_and_hub(tmp_path, HubRepo(FILES)) as (daemon, hub):
         hub.renamed = {"someone/Old": "owner/Tiny-GGUF"}

@@ -62,6 +62,12 @@ def test_a_file_is_found_by_its_blob_when_its_name_is_missing_or_wrong(folder, h
     assert [named] == list(named.parent.iterdir())
 
 
+def test_a_name_as_long_as_a_disk_allows_is_given(folder, home):
+    put(home / "blobs" / OID)
+    long = HubFile(f"{80 * '模'}-q4.gguf", len(DATA), OID)
+    assert DATA == folder.link(at(OLD), long).read_bytes()
+
+
 def test_what_is_not_whole_is_not_found(folder, home):
     assert None is folder.find(at(OLD), FILE)
     put(home / "blobs" / OID, DATA[:-1])

@@ -28,6 +28,7 @@ def read(*siblings: dict, **more):
         ({"size": 5, "lfs": {"sha256": SHA}}, 5, SHA),
         ({"size": 5, "blobId": GIT, "lfs": {"size": 5}}, 0, ""),
         ({"size": 5, "blobId": "../../x"}, 0, ""),
+        ({"size": 0, "blobId": GIT}, 0, GIT),
         ({"blobId": GIT}, 0, ""),
         ({"size": None, "blobId": None, "lfs": None}, 0, ""),
         ({}, 0, ""),
