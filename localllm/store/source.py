@@ -16,6 +16,7 @@ from localllm.store.answers import Place, SourceBusyError
 from localllm.store.repository import HubFile, Repository
 
 STALL_SECONDS = 30.0
+GOES_ON = "check the network and the proxy; the same command goes on where this one stopped"
 _LOOKS = 4
 _SHORTEST_SECONDS, _LONGEST_UNTOLD_SECONDS, _LONGEST_SECONDS = 0.5, 10.0, 60.0
 _TOLD_SECONDS = 2.0  # shorter ones come with every connection that breaks
@@ -56,6 +57,13 @@ class Source(Protocol):
 
     def lock(self, repository: Repository, file: HubFile, seconds: float | None) -> AbstractContextManager[None]:
         """Hold off other processes that download this file. Raises TimeoutError when one still does in time."""
+
+
+def refuse_other(place: Place, file: HubFile, title: str) -> None:
+    """Raises SourceBusyError for an answer that is not of `file`: an error's page, say, in a proxy's 200."""
+    if place.whole_bytes is not None and place.whole_bytes != file.size_bytes:
+        said = f"of {place.whole_bytes} bytes, and {file.name} has {file.size_bytes}"
+        raise SourceBusyError(f"{title} or a proxy sends a file {said}", hint=GOES_ON)
 
 
 def patiently(ask: Callable[[], T], sleep: Callable[[float], None], tell: Callable[[str], None] | None = None) -> T:

@@ -134,6 +134,8 @@ def test_what_the_hub_says_of_a_refusal_is_passed_on(tmp_path):
     with daemon_and_hub(tmp_path, gated, HF_TOKEN="hf_other") as (daemon, _):
         error = pull(daemon, NAME)[-1]
         assert f"owner/Tiny-GGUF asks everyone to accept its terms first; it says: {words}" == error["error"]
+        assert error["error"] == pull(daemon, NAME, quant="auto")[-1]["error"]
+        assert error["error"] in run_cli("plan", NAME, environment=daemon.environment).stderr
 
 
 def test_a_repository_that_was_renamed_is_found_under_both_names(tmp_path):
