@@ -71,7 +71,8 @@ class Hub:
 
     def __init__(self, cache_dir: Path) -> None:
         self.cache_dir = cache_dir
-        self._folder = HubFolder(self.cache_dir, may_link=not constants.HF_HUB_DISABLE_SYMLINKS)
+        # Early versions of the library have no such wish.
+        self._folder = HubFolder(self.cache_dir, may_link=not getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False))
         self._endpoint = constants.ENDPOINT or constants.HUGGINGFACE_CO_URL_HOME.rstrip("/")
 
     def look_up(self, repository_id: str) -> Repository:
