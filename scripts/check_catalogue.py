@@ -6,18 +6,20 @@ its Modelfile says; 2 when the hub could not be asked about one, which says noth
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from localllm.errors import HubError, LocalllmError
+from localllm.store.answers import SourceBusyError
 from localllm.store.bundled import bundled_dir
 from localllm.store.catalogue import Entry, entries
 from localllm.store.hub import Hub
+from localllm.store.hub_folder import hub_cache
 from localllm.store.names import DEFAULT_TAG
 from localllm.store.repository import Repository, choose
-from localllm.store.source import SourceBusyError
 
 _TRIES = 3
 _WAIT_SECONDS = 5.0
@@ -80,4 +82,4 @@ def check(folder: Path, hub: Hub) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(check(Path(sys.argv[1]) if len(sys.argv) > 1 else bundled_dir(), Hub()))
+    sys.exit(check(Path(sys.argv[1]) if len(sys.argv) > 1 else bundled_dir(), Hub(hub_cache(os.environ, Path.home()))))

@@ -62,6 +62,7 @@ class HubRepo:
     claimed: Mapping[str, str] = field(default_factory=dict)
     token: str = ""
     is_gated: bool = False
+    refusal: str = "gated"
     license: str | None = None
     downloads: int = 0
     gguf: dict[str, Any] | None = None
@@ -140,18 +141,28 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def send_file(
-    handler: BaseHTTPRequestHandler, data: bytes, fault: Fault, pace: Pace, count: Callable[[int], None]
+    handler: BaseHTTPRequestHandler,
+    data: bytes,
+    fault: Fault,
+    pace: Pace,
+    count: Callable[[int], None],
+    size: int | None = None,
 ) -> None:
-    """Answer with `data` from where the Range header says, as a CDN does; `count` hears what was sent."""
+    """Answer with `data` from where the Range header says, as a CDN does; `count` hears what was sent.
+
+    Of a larger file of `size` bytes `data` is the beginning, and the connection ends behind it.
+    """
+    size = len(data) if size is None else size
+    handler.close_connection = size > len(data)
     wanted = handler.headers.get("Range", "")
     start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not fault.ignores_range else 0
     if start and start >= len(data):
         handler.send_error(416)
         return
     handler.send_response(206 if start else 200)
-    handler.send_header("Content-Length", str(len(data) - start))
+    handler.send_header("Content-Length", str(size - start))
     if start:
-        handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        handler.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
     handler.end_headers()
     end = len(data) if fault.reset_after_bytes < 0 else start + fault.reset_after_bytes
     # Small buffers, so that what counts as served is not what merely lies in the kernel.
@@ -219,7 +230,9 @@ class _ApiHandler(Handler):
         if repository is None:
             return
         if repository.is_gated and self._token() != repository.token:
-            self.answer(403 if self._token() else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
+            self.answer(
+                403 if self._token() else 401, {"X-Error-Code": "GatedRepo", "X-Error-Message": repository.refusal}
+            )
         elif path not in repository.files or path in repository.lost or revision not in (repository.commit, "main"):
             self.answer(404, {"X-Error-Code": "EntryNotFound"})
         else:
@@ -279,7 +292,8 @@ class _CdnHandler(Handler):
         self.hub.open_transfers += 1
         try:
             pace = Pace(repository.bytes_per_second, repository.piece_bytes)
-            send_file(self, repository.files[file], fault, pace, lambda count: self._count(path, count))
+            data, size = repository.files[file], self.hub.claimed_sizes.get(path)
+            send_file(self, data, fault, pace, lambda count: self._count(path, count), size)
         finally:
             self.hub.open_transfers -= 1
 

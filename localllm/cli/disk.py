@@ -18,7 +18,7 @@ from localllm.errors import BadRequestError
 from localllm.sizes import size_text
 from localllm.store.bundled import bundled_dir
 from localllm.store.cleaning import Cleaned, reasons_to_keep, remove
-from localllm.store.finding import hub_cache
+from localllm.store.hub_folder import hub_cache
 from localllm.store.store import Store
 from localllm.store.usage import Leftover, ModelUsage, Usage, usage
 

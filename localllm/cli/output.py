@@ -113,9 +113,10 @@ def screen_of(environment: Mapping[str, str]) -> Screen:
 
 
 def aligned_lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines whose columns start at the same place; no line ends in spaces."""
+    """Rows as lines whose columns start at the same place; no line ends in spaces, and no row takes two."""
     if not rows:
         return []
+    rows = [[" ".join(cell.splitlines()) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["    ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,10 +64,11 @@ def _ask_hub(words: str, limit: int, screen: Screen) -> tuple[Found, ...]:
     # also because it takes 300 ms, and the short names alone need none of it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from localllm.store.hub import Hub
+    from localllm.store.hub_folder import hub_cache
 
     try:
         with Spinner(screen, "asking Hugging Face"):
-            return Hub().search(words, limit)
+            return Hub(hub_cache(os.environ, Path.home())).search(words, limit)
     except HubError as error:
         screen.say(f"Hugging Face was not searched: {error.message}")
         return ()

@@ -24,7 +24,7 @@ from localllm.placement.choose import Room
 from localllm.placement.device_file import parse_devices
 from localllm.placement.estimate import Estimate
 from localllm.placement.wishes import Wishes, wishes_from
-from localllm.pulling import PullRequest
+from localllm.pulling import AUTO_QUANT, PullRequest
 from localllm.scheduler.planner import Reckoned, reckoned_from
 from localllm.server.access import MAY_MANAGE
 from localllm.server.plan_json import alternatives_json, machine_json, plan_json
@@ -92,6 +92,9 @@ async def _remote_model(services: Services, question: PlanQuestion) -> Asked:
     wanted = await services.in_store(services.store.pull_request, question.name, question.quant)
     if wanted is None:
         raise ModelNotFoundError(question.name)
+    if wanted.choice.lower() == AUTO_QUANT:
+        message = "the quant 'auto' is chosen when a model is pulled; a plan shows what each would take"
+        raise InvalidFieldError(message, field="quant", hint="leave the quant out")
     found = await peeked(wanted)
     wishes = _wishes(services, question, found.options, LoadOptions(), embeds=found.is_embedding_model)
     about = {

@@ -2,7 +2,7 @@
 
     finding.py ── Found ──▶ adopt() ── Adopted ──▶ the CLI's table
                               ├─ "named"    a name now stands for the model (or would, in a dry run)
-                              ├─ "known"    a name already stands for that file
+                              ├─ "known"    a name already stands for that file, with the settings that it has there
                               └─ "skipped"  it is not usable here; the note says why
 
 One file is one file under any path: links and second snapshots are seen by device and inode. A name that stands for
@@ -12,7 +12,7 @@ something else is left alone, and the new one gets a number.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,18 +21,23 @@ import msgspec
 
 from localllm.creating import Creation
 from localllm.errors import LocalllmError, ModelFileError, ModelNotFoundError
+from localllm.generation import Message, Options
 from localllm.modelfile import Modelfile
 from localllm.paths import readable
 from localllm.pulling import PulledSettings
 from localllm.store.checks import refuse_no_projector
+from localllm.store.finding_ollama import is_blob
 from localllm.store.found import Finding, Found, Unusable
 from localllm.store.headers import Headers
 from localllm.store.manifest import Manifest, Part
+from localllm.store.model import Model
 from localllm.store.names import MAX_PART_LENGTH, parse_name
 from localllm.store.store import Store
 
 Status = Literal["named", "known", "skipped"]
 _Identity = tuple[tuple[int, int], ...]
+_Settings = tuple[Options, str | None, str | None, tuple[Message, ...]]
+_Known = dict[_Identity, dict[str, _Settings]]  # of each file the names that stand for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +54,39 @@ class Adopted:
 
 def adopt(store: Store, findings: Iterable[Finding], *, dry_run: bool) -> Iterator[Adopted]:
     """Give each model a name in `store`; with `dry_run` only say which. Raises nothing but for a store out of order."""
-    known = dict(_known_files(store))
+    known = _known_files(store)
     taken: set[str] = set()
     for finding in findings:
         if isinstance(finding, Unusable):
             yield Adopted("skipped", "", finding.what, 0, note=finding.reason)
             continue
         identity = _identity(finding.files[0], finding.adapters)
-        if identity is not None and identity in known:
-            yield _adopted("known", known[identity], finding)
+        names = known.setdefault(identity, {}) if identity is not None else {}
+        if name := _known_as(names, finding):
+            yield _adopted("known", name, finding)
             continue
         done = _adopt_one(store, finding, taken, dry_run=dry_run)
         if done.status == "named":
             taken.add(done.name.lower())
-            if identity is not None:
-                known[identity] = done.name
+            names[done.name] = _settings_of(finding.settings or PulledSettings())
         yield done
+
+
+def _known_as(names: Mapping[str, _Settings], found: Found) -> str:
+    """The one of `names`, which all stand for its file, that is this model; "" for none.
+
+    Where a tool keeps settings beside the files, several models share one file; a plain file has whatever name it has.
+    A name like the tool's may have been given other settings here since.
+    """
+    if found.settings is None:
+        return next(iter(names), "")
+    wanted = _settings_of(found.settings)
+    alike = (name for name, settings in names.items() if settings == wanted or name.lower() == found.name.lower())
+    return next(alike, "")
+
+
+def _settings_of(said: PulledSettings | Model) -> _Settings:
+    return said.options, said.template or None, said.system or None, said.messages
 
 
 def _adopt_one(store: Store, found: Found, taken: set[str], *, dry_run: bool) -> Adopted:
@@ -97,7 +119,8 @@ def _with_projector(base: Manifest, projector: Path | None) -> tuple[Manifest, l
     except ModelFileError as error:
         return base, [f"without its projector: {error.message}"]
     part = Part(str(seen.path), seen.size_bytes, seen.modified_ns)
-    return msgspec.structs.replace(base, projector=part), [f"with {projector.name}"]
+    # A blob's name says nothing; that it comes along is said where it was found.
+    return msgspec.structs.replace(base, projector=part), [] if is_blob(projector) else [f"with {projector.name}"]
 
 
 def _as_modelfile(file: str, said: PulledSettings) -> Modelfile:
@@ -129,11 +152,13 @@ def _is_free(store: Store, name: str) -> bool:
     return False
 
 
-def _known_files(store: Store) -> Iterator[tuple[_Identity, str]]:
+def _known_files(store: Store) -> _Known:
+    known: _Known = {}
     for model in store.list():
         identity = _identity(model.file, model.adapters)
         if identity is not None:
-            yield identity, model.name
+            known.setdefault(identity, {})[model.name] = _settings_of(model)
+    return known
 
 
 def _identity(path: Path, adapters: Sequence[Path]) -> _Identity | None:

@@ -24,7 +24,7 @@ from localllm.sizes import size_text
 from localllm.store import ledger
 from localllm.store.answers import Place, RangeRefusedError, SourceBusyError
 from localllm.store.repository import HubFile, Repository
-from localllm.store.source import Source, wait
+from localllm.store.source import GOES_ON, Source, refuse_other, wait
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -33,7 +33,6 @@ _PIECE_BYTES = 2**20
 _TRIES = 6  # in a row without one new byte: half a minute of waiting in all
 _TELL_SECONDS = 0.1
 _LOCK_SECONDS = 0.2
-_GOES_ON = "check the network and the proxy; the same command goes on where this one stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,17 +190,14 @@ class _Transfer:
                 self._keep_to_limit(started_at, self._completed - started_from)
         if self._completed < self._file.size_bytes:
             message = f"the connection ended after {size_text(self._completed)} of {self._file.name}"
-            raise SourceBusyError(message, hint=_GOES_ON)
+            raise SourceBusyError(message, hint=GOES_ON)
 
     def _refuse_other(self, place: Place) -> None:
         """What is here stays when what comes does not go on with it: an error's page, say, in a proxy's 200."""
-        name = self._file.name
-        if place.whole_bytes is not None and place.whole_bytes != self._file.size_bytes:
-            said = f"of {place.whole_bytes} bytes, and {name} has {self._file.size_bytes}"
-            raise SourceBusyError(f"{self._source.title} or a proxy sends a file {said}", hint=_GOES_ON)
+        refuse_other(place, self._file, self._source.title)
         if place.start not in (0, self._completed):
             came = "nobody says from where on" if place.start is None else f"from {place.start} on"
-            raise RangeRefusedError(f"{self._source.title} sends {name} {came}, not from {self._completed}")
+            raise RangeRefusedError(f"{self._source.title} sends {self._file.name} {came}, not from {self._completed}")
 
     def _start_over(self, target: BinaryIO) -> None:
         target.seek(0)

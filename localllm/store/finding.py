@@ -20,6 +20,7 @@ from localllm.errors import ModelFileError
 from localllm.paths import readable
 from localllm.store.finding_ollama import ollama_folders, ollama_models
 from localllm.store.found import Finding, Found, Unusable
+from localllm.store.hub_folder import hub_cache
 from localllm.store.names import DEFAULT_TAG, name_from_file
 from localllm.store.quants import as_quant, piece_of, read_path
 from localllm.store.repository import HubFile, Variant, variants_of
@@ -68,15 +69,6 @@ def _tool(name: str, environment: Mapping[str, str], home: Path, root: Path) -> 
             own = environment.get("LLAMA_CACHE")
             return llama_cpp_models, [Path(own)] if own else [cache / "llama.cpp", home / "Library/Caches/llama.cpp"]
     return hub_models, [hub_cache(environment, home)]
-
-
-def hub_cache(environment: Mapping[str, str], home: Path) -> Path:
-    """Where huggingface_hub keeps its downloads, by the variables that library reads; it is not imported for this."""
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if said := environment.get(variable):
-            return Path(said).expanduser()
-    cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
-    return Path(environment.get("HF_HOME") or cache / "huggingface").expanduser() / "hub"
 
 
 def folder_models(folder: Path) -> Iterator[Finding]:

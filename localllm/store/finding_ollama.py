@@ -2,7 +2,7 @@
 
 $OLLAMA_MODELS (~/.ollama/models, or where its Linux service has its home)
 ├── manifests/<host>/<namespace>/<model>/<tag>      JSON, read by image.py
-└── blobs/sha256-<hex>
+└── blobs/sha256-<hex>                             sha256:<hex> where an early version wrote it
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def ollama_folders(environment: Mapping[str, str], home: Path, root: Path) -> li
 def ollama_models(folder: Path) -> Iterator[Finding]:
     """Every model that a manifest names, with its template, parameters, system message, licence and messages."""
     for path in sorted((folder / "manifests").glob("*/*/*/*")):
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield _model(folder, path)
 
 
@@ -71,7 +71,13 @@ def _name(host: str, namespace: str, model: str, tag: str) -> str:
 
 
 def _blob(folder: Path, file: HubFile) -> Path:
-    return folder / "blobs" / f"sha256-{file.oid}"
+    early, usual = (folder / "blobs" / f"sha256{sign}{file.oid}" for sign in ":-")
+    return early if early.exists() and not usual.exists() else usual
+
+
+def is_blob(path: Path) -> bool:
+    """Whether a file is called by its hash."""
+    return path.name.startswith(("sha256-", "sha256:"))
 
 
 def _read(path: Path, most: int) -> bytes:

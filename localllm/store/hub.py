@@ -64,15 +64,16 @@ SEARCH_SECONDS = 10.0
 
 
 class Hub:
-    """The hub that HF_ENDPOINT names, and the cache under HF_HOME. A Source."""
+    """The hub that HF_ENDPOINT names, and the cache in a folder (hub_folder.hub_cache). A Source."""
 
     title = "the hub"
     moved_by = "HF_HOME"
 
-    def __init__(self) -> None:
-        self.cache_dir = Path(constants.HF_HUB_CACHE)
-        self._folder = HubFolder(self.cache_dir, may_link=not constants.HF_HUB_DISABLE_SYMLINKS)
-        self._endpoint = constants.ENDPOINT
+    def __init__(self, cache_dir: Path) -> None:
+        self.cache_dir = cache_dir
+        # Early versions of the library have no such wish.
+        self._folder = HubFolder(self.cache_dir, may_link=not getattr(constants, "HF_HUB_DISABLE_SYMLINKS", False))
+        self._endpoint = constants.ENDPOINT or constants.HUGGINGFACE_CO_URL_HOME.rstrip("/")
 
     def look_up(self, repository_id: str) -> Repository:
         """What lies in the repository now; offline, what lies of it in the cache. Raises HubError, NotOnHubError."""
@@ -121,7 +122,7 @@ class Hub:
     def _asked(self, repository: Repository, file: HubFile) -> HubFile:
         with self._errors(repository.id, file.path):
             said = get_hf_file_metadata(self._url(repository, file), timeout=STALL_SECONDS, headers=_headers())
-        if not said.size or not is_hash(said.etag or ""):
+        if said.size is None or not is_hash(said.etag or ""):
             missing = "its size" if said.size is None else "what its sha256 or git hash is"
             raise HubError(
                 f"{self._endpoint} does not say of {file.path} {missing}: what comes could not be verified",
@@ -191,7 +192,7 @@ class Hub:
         if status in (401, 403) and "Invalid" in headers.get("X-Error-Message", ""):
             return HubAccessError(f"{self._endpoint} does not know the token that is sent ({status})", hint=_BAD_TOKEN)
         if isinstance(error, GatedRepoError):
-            message = f"{repository_id} asks everyone to accept its terms first"
+            message = f"{repository_id} asks everyone to accept its terms first{_its_words(headers)}"
             hint = f"accept them at {self._endpoint}/{repository_id}, then {_WHERE_A_TOKEN_COMES_FROM}"
             return HubAccessError(message, hint=hint)
         if isinstance(error, EntryNotFoundError):
@@ -201,13 +202,19 @@ class Hub:
             message = f"{repository_id} is not on {self._endpoint}, or it is private"
             return NotOnHubError(message, hint=f"check the name; for a private repository {_WHERE_A_TOKEN_COMES_FROM}")
         if status in (401, 403):
-            message = f"{self._endpoint} refuses {what} to this token ({status})"
+            message = f"{self._endpoint} refuses {what} to this token ({status}){_its_words(headers)}"
             hint = f"look at {self._endpoint}/{repository_id}, then {_WHERE_A_TOKEN_COMES_FROM}"
             return HubAccessError(message, hint=hint)
         return HubError(f"{self._endpoint} answered {status} for {what}")
 
 
 _NETWORK_HINT = "check the network, HF_ENDPOINT and the proxy; the same command goes on where this one stopped"
+
+
+def _its_words(headers: Mapping[str, str]) -> str:
+    """What the hub itself says of a refusal, such as that somebody still has to look at one's request."""
+    words = "".join(letter for letter in headers.get("X-Error-Message", "")[:200] if letter.isprintable())
+    return f"; it says: {words}" if words else ""
 
 
 def _headers() -> dict[str, str]:

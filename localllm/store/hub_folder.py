@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from localllm.store.repository import HubFile, Repository
@@ -26,6 +26,24 @@ _INCOMPLETE_LOCK = "incomplete.lock"
 def is_hash(text: str) -> bool:
     """Whether it is the name of a commit or a blob: it becomes part of a path."""
     return _HASH.fullmatch(text) is not None
+
+
+def hub_cache(environment: Mapping[str, str], home: Path) -> Path:
+    """Where huggingface_hub keeps its downloads, by the variables that library reads; it is not imported for this.
+
+    What is set to nothing is not set, though the library then takes the folder one stands in. Absolute: a manifest says
+    where a file is to whoever stands elsewhere.
+    """
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if said := environment.get(variable):
+            return _absolute(said)
+    cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
+    return _absolute(environment.get("HF_HOME") or str(cache / "huggingface")) / "hub"
+
+
+def _absolute(said: str) -> Path:
+    # As that library: with variables in it, and a ~ of somebody who is not there stays. resolve() would follow links.
+    return Path(os.path.abspath(os.path.expandvars(os.path.expanduser(said))))  # noqa: PTH100, PTH111
 
 
 class HubFolder:
@@ -103,7 +121,7 @@ def _files_in(snapshot: Path) -> Iterator[HubFile]:
 
 def _put(blob: Path, named: Path, *, may_link: bool) -> None:
     """Let `named`, whatever was there, be the file `blob` without copying it."""
-    temporary = named.with_name(f".{named.name[:100]}.{os.getpid()}")
+    temporary = named.with_name(f".localllm.{os.getpid()}")  # short: a name may be as long as a disk allows
     temporary.unlink(missing_ok=True)
     if not (may_link and _is_linked(temporary, blob)):
         _put_file(blob, temporary)

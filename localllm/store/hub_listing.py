@@ -24,6 +24,8 @@ Read = TypeVar("Read")
 
 class _Lfs(msgspec.Struct):
     sha256: str | None = None
+    oid: str | None = None  # the same, by another word
+    size: int | None = None
 
 
 class _Sibling(msgspec.Struct, rename="camel"):
@@ -104,9 +106,14 @@ def _found(info: _Listed) -> Found:
 
 
 def _file_of(sibling: _Sibling) -> HubFile:
-    oid = (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or ""
-    is_told = sibling.size is not None and is_hash(oid)
-    return HubFile(sibling.rfilename, sibling.size or 0, oid) if is_told else HubFile(sibling.rfilename, 0, "")
+    size, oid = sibling.size, sibling.blob_id or ""
+    if lfs := sibling.lfs:  # then the others may be those of the note that stands in its place in git
+        size, oid = lfs.size or size, (lfs.sha256 or lfs.oid or "").removeprefix("sha256:")
+    return (
+        HubFile(sibling.rfilename, size, oid)
+        if size is not None and is_hash(oid)
+        else HubFile(sibling.rfilename, 0, "")
+    )
 
 
 def _is_safe(path: str, repository_id: str) -> bool:

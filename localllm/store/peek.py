@@ -10,10 +10,12 @@ headers of all are read.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from localllm.gguf import Header
 from localllm.placement.estimate import estimate
 from localllm.pulling import PullRequest
 from localllm.store.hub import Hub
+from localllm.store.hub_folder import hub_cache
 from localllm.store.image import settings_of
 from localllm.store.peeked import Peeked, Size
 from localllm.store.registry import Registry
@@ -91,20 +94,20 @@ def peek_image(registry: Registry, request: PullRequest) -> Peeked:
 
 def _headers(source: Source, repository: Repository, files: tuple[HubFile, ...]) -> Header:
     """The first file's header with the tensors of all."""
-    headers = [remote_header(source, repository, file) for file in files]
+    headers = [patiently(partial(remote_header, source, repository, file), time.sleep) for file in files]
     whole = [header for header in headers if header is not None]
     if len(whole) < len(headers):
         missing = next(file.name for file, header in zip(files, headers, strict=True) if header is None)
         raise HubError(
-            f"the header of {missing} cannot be read from {source.title}",
-            hint="try again, or pull the quant you want: its file is planned with when it is there",
+            f"the header of {missing} cannot be read from {source.title}: it is no GGUF, or its header is very long",
+            hint="pull the quant you want: its file is planned with when it is there, or refused with the reason",
         )
     return dataclasses.replace(whole[0], tensors=tuple(tensor for header in whole for tensor in header.tensors))
 
 
 def _run(request: PullRequest) -> Peeked:
     if request.registry is None:
-        return peek(Hub(), request)
+        return peek(Hub(hub_cache(os.environ, Path.home())), request)
     with Registry(request.registry.url, Path(request.registry.blobs_dir)) as registry:
         return peek_image(registry, request)
 

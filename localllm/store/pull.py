@@ -10,6 +10,7 @@ behind whatever kills the daemon.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from localllm.pulling import LOOKING, Pulled, PulledFile, PulledSettings, PullRe
 from localllm.sizes import size_text
 from localllm.store.download import Effects, disk_error, download, partial_bytes
 from localllm.store.hub import Hub
+from localllm.store.hub_folder import hub_cache
 from localllm.store.image import license_name, settings_of
 from localllm.store.registry import Registry
 from localllm.store.repository import HubFile, Repository, choose
@@ -130,7 +132,7 @@ def main() -> None:
 
 def _run(request: PullRequest, effects: Effects) -> Pulled:
     if request.registry is None:
-        hub = Hub()
+        hub = Hub(hub_cache(os.environ, Path.home()))
         with _disk_errors(hub):
             return pull(hub, request, effects)
     place = request.registry

@@ -23,12 +23,14 @@ QUANTS = tuple(
     """.split()
 )
 # Letters may follow a dash, or nothing (Q4-K-M, q4km); digits an underscore alone: in "Q8-2" the 2 is a version.
-_STEP = r"_\d|_R\d|[-_]?(?:K(?:SS|T)?|NL|XXS|XXL|XS|XL|[SML])"
+# One way to read each letter: names come from anybody, and two ways would be 2 ** n for n letters.
+_STEP = r"_\d|_R\d|[-_]?(?:NL|XXS|XXL|XS|XL|[KSMLT])"
 _QUANT = re.compile(
     rf"(?<![0-9A-Z])(?:(UD[-_])?((?:I?Q|TQ)\d)((?:{_STEP})*)|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32)(?![0-9A-Z])",
     re.ASCII,
 )
-_STEPS = re.compile(r"\d|R\d|KSS|KT|NL|XXS|XXL|XS|XL|[KSML]", re.ASCII)
+_STEPS = re.compile(r"R?\d|NL|XXS|XXL|XS|XL|[KSMLT]", re.ASCII)
+_NOT_OF_LLAMA_CPP = re.compile(r"_K_(S_S|[STL])")
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.ASCII)
 _PIECE = re.compile(
     r"(?P<whole>.+\.gguf)[-.](?:part-?(?:\d+(?:of\d+)?|[a-z]{1,2})|split-(?:\d+|[a-z]{1,2}))", re.ASCII | re.IGNORECASE
@@ -97,8 +99,8 @@ def _spelled(found: re.Match[str]) -> str:
     if kind is None:
         return found[0].replace("FP16", "F16").replace("FP32", "F32")
     steps = "_".join((kind, *_STEPS.findall(rest)))
-    if kind.startswith("I"):  # ik_llama.cpp's IQ4_KS is a kind of its own
-        steps = steps.replace("_K_S", "_KS").replace("_K_L", "_KL")
+    if kind.startswith("I"):  # ik_llama.cpp's IQ4_KS and IQ4_KSS are kinds of their own
+        steps = _NOT_OF_LLAMA_CPP.sub(lambda one: f"_K{one[1].replace('_', '')}", steps)
     return f"UD-{steps}" if dynamic else steps
 
 

@@ -86,7 +86,8 @@ class Variant:
         return len(self.files) == self.parts
 
     def __str__(self) -> str:
-        size = size_text(self.size_bytes) if all(file.size_bytes for file in self.files) else "size unknown"
+        is_told = all(file.size_bytes or file.oid for file in self.files)
+        size = size_text(self.size_bytes) if is_told else "size unknown"
         parts = f"{self.parts} parts" if self.is_whole else f"{len(self.files)} of {self.parts} parts"
         return f"{self.label} ({size}{f', {parts}' if self.parts > 1 else ''})"
 

@@ -16,8 +16,9 @@ from localllm.store.answers import Place, SourceBusyError
 from localllm.store.repository import HubFile, Repository
 
 STALL_SECONDS = 30.0
+GOES_ON = "check the network and the proxy; the same command goes on where this one stopped"
 _LOOKS = 4
-_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.5, 60.0
+_SHORTEST_SECONDS, _LONGEST_UNTOLD_SECONDS, _LONGEST_SECONDS = 0.5, 10.0, 60.0
 _TOLD_SECONDS = 2.0  # shorter ones come with every connection that breaks
 T = TypeVar("T")
 
@@ -58,10 +59,18 @@ class Source(Protocol):
         """Hold off other processes that download this file. Raises TimeoutError when one still does in time."""
 
 
-def patiently(
-    ask: Callable[[], T], sleep: Callable[[float], None], tell: Callable[[str], None] = lambda text: None
-) -> T:
-    """What `ask` answers, with a few more tries when the source is busy. `tell` hears of long waits."""
+def refuse_other(place: Place, file: HubFile, title: str) -> None:
+    """Raises SourceBusyError for an answer that is not of `file`: an error's page, say, in a proxy's 200."""
+    if place.whole_bytes is not None and place.whole_bytes != file.size_bytes:
+        said = f"of {place.whole_bytes} bytes, and {file.name} has {file.size_bytes}"
+        raise SourceBusyError(f"{title} or a proxy sends a file {said}", hint=GOES_ON)
+
+
+def patiently(ask: Callable[[], T], sleep: Callable[[float], None], tell: Callable[[str], None] | None = None) -> T:
+    """What `ask` answers, with a few more tries when the source is busy.
+
+    `tell` hears of long waits; where nobody does, they are shorter than the source asks for.
+    """
     for attempt in range(_LOOKS - 1):
         try:
             return ask()
@@ -70,10 +79,13 @@ def patiently(
     return ask()
 
 
-def wait(error: SourceBusyError, attempt: int, sleep: Callable[[float], None], tell: Callable[[str], None]) -> None:
+def wait(
+    error: SourceBusyError, attempt: int, sleep: Callable[[float], None], tell: Callable[[str], None] | None
+) -> None:
     """Wait as long as the source asks for, else longer with each attempt (the first is 0), and say so."""
     asked = error.retry_after_seconds
-    seconds = min(_LONGEST_SECONDS, 0.5 * 2**attempt if asked is None else max(_SHORTEST_SECONDS, asked))
-    if seconds >= _TOLD_SECONDS:
+    seconds = 0.5 * 2**attempt if asked is None else max(_SHORTEST_SECONDS, asked)
+    seconds = min(_LONGEST_SECONDS if tell else _LONGEST_UNTOLD_SECONDS, seconds)
+    if tell and seconds >= _TOLD_SECONDS:
         tell(f"{error.message}: trying again in {seconds:.0f} s")
     sleep(seconds)

@@ -170,6 +170,7 @@ def test_a_device_file_that_describes_no_machine_is_named_with_what_is_wrong(dae
         (("nonsense-model",), "model 'nonsense-model' not found"),
         (("hf.co/owner/Broken-GGUF",), "the header of Broken-Q4_K_M.gguf cannot be read from the hub"),
         (("hf.co/owner/Nowhere-GGUF",), "owner/Nowhere-GGUF"),
+        (("hf.co/owner/Middle-GGUF", "--quant", "auto"), "the quant 'auto' is chosen when a model is pulled"),
         (("guide", "--kv", "q3"), 'option "cache_type_k" must be f16, q8_0'),
         (("guide", "--device-file", "/nowhere.json"), "/nowhere.json cannot be read: No such file or directory"),
         (("guide", "--parallel", "0"), "--parallel"),

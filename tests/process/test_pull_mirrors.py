@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cli_process import run_cli
 from daemon_process import Daemon, running_daemon
 from hub_server import HubRepo, HubServer, hub_server
 from pulls import GUIDE, LARGE, SUCCESS, names, pull
@@ -108,6 +111,31 @@ def test_a_file_that_is_listed_and_not_there_is_named(tmp_path):
         assert f"{hub.url} lists {Q4} of owner/Tiny-GGUF, but does not have it" == last["error"]
         assert SUCCESS == pull(daemon, f"{NAME}:Q8_0")[-1]
         assert [f"{NAME}:Q8_0"] == names(daemon)
+
+
+def test_variables_set_to_nothing_are_not_set_and_a_relative_cache_is_found_from_elsewhere(tmp_path):
+    with (
+        hub_server({"owner/Tiny-GGUF": HubRepo({Q4: GUIDE})}) as hub,
+        running_daemon(tmp_path, HF_ENDPOINT=hub.url, HF_HOME="", HF_HUB_CACHE="", NO_PROXY="*") as daemon,
+    ):
+        assert SUCCESS == pull(daemon, NAME)[-1]
+    (there,) = (tmp_path / ".cache" / "huggingface" / "hub").rglob(Q4)
+    relative = os.path.relpath(tmp_path / ".cache" / "huggingface")
+    with running_daemon(tmp_path, HF_ENDPOINT="", HF_HOME=relative, HF_HUB_OFFLINE="1") as daemon:
+        assert SUCCESS == pull(daemon, f"{NAME}:q4_k_m")[-1]
+        listed = run_cli("list", environment=daemon.environment, folder=tmp_path).stdout
+        assert f"{NAME}:q4_k_m" in listed
+    assert str(there) == json.loads(next(tmp_path.rglob("q4_k_m.json")).read_text())["file"]
+
+
+def test_what_the_hub_says_of_a_refusal_is_passed_on(tmp_path):
+    words = "Your request to access model owner/Tiny is awaiting a review from the repo authors."
+    gated = HubRepo(FILES, is_gated=True, token="hf_x", refusal=words)
+    with daemon_and_hub(tmp_path, gated, HF_TOKEN="hf_other") as (daemon, _):
+        error = pull(daemon, NAME)[-1]
+        assert f"owner/Tiny-GGUF asks everyone to accept its terms first; it says: {words}" == error["error"]
+        assert error["error"] == pull(daemon, NAME, quant="auto")[-1]["error"]
+        assert error["error"] in run_cli("plan", NAME, environment=daemon.environment).stderr
 
 
 def test_a_repository_that_was_renamed_is_found_under_both_names(tmp_path):

@@ -108,6 +108,29 @@ def test_a_model_of_ollamas_library_keeps_its_name_and_its_settings(store, home,
     assert (Message(role="user", content="hi"), Message(role="assistant", content="hello")) == found.messages
 
 
+def test_models_that_share_their_weights_are_one_for_each_of_their_settings(store, home, ollama):
+    said = {"plain": {}, "same": {}, "pirate": {"system": b"Arr."}, "cold": {"params": b'{"temperature": 0}'}}
+    for name, layers in said.items():
+        ollama.model(f"registry.ollama.ai/library/{name}/latest", model=model(), **layers)
+    done = taken(store, home, "ollama")
+    assert {"cold:latest", "pirate:latest", "plain:latest"} == set(named(done))
+    assert [("plain:latest", "Ollama's same:latest")] == [(one.name, one.what) for one in done if one.status == "known"]
+    assert ("Arr.", None) == (store.find("pirate").system, store.find("plain").system)
+    assert {"known"} == {one.status for one in taken(store, home, "ollama")}
+    store.copy("cold", "pirate")
+    assert {"known"} == {one.status for one in taken(store, home, "ollama")}, (
+        "a name that was changed here is left alone"
+    )
+
+
+def test_what_early_versions_and_other_programs_leave_in_ollamas_store_is_no_hindrance(store, home, ollama):
+    blob = ollama.model("registry.ollama.ai/library/early/latest", model=model())
+    blob.rename(blob.with_name(blob.name.replace("-", ":")))
+    put(ollama.folder / "manifests/registry.ollama.ai/library/.DS_Store/latest", b"x")
+    put(ollama.folder / "manifests/.DS_Store", b"x")
+    assert [("named", "early:latest")] == [(one.status, one.name) for one in taken(store, home, "ollama")]
+
+
 def test_models_of_other_places_in_ollamas_store_get_plain_names(store, home, ollama):
     ollama.model("registry.ollama.ai/someone/mine/latest", model=model(1))
     ollama.model("hf.co/owner/Tiny-Model-GGUF/Q4_K_M", model=model(2))
@@ -139,7 +162,8 @@ def test_ollama_models_is_honoured(store, home, tmp_path):
 def test_ollamas_projector_comes_along_in_place(store, home, ollama):
     projector = gguf_bytes({"general.architecture": "clip"})
     ollama.model("registry.ollama.ai/library/seeing/latest", model=model(), projector=projector)
-    taken(store, home, "ollama")
+    (done,) = taken(store, home, "ollama")
+    assert "with its projector, which is kept: this version reads no images yet" == done.note
     digest = hashlib.sha256(projector).hexdigest()
     assert ollama.folder / "blobs" / f"sha256-{digest}" == store.find("seeing").projector
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localllm.store.hub_folder import HubFolder
+from localllm.store.hub_folder import HubFolder, hub_cache
 from localllm.store.repository import HubFile, Repository
 
 DATA = b"weights"
@@ -62,6 +62,12 @@ def test_a_file_is_found_by_its_blob_when_its_name_is_missing_or_wrong(folder, h
     assert [named] == list(named.parent.iterdir())
 
 
+def test_a_name_as_long_as_a_disk_allows_is_given(folder, home):
+    put(home / "blobs" / OID)
+    long = HubFile(f"{80 * '模'}-q4.gguf", len(DATA), OID)
+    assert DATA == folder.link(at(OLD), long).read_bytes()
+
+
 def test_what_is_not_whole_is_not_found(folder, home):
     assert None is folder.find(at(OLD), FILE)
     put(home / "blobs" / OID, DATA[:-1])
@@ -99,3 +105,20 @@ def test_offline_the_main_branch_counts_or_else_the_newest_commit_that_has_a_mod
     found = folder.look_up(ID)
     assert (NEW, True) == (found.commit, found.is_offline)
     assert HubFile("b.gguf", len(DATA), "") in found.files, "what is no link has no hash"
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({}, "/home/me/.cache/huggingface/hub"),
+        ({"HF_HOME": "/hf", "XDG_CACHE_HOME": "/xdg"}, "/hf/hub"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/huggingface/hub"),
+        ({"HF_HUB_CACHE": "/cache", "HF_HOME": "/hf"}, "/cache"),
+        ({"HUGGINGFACE_HUB_CACHE": "/old"}, "/old"),
+        ({"HF_HUB_CACHE": "", "HF_HOME": "", "XDG_CACHE_HOME": ""}, "/home/me/.cache/huggingface/hub"),
+        ({"HF_HOME": "~nobody-of-that-name/hf"}, f"{Path.cwd()}/~nobody-of-that-name/hf/hub"),
+        ({"HF_HOME": "there/../hf"}, f"{Path.cwd()}/hf/hub"),
+    ],
+)
+def test_the_cache_is_where_the_variables_say_and_its_path_is_whole(variables, folder):
+    assert Path(folder) == hub_cache(variables, Path("/home/me"))

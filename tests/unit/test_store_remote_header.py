@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from gguf_files import MODEL_METADATA, gguf_bytes
 
-from localllm.errors import HubError
-from localllm.store.answers import Place
+from localllm.errors import HubAccessError, HubError
+from localllm.store.answers import Place, SourceBusyError
 from localllm.store.remote_header import remote_header
 from localllm.store.repository import HubFile, Repository
 from localllm.store.source import Opened
@@ -20,14 +21,17 @@ DATA = gguf_bytes(MODEL_METADATA | {"llama.attention.head_count": 8, "padding": 
 class Files:
     """A source whose files all begin with the same bytes; `asked` counts what was taken of each."""
 
-    def __init__(self, data: bytes = DATA, error: HubError | None = None) -> None:
+    title = "the hub"
+
+    def __init__(self, data: bytes = DATA, error: HubError | None = None, whole_bytes: int | None = None) -> None:
+        self.whole_bytes = whole_bytes
         self.data = data
         self.error = error
         self.asked: dict[str, int] = {}
 
     @contextmanager
     def open(self, repository: Repository, file: HubFile, start: int, piece_bytes: int) -> Iterator[Opened]:
-        yield Opened(Place(start, None), self._pieces(file, 100_000))
+        yield Opened(Place(start, self.whole_bytes), self._pieces(file, 100_000))
 
     def _pieces(self, file: HubFile, piece_bytes: int) -> Iterator[bytes]:
         for at in range(0, file.size_bytes, piece_bytes):
@@ -47,6 +51,16 @@ def test_no_more_of_a_file_is_asked_for_than_its_header_takes():
     header = remote_header(files, repository(Q8_0=9 * GB), HubFile("a.gguf", 9 * GB, "ab" * 32))
     assert (256, 9 * GB) == (header.embedding_length, header.file_size_bytes)
     assert files.asked["a.gguf"] <= 5 * 2**20
+
+
+def test_what_keeps_a_source_from_answering_is_passed_on():
+    with pytest.raises(HubAccessError, match="accept the terms"):
+        remote_header(Files(error=HubAccessError("accept the terms")), repository(), HubFile("a.gguf", GB, "ab" * 32))
+
+
+def test_a_page_in_place_of_the_file_is_no_word_about_its_header():
+    with pytest.raises(SourceBusyError, match="sends a file of 12 bytes, and a\\.gguf has 1000000000"):
+        remote_header(Files(whole_bytes=12), repository(), HubFile("a.gguf", GB, "ab" * 32))
 
 
 def test_what_is_no_gguf_has_no_header():

@@ -8,7 +8,8 @@ import pytest
 
 from localllm.errors import NotOnHubError
 from localllm.sizes import parse_size, size_text
-from localllm.store.repository import QUANTS, HubFile, Repository, choose, variants_of
+from localllm.store.quants import QUANTS, read_path
+from localllm.store.repository import HubFile, Repository, choose, variants_of
 
 
 def repository(*names: str) -> Repository:
@@ -242,3 +243,28 @@ def test_a_quant_that_only_the_folder_names_is_read_from_it():
     there = repository(*parts)
     assert ("Q4_K_M", 2) == (choose(there, "").variant.quant, len(choose(there, "").files))
     assert "Q8_0/model-00001-of-00002.gguf" == choose(there, "q8_0").variant.files[0].path
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "quant"),
+    [
+        ("M-UD_Q4_K_XL.gguf", "M", "UD-Q4_K_XL"),
+        ("M-IQ4_KSS.gguf", "M", "IQ4_KSS"),
+        ("M-IQ4_KS.gguf", "M", "IQ4_KS"),
+        ("M-IQ2_KT_R4.gguf", "M", "IQ2_KT_R4"),
+        ("M-Q4_0_4_8.gguf", "M", "Q4_0_4_8"),
+        ("M Q6_K (v2).gguf", "M", "Q6_K"),
+        ("M-Q4_K_Medium.gguf", "M", "Q4_K"),
+        ("M-Q8-2.gguf", "M", "Q8"),
+        ("Straße-Q3KL.gguf", "Straße", "Q3_K_L"),
+        ("M-fp32.gguf", "M", "F32"),
+        ("x/BF16/M-00001-of-00002.gguf", "M", "BF16"),
+        ("M-x-Q8_0-Q4_K_M.gguf", "M-x-Q8_0", "Q4_K_M"),
+        ("mxfp4_moe.gguf", "", "MXFP4_MOE"),
+        ("Qwen3-4B.gguf", "Qwen3-4B", ""),
+        ("M-Q4" + 200 * "KSS" + "Z.gguf", "M-Q4" + 200 * "KSS" + "Z", ""),
+        ("M-Q4" + 200 * "_K_S" + "Z.gguf", "M", "Q4" + 199 * "_K_S" + "_K"),
+    ],
+)
+def test_a_file_name_is_read_as_publishers_write_it_and_hostile_ones_in_a_moment(path, model, quant):
+    assert (model, quant) == (read_path(path).model, read_path(path).quant)
