@@ -144,6 +144,15 @@ def test_what_cannot_guess_is_refused_with_its_line_and_the_name_is_not_made(dae
     assert "refused" not in run_cli("list", environment=daemon.environment).stdout
 
 
+def test_a_model_that_takes_no_token_back_gets_no_draft_model(daemon: Daemon, tmp_path: Path) -> None:
+    for recipe in ("mamba-tiny", "qwen35-tiny"):
+        model = build(recipe, GUIDE, tmp_path / f"{recipe}.gguf")
+        made = create(daemon, "refused", f"FROM {model}\nDRAFT guide\n")
+        assert 0 != made.returncode
+        assert "guide.gguf cannot guess for this model: the model itself takes no token back" in made.stderr
+    assert "refused" not in run_cli("list", environment=daemon.environment).stdout
+
+
 def test_another_vocabulary_is_refused_with_the_number_of_tokens_that_differ(daemon: Daemon, tmp_path: Path) -> None:
     data = GUIDE.read_bytes()
     other = tmp_path / "other.gguf"
