@@ -20,7 +20,6 @@ from localllm.engine.tokens import TokenArray, Tokens, common_prefix
 FEWEST_ROWS = 16  # that are caught up with in a step
 LEAST_PROBABILITY = 0.75
 _SLOT = 0
-_NOTHING: Tokens = np.empty(0, dtype=np.int32)
 
 logger = logging.getLogger(__name__)
 
@@ -47,32 +46,34 @@ class DraftModel:
         self._is_broken = False
         self._row_seconds = 0.0  # of a row among many, as measured
 
-    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
-        """The tokens that this model would say after `tokens`, at most `most`; none while it is catching up, and behind
-        the end of its own context."""
+    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens | None:
+        """The tokens that this model would say after `tokens`, at most `most`, as far as it is sure of them; None while
+        it is catching up, behind the end of its own context, and behind a token that it does not have."""
         most = min(most, self._tokens_most, self._backend.facts.sequence_tokens - len(tokens))
         if self._is_broken or most < 1:
-            return _NOTHING
+            return None
         try:
             return self._guess(tokens, most, plain_seconds)
         except EngineError as error:
             logger.warning("the draft model is not used any more: %s", error)
             self._is_broken = True
-            return _NOTHING
+            return None
 
     def use_threads(self, count: int) -> None:
         """Compute with so many threads, or all that it has: more than there are cores free wait for each other."""
         self._backend.use_threads(min(count, self._backend.facts.threads))
 
-    def _guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
+    def _guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens | None:
         # The last token is computed anew, should it be there already: its logits are wanted.
         self._keep(min(common_prefix(tokens, self._computed.view()), len(tokens) - 1))
         rest = tokens[len(self._computed) :]
+        if int(rest.max()) >= self._backend.facts.vocabulary_size:
+            return None
         if len(rest) > (rows := self._rows(plain_seconds)):
             started = self._clock()
             self._compute(rest[:rows], wants_logits=False)
             self._row_seconds = (self._clock() - started) / rows
-            return _NOTHING
+            return None
         guesses: list[int] = []
         while self._compute(rest, wants_logits=True):
             token = self._most_probable(len(rest) - 1)

@@ -26,7 +26,7 @@ OTHER_PART_MOST = 0.01  # of the tokens may be other ones
 
 
 def check(request: DraftCheck) -> CheckEvent:
-    """Whether both have one vocabulary, and the draft model a memory that guesses can be taken out of."""
+    """Whether both have one vocabulary, and memories that guesses can be taken out of."""
     log = LogReader()
     callback = native.llama_log_callback(lambda level, text, _: log.feed(level, text.decode("utf-8", "replace")))
     native.llama_log_set(callback, ctypes.c_void_p(0))
@@ -35,6 +35,8 @@ def check(request: DraftCheck) -> CheckEvent:
         model, draft = (_vocabulary_of(path, log) for path in (request.model, request.draft))
     except ModelLoadError as error:
         return Failed("bad_draft", 400, str(error), error.hint)
+    if memory_kind(model) == "recurrent":
+        return Failed("bad_draft", 400, "the model itself takes no token back, and some guesses are wrong")
     if memory_kind(draft) == "recurrent":
         return Failed("bad_draft", 400, "it takes no token back, and some guesses are wrong")
     return _compared(_tokens(model), _tokens(draft))

@@ -8,8 +8,9 @@ Guesses are computed together with the next token, and each is kept only if the 
 is asked row by row and the draft ends where it chooses otherwise. So the text is that of a run without drafts, whatever
 the sampling.
 
-A draft costs time even when it is wrong, so each source of them is used only while it pays: tokens per second with its
-drafts against those without, both measured here. Pure: a clock and durations come in, drafts go out.
+A draft costs time even when it is wrong, and so does a source that computes and then is not sure. So each is used only
+while it pays: tokens per second with its drafts against those without, both measured here, and what was lost by asking
+in vain against what was won. Pure: a clock and durations come in, drafts go out.
 """
 
 from __future__ import annotations
@@ -33,14 +34,17 @@ LONGEST_PAUSE = 16 * PAUSE_STEPS
 PLAIN_EVERY = 32  # drafts before a plain step shows again what they are held against
 WEIGHT = 0.2
 CLEARLY = 1.01  # a longer draft must promise so much more
+VAIN_TOKENS = 4.0  # the time of so many tokens may be lost by asking in vain
+WON_TOKENS = 16.0  # more than was won before, of which so much is remembered
 
 
 class Guesser(Protocol):
     """A source of guesses."""
 
-    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
-        """What may follow `tokens`, at most `most`, which is at least 1; empty when it has no guess. Getting ready may
-        take about `plain_seconds`, as long as a token without guesses does."""
+    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens | None:
+        """What may follow `tokens`, at most `most`, which is at least 1; empty when it has computed in vain, None when
+        it has nothing to guess by or is getting ready, which may take about `plain_seconds`, as long as a token without
+        guesses does."""
 
 
 class DraftGuesser(Guesser, Protocol):
@@ -53,18 +57,21 @@ class DraftGuesser(Guesser, Protocol):
 class PromptLookup:
     """What followed the last few tokens before."""
 
-    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
+    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens | None:
         """See `draft`."""
-        return draft(tokens, most)
+        found = draft(tokens, most)
+        return found if len(found) else None
 
 
 class Trial:
-    """One source: how much it may guess, and whether that pays. `seconds` per token with its drafts, if known."""
+    """One source: how much it may guess, and whether that pays. `seconds` per token while it is asked, if known."""
 
     def __init__(self, guesser: Guesser, longest_draft: int = MOST_DRAFTED) -> None:
         self.guesser = guesser
         self.seconds: float | None = None
         self.lengths = Lengths(longest_draft)
+        self._drafted_seconds: float | None = None  # per token of its drafts alone
+        self._lost = 0.0  # seconds, by asking in vain, less what its drafts have won
         self._pause = 0
         self._next_pause = PAUSE_STEPS
         self._tries = 0
@@ -82,14 +89,27 @@ class Trial:
         """One draft and what it took; without it a token takes `otherwise`."""
         self._tries += 1
         self.seconds = _blend(self.seconds, seconds / (1 + accepted))
+        self._drafted_seconds = _blend(self._drafted_seconds, seconds / (1 + accepted))
+        self._lost = max(self._lost + seconds - (1 + accepted) * otherwise, -WON_TOKENS * otherwise)
         self.lengths.observe(drafted, accepted, seconds)
         if self._tries < TRIES:
             return
-        if self.seconds * WORTH <= otherwise:
+        if self._drafted_seconds * WORTH <= otherwise:
             self._next_pause = PAUSE_STEPS
             return
+        self._begin_pause()
+
+    def observe_nothing(self, seconds: float, otherwise: float) -> None:
+        """It was asked for so long, and was not sure of anything; a token without it takes `otherwise`."""
+        self.seconds = _blend(self.seconds, otherwise + seconds)
+        self._lost += seconds
+        if self._lost > VAIN_TOKENS * otherwise:
+            self._begin_pause()
+
+    def _begin_pause(self) -> None:
         self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, LONGEST_PAUSE)
-        self._tries, self.seconds = 0, None
+        self._tries, self._lost = 0, 0.0
+        self.seconds = self._drafted_seconds = None
 
 
 class Lengths:
@@ -164,9 +184,13 @@ class Speculation:
                 continue
             started = self._clock()
             guesses = trial.guesser.guess(tokens, min(trial.lengths.best, most), self._plain_seconds)
+            if guesses is None:
+                continue
+            seconds = self._clock() - started
             if len(guesses):
-                self._used, self._guessing_seconds = number, self._clock() - started
+                self._used, self._guessing_seconds = number, seconds
                 return guesses
+            trial.observe_nothing(seconds, self._otherwise(number))
         return tokens[:0]
 
     def observe(self, drafted: int, accepted: int, seconds: float) -> None:
@@ -178,12 +202,13 @@ class Speculation:
             self._since_plain = 0
             return
         self._since_plain += 1
-        self._trials[self._used].observe(drafted, accepted, seconds + self._guessing_seconds, self._otherwise())
+        otherwise = self._otherwise(self._used)
+        self._trials[self._used].observe(drafted, accepted, seconds + self._guessing_seconds, otherwise)
 
-    def _otherwise(self) -> float:
-        """Seconds of a token without the source that is used: plain, or with one that is asked after it."""
+    def _otherwise(self, number: int) -> float:
+        """Seconds of a token without that source: plain, or with one that is asked after it."""
         assert self._plain_seconds is not None  # nothing is proposed before
-        behind = [trial.seconds for trial in self._trials[self._used + 1 :] if not trial.is_paused]
+        behind = [trial.seconds for trial in self._trials[number + 1 :] if not trial.is_paused]
         return min([self._plain_seconds, *(seconds for seconds in behind if seconds is not None)])
 
 

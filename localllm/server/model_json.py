@@ -100,7 +100,11 @@ def show(model: Model, header: Header, served_context: int, *, verbose: bool) ->
 def _modelfile(model: Model) -> str:
     """With the model's own name in FROM, with which its adapters and its draft model come."""
     text = _FROM.sub(lambda _: f"FROM {model.name}", model.modelfile, count=1)
-    text = _ADAPTER.sub(r"# ADAPTER \1 (comes with FROM)", text, count=len(model.adapters))
+    # They stand before all texts, in which a line may begin with the same words; a count of 0 would be every line.
+    if model.adapters:
+        text = _ADAPTER.sub(r"# ADAPTER \1 (comes with FROM)", text, count=len(model.adapters))
+    if not model.draft:
+        return text
     remark = "comes with FROM" if model.draft_model else f"no effect: {DRAFT_OF_BEFORE}"
     return _DRAFT.sub(rf"# DRAFT \1 ({remark})", text, count=1)
 

@@ -139,9 +139,11 @@ class Astray(DraftModel):
 
     drafts = 0
 
-    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens:
+    def guess(self, tokens: Tokens, most: int, plain_seconds: float) -> Tokens | None:
         """The guesses of the real one, but for the last."""
         guesses = super().guess(tokens, most, plain_seconds)
+        if guesses is None:
+            return None
         self.drafts += len(guesses) > 0
         if self.drafts % 2:
             guesses[-1:] = 300 + (guesses[-1:] + 1) % 2000

@@ -85,6 +85,17 @@ def test_show_tells_the_draft_model_and_its_modelfile_makes_the_same_again(daemo
     assert 0 < ask_anew(daemon, "again")["drafted_count"]
 
 
+@pytest.mark.parametrize("first", ["", "DRAFT guide\n"])
+def test_lines_of_a_text_that_begin_as_statements_do_stay_as_they_are(daemon: Daemon, first: str) -> None:
+    text = "You write letters.\nDRAFT them first.\nADAPTER plugs are none of yours.\nFROM now on."
+    create(daemon, "writer", f'FROM guide\n{first}SYSTEM """{text}"""\n')
+    written = run_cli("show", "writer", "--modelfile", environment=daemon.environment).stdout
+    assert 0 == create(daemon, "again", written).returncode
+    assert [text] * 2 == [
+        daemon.http.post("/api/show", json={"model": name}).json()["system"] for name in ("writer", "again")
+    ]
+
+
 def test_a_draft_model_comes_with_from_and_another_takes_its_place(daemon: Daemon, tmp_path: Path) -> None:
     small = shutil.copy(GUIDE, tmp_path / "small.gguf")
     create(daemon, "first", "FROM guide\nDRAFT guide\n")
@@ -141,6 +152,15 @@ def test_what_cannot_guess_is_refused_with_its_line_and_the_name_is_not_made(dae
         made = create(daemon, "refused", f"FROM guide\nDRAFT {said}\n")
         assert 0 != made.returncode
         assert message in made.stderr, made.stderr
+    assert "refused" not in run_cli("list", environment=daemon.environment).stdout
+
+
+def test_a_model_that_takes_no_token_back_gets_no_draft_model(daemon: Daemon, tmp_path: Path) -> None:
+    for recipe in ("mamba-tiny", "qwen35-tiny"):
+        model = build(recipe, GUIDE, tmp_path / f"{recipe}.gguf")
+        made = create(daemon, "refused", f"FROM {model}\nDRAFT guide\n")
+        assert 0 != made.returncode
+        assert "guide.gguf cannot guess for this model: the model itself takes no token back" in made.stderr
     assert "refused" not in run_cli("list", environment=daemon.environment).stdout
 
 

@@ -18,7 +18,8 @@ def new_model(pool_tokens=4096, batch_tokens=512, memory=None, **options):
 
 
 def ask(model, text, most=3, plain_seconds=0.0):
-    return model.guess(np.frombuffer(text, dtype=np.uint8).astype(np.int32), most, plain_seconds).tolist()
+    guesses = model.guess(np.frombuffer(text, dtype=np.uint8).astype(np.int32), most, plain_seconds)
+    return None if guesses is None else guesses.tolist()
 
 
 def said(text, count):
@@ -31,7 +32,7 @@ def said(text, count):
 def ask_until_ready(model, text, most=3):
     for step in range(1000):
         guesses = ask(model, text, most)
-        if guesses:
+        if guesses is not None:
             return guesses, step
     raise AssertionError("it never catches up")
 
@@ -102,22 +103,22 @@ def test_a_part_takes_about_as_long_as_a_plain_token():
     rows = []
     for _ in range(4):
         before = backend.computed_rows
-        assert [] == ask(model, text, plain_seconds=100 / 128)
+        assert ask(model, text, plain_seconds=100 / 128) is None
         rows.append(backend.computed_rows - before)
     assert [FEWEST_ROWS, 100, 100, 100] == rows
 
 
 def test_no_part_is_larger_than_a_batch():
     model, backend = new_model(batch_tokens=8)
-    assert [] == ask(model, b"." * 100)
+    assert ask(model, b"." * 100) is None
     assert 8 == backend.computed_rows
 
 
 def test_it_guesses_nothing_behind_the_end_of_its_context():
     model, _ = new_model(pool_tokens=20)
     assert 2 == len(ask_until_ready(model, b"." * 18, most=8)[0])
-    assert [] == ask(model, b"." * 20, most=8)
-    assert [] == ask(model, b"." * 30, most=8)
+    assert ask(model, b"." * 20, most=8) is None
+    assert ask(model, b"." * 30, most=8) is None
 
 
 @pytest.mark.parametrize("kind", ["window", "recurrent"])
@@ -131,3 +132,18 @@ def test_a_memory_that_takes_nothing_back_is_computed_anew(kind):
 def test_a_token_that_the_larger_model_has_not_is_no_guess():
     model, _ = new_model(vocabulary_size=ord("a"))
     assert [ord("9")] == ask_until_ready(model, b"echo:9a\n"[:8], most=8)[0]
+
+
+def test_one_that_is_not_sure_has_computed_and_guesses_nothing():
+    model, backend = new_model(least_probability=1.1)
+    assert [] == ask_until_ready(model, ENDLESS[:10])[0]
+    assert 10 == backend.computed_rows
+
+
+def test_a_token_that_it_does_not_have_silences_it_for_that_text_alone():
+    model, backend = new_model(vocabulary_size=2**16)
+    vocabulary = backend.facts.vocabulary_size
+    for unknown in (vocabulary, 2**16 - 1):
+        text = np.array([*ENDLESS[:5], unknown, *ENDLESS[5:10]], dtype=np.int32)
+        assert [None] * 3 == [model.guess(text, 3, 0.0) for _ in range(3)]
+    assert said(ENDLESS[:10], 3) == ask_until_ready(model, ENDLESS[:10])[0]

@@ -1,6 +1,7 @@
 """Prompt lookup: what a draft is, against a naive search, and when drafts are tried."""
 
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from localllm.engine.speculation import (
     SEARCHED_TOKENS,
     SHORTEST_MATCH,
     TRIES,
+    VAIN_TOKENS,
+    WON_TOKENS,
     Lengths,
     PromptLookup,
     Speculation,
@@ -216,6 +219,83 @@ def test_the_time_of_guessing_counts():
     slow = Speculation([Trial(Says(1, 2, 3))], lambda: next(times))
     drafted = [bool(step(slow, all_of)) for _ in range(1 + TRIES + 10)]
     assert [False] + [True] * TRIES + [False] * 10 == drafted
+
+
+class Unsure:
+    """A source that guesses three tokens where `is_sure` says so, and nothing otherwise."""
+
+    def __init__(self, is_sure=lambda: False, is_ready=lambda: True):
+        self.is_sure, self.is_ready = is_sure, is_ready
+        self.asked = 0
+
+    def guess(self, tokens, most, plain_seconds):
+        self.asked += 1
+        if not self.is_ready():
+            return None
+        return np.array([1, 2, 3] if self.is_sure() else [], dtype=np.int32)[:most]
+
+
+def asked_in(steps, model, seconds_of_asking, accepted=3):
+    """Whether the source was asked, step by step; a draft and its check take a plain step's time and that of asking."""
+    times = itertools.accumulate(itertools.cycle((0.0, seconds_of_asking)))
+    one = Speculation([Trial(model)], lambda: next(times))
+    was_asked = []
+    for _ in range(steps):
+        before = model.asked
+        count = len(one.propose(REPEATING, 3))
+        one.observe(count, min(count, accepted), PLAIN_SECONDS)
+        was_asked.append(model.asked > before)
+    return was_asked
+
+
+def test_a_source_that_is_never_sure_is_left_alone_after_some_asking_for_pauses_that_double():
+    asked = asked_in(1500, Unsure(), seconds_of_asking=0.5)
+    runs = [(was_asked, len(list(group))) for was_asked, group in itertools.groupby(asked)]
+    asking = (True, int(VAIN_TOKENS / 0.5) + 1)
+    pauses = [(False, PAUSE_STEPS), (False, 2 * PAUSE_STEPS), (False, 4 * PAUSE_STEPS)]
+    assert [(False, 1), *itertools.chain(*((asking, pause) for pause in pauses))] == runs[:7]
+
+
+def test_a_source_that_is_seldom_sure_is_asked_on_where_it_wins_more_than_it_loses():
+    chance = random.Random(3)
+    asked = asked_in(2000, Unsure(lambda: chance.random() < 0.3), seconds_of_asking=0.2)
+    assert sum(asked) > 0.95 * len(asked) * PLAIN_EVERY / (PLAIN_EVERY + 1)
+
+
+def test_a_source_that_is_seldom_sure_is_left_alone_where_it_loses_more_than_it_wins():
+    chance = random.Random(3)
+    asked = asked_in(2000, Unsure(lambda: chance.random() < 0.1), seconds_of_asking=0.6)
+    assert sum(asked) < 0.1 * len(asked)
+
+
+def test_a_source_that_was_good_for_long_and_is_sure_of_nothing_any_more_is_left_alone_too():
+    times = itertools.count()
+    asked = asked_in(640, Unsure(lambda: next(times) < 500), seconds_of_asking=0.5)
+    assert all(any(asked[at : at + 2]) for at in range(500))
+    assert sum(asked) <= 500 + (VAIN_TOKENS + WON_TOKENS) / 0.5 + 1
+
+
+def test_getting_ready_is_no_asking_in_vain():
+    model = Unsure(is_ready=lambda: False)
+    assert [False] + [True] * 99 == asked_in(100, model, seconds_of_asking=0.5)
+
+
+def test_asking_in_vain_counts_where_a_source_is_held_against_the_one_behind_it():
+    first, second = Says(), Unsure(is_sure=itertools.cycle((False, False, False, True)).__next__)
+    times = itertools.accumulate(itertools.cycle((0.0, 0.1)))
+    both = Speculation([Trial(first), Trial(second)], lambda: next(times))
+    first.guess = lambda tokens, most, plain_seconds: None
+    both.observe(0, 0, PLAIN_SECONDS)
+    for _ in range(8):
+        count = len(both.propose(REPEATING, 3))
+        both.observe(count, count, PLAIN_SECONDS)
+    used = []
+    first.guess = lambda tokens, most, plain_seconds: np.array([9], dtype=np.int32)
+    for _ in range(2 * TRIES):  # half a second a token: the one behind takes a quarter where it is sure, and seldom is
+        guesses = both.propose(REPEATING, 3)
+        used.append(guesses.tolist())
+        both.observe(1, 1, PLAIN_SECONDS)
+    assert [[9]] * 2 * TRIES == used
 
 
 def test_a_draft_model_that_does_not_pay_is_not_tried_again_for_the_next_request_at_once():
