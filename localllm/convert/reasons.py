@@ -11,6 +11,8 @@ from localllm.generation import Failed
 PULL = "pull a GGUF that somebody converted: localllm search WORD"
 _MOST_TEXT = 400
 _NO_ARCHITECTURE = re.compile(r"(?:Model|Architecture) '?([\w.-]+)'? (?:is )?not supported")
+# numpy's words, which come without a number.
+_FULL = re.compile(r"Not enough free space to write|\d+ requested and \d+ written")
 _NO_QUANTIZATION = re.compile(r"(?:Quant method|Quant format) .*not yet supported")
 
 
@@ -30,7 +32,7 @@ def of_exit(status: object, errors: Sequence[str]) -> Failed:
 def of_exception(error: BaseException, where: str) -> Failed:
     """An exception that nobody caught; `where` names the place in the converter."""
     text = str(error).strip()
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and (error.errno in (errno.ENOSPC, errno.EDQUOT) or _FULL.match(text)):
         hint = "make room, or point LOCALLLM_MODELS at another disk"
         return Failed("disk_full", 507, "the disk is full: the converted model does not fit", hint)
     if isinstance(error, MemoryError):

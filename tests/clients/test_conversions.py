@@ -26,9 +26,13 @@ from daemon_process import Daemon, running_daemon
 from localllm.gguf import Header, read_header
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]
-README = Path(__file__).resolve().parents[2] / "README.md"
+TEXT = Path(__file__).resolve().parents[2] / "scripts" / "guide" / "facts.txt"
 NETWORK = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "PIP_INDEX_URL")
 KINDS = [("llama", "BF16"), ("llama-fast", "F16"), ("qwen3", "BF16"), ("qwen3-whole", "F16"), ("qwen35", "BF16")]
+
+# How much the logarithm of a probability differs in the mean, twice the largest of fifteen models: llama.cpp rounds
+# what it multiplies with to the type of the weights, where Transformers was asked for 32 bits.
+ROUNDING = {"BF16": 0.06, "F16": 0.008}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     """The folders of the models, and what Transformers says of them."""
     folder = tmp_path_factory.mktemp("models")
     done = subprocess.run(
-        [sys.executable, str(PROGRAMS / "make_models.py"), str(folder), str(README)],
+        [sys.executable, str(PROGRAMS / "make_models.py"), str(folder), str(TEXT)],
         env={"PYTHONPATH": str(libraries()), "HF_HUB_OFFLINE": "1", "HOME": str(folder)},
         capture_output=True,
         text=True,
@@ -89,8 +93,9 @@ def test_a_converted_model_reads_and_says_what_transformers_reads_and_says(
     assert f" to {kind}: " in made.stderr
     asked = {"model": name, "content": expected["prompt"], "add_special": True}
     assert expected["tokens"] == daemon.http.post("/tokenize", json=asked).json()["tokens"]
-    # llama.cpp rounds what it multiplies BF16 weights with to BF16 too: up to 0.1 here.
-    assert expected["logprobs"] == pytest.approx(logprobs_of(daemon, name, expected["whole"]), abs=0.2)
+    said = logprobs_of(daemon, name, expected["whole"])
+    differences = [abs(mine - theirs) for mine, theirs in zip(said, expected["logprobs"], strict=True)]
+    assert sum(differences) / len(differences) < ROUNDING[kind]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in KINDS])

@@ -64,6 +64,13 @@ def test_every_end_is_told_with_what_to_do(failed, kind, message):
     assert error.hint
 
 
+@pytest.mark.parametrize(
+    "text", ["Not enough free space to write 33554432 bytes after offset 191248000", "8192 requested and 0 written"]
+)
+def test_a_full_disk_is_known_by_what_numpy_says_of_it(text):
+    assert isinstance(error_from(of_exception(OSError(text), "lazy.py:226: return eager.tofile()")), DiskFullError)
+
+
 def test_a_long_text_is_cut_and_lines_are_joined():
     failed = of_exception(ValueError("a\n  b" + "c" * 1000), "")
     assert failed.message.startswith("llama.cpp's converter cannot read the model: a bccc")
