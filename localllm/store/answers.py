@@ -17,6 +17,10 @@ _RANGE = re.compile(r"bytes (\d{1,18})-\d+/(?:(\d{1,18})|\*)", re.ASCII | re.IGN
 # Hugging Face's word for when its limit ends, where it sends no Retry-After: RateLimit: "resolvers";r=0;t=55
 _WINDOW_ENDS = re.compile(r";\s*t\s*=\s*(\d{1,9})\b", re.ASCII)
 _DEFAULT_PORTS = (80, 443)
+_TRUST = (
+    "SSL_CERT_FILE names a file with the certificates to trust, which must have that of a proxy that looks into "
+    "connections; set or unset it and start the daemon again"
+)
 _BUSY = (408, 425, 429)
 
 
@@ -99,6 +103,8 @@ def network_error(error: Exception, source_url: str, hint: str) -> HubError:
     By the names of its errors: huggingface_hub brings another library than ours, with errors of the same names.
     """
     host, what = led_to(_asked_url(error) or source_url, source_url), str(error) or type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in what:
+        return HubError(f"{host or source_url} has a certificate that is not trusted here: {what}", hint=_TRUST)
     match type(error).__name__:
         case "TooManyRedirects":
             return HubError(f"{source_url} leads from one address to the next and never arrives", hint=hint)
@@ -106,6 +112,12 @@ def network_error(error: Exception, source_url: str, hint: str) -> HubError:
             return HubError(f"{source_url} leads to no address that could be asked: {what}", hint=hint)
     who = f"{host}, to which {source_url} leads," if host else source_url
     return SourceBusyError(f"{who} cannot be reached: {what}", hint=hint)
+
+
+def trust_error(error: OSError) -> HubError:
+    """The error for what keeps an HTTP library from reading whose certificates it is to trust."""
+    what = error.strerror or str(error)
+    return HubError(f"what SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {what}", hint=_TRUST)
 
 
 def _asked_url(error: Exception) -> str:

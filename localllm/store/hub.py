@@ -37,7 +37,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they are pu
 )
 
 from localllm.errors import HubAccessError, HubError, LocalllmError, NotOnHubError
-from localllm.store.answers import Refusal, SourceBusyError, network_error, passing_error, place_of
+from localllm.store.answers import Refusal, SourceBusyError, network_error, passing_error, place_of, trust_error
 from localllm.store.hub_folder import HubFolder, is_hash
 from localllm.store.hub_listing import EXPANDED, Found, read_repository, read_search
 from localllm.store.repository import HubFile, Repository
@@ -98,6 +98,7 @@ class Hub:
         # network, and an answer that is none, as a hotel's page, they meet with whatever error comes.
         with self._errors(what):
             url = f"{self._endpoint}{path}"
+            _make_session()
             response = get_session().get(url, params=query, headers=_headers(), timeout=seconds, follow_redirects=True)
             hf_raise_for_status(response)
             return response.content
@@ -209,6 +210,14 @@ class Hub:
 
 
 _NETWORK_HINT = "check the network, HF_ENDPOINT and the proxy; the same command goes on where this one stopped"
+
+
+def _make_session() -> None:
+    """Let the library make its client, which it keeps, while nothing else can raise an OSError."""
+    try:
+        get_session()
+    except OSError as error:
+        raise trust_error(error) from error
 
 
 def _its_words(headers: Mapping[str, str]) -> str:

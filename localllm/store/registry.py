@@ -26,7 +26,7 @@ import msgspec
 from filelock import FileLock
 
 from localllm.errors import HubAccessError, HubError, LocalllmError, NotOnHubError, WrongHashError
-from localllm.store.answers import Refusal, network_error, passing_error, place_of, refuse_compressed
+from localllm.store.answers import Refusal, network_error, passing_error, place_of, refuse_compressed, trust_error
 from localllm.store.image import MANIFEST_TYPE, MAX_MANIFEST_BYTES, MAX_TEXT_BYTES, Image, Text, image_of
 from localllm.store.repository import HubFile, Repository
 from localllm.store.source import STALL_SECONDS, Opened
@@ -51,7 +51,13 @@ class Registry:
         self.cache_dir = blobs_dir
         self._url = url.rstrip("/")
         self._token = ""
-        self._http = httpx.Client(
+        try:
+            self._http = self._client(transport)
+        except OSError as error:
+            raise trust_error(error) from error
+
+    def _client(self, transport: httpx.BaseTransport | None) -> httpx.Client:
+        return httpx.Client(
             headers={"User-Agent": f"localllm/{__version__}", "Accept-Encoding": "identity"},
             timeout=STALL_SECONDS,
             follow_redirects=True,  # to a CDN, without the token; asked anew each time, since its links expire

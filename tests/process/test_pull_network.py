@@ -74,6 +74,15 @@ def test_encrypted_requests_go_through_their_own_proxy_and_what_it_refuses_is_sa
         assert "and the proxy" in last["hint"]
 
 
+@pytest.mark.parametrize("name", [NAME, "ollama.com/library/tiny"])
+def test_certificates_that_cannot_be_read_are_told_by_the_variable_that_names_them(tmp_path, name):
+    with running_daemon(tmp_path, HF_HOME=str(tmp_path / "hf"), SSL_CERT_FILE="/nowhere.pem", NO_PROXY="*") as daemon:
+        last = pull(daemon, name)[-1]
+        said = "what SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: No such file or directory"
+        assert said == last["error"]
+        assert "start the daemon again" in last["hint"]
+
+
 def test_a_mirror_is_asked_instead_of_the_hub_whatever_the_spelling_of_the_name(tmp_path):
     with (
         hub_server(REPOSITORIES) as mirror,

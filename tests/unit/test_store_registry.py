@@ -205,6 +205,13 @@ def test_who_cannot_be_reached_is_named_when_the_registry_led_there():
         fetched(answer)
 
 
+def test_a_certificate_that_is_not_trusted_does_not_pass():
+    text = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
+    error = network_error(httpx.ConnectError(text), URL, "a hint")
+    assert (HubError, f"{URL} has a certificate that is not trusted here: {text}") == (type(error), error.message)
+    assert "SSL_CERT_FILE" in (error.hint or "")
+
+
 def test_an_address_that_no_one_could_ask_is_told_at_once():
     error = network_error(httpx.UnsupportedProtocol("ftp"), URL, "a hint")
     assert (HubError, f"{URL} leads to no address that could be asked: ftp") == (type(error), error.message)
