@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from localllm.dialects.framing import is_object, to_json
 from localllm.durations import parse_keep_alive
 from localllm.errors import InvalidFieldError, UnsupportedError
 from localllm.generation import MOST_LOGPROBS, GenerationRequest, Message, Role, Tool
@@ -217,6 +218,19 @@ def read_tools(tools: list[msgspec.Raw] | None, told: list[str]) -> tuple[Tool, 
             raise InvalidFieldError(f"{field}.function.name is missing", field=f"{field}.function.name")
         functions.append(Tool(shape.function.name, text.decode(), strict=bool(shape.function.strict)))
     return tuple(functions)
+
+
+def call_arguments(text: str | None, field: str) -> str:
+    """The arguments of a call in a conversation, as the JSON text of an object. Raises InvalidFieldError.
+
+    A call that was cut off comes back as it was made: the conversation must not end there for good.
+    """
+    if text is None or text.strip() in ("", "null"):
+        return "{}"
+    if is_object(text):
+        read_text(text, field)
+        return text
+    return to_json({"arguments": text}).decode()
 
 
 def with_tool_names(messages: list[Message]) -> tuple[Message, ...]:

@@ -15,6 +15,7 @@ import msgspec
 
 from localllm.dialects.body import (
     Decoded,
+    call_arguments,
     ignored_names,
     read,
     read_keep_alive,
@@ -262,8 +263,7 @@ def _tool_call(call: _ToolCall, field: str) -> ToolCall:
     text = bytes(call.function.arguments) or b"{}"
     value = read_text(text, where)
     if isinstance(value, str):  # as OpenAI's clients write them
-        text = value.encode() or b"{}"
-        value = read_text(text, where)
+        return ToolCall(call.id or "", call.function.name, call_arguments(value, where))
     if value is None:
         return ToolCall(call.id or "", call.function.name, "{}")
     if not isinstance(value, dict):

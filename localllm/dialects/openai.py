@@ -16,6 +16,7 @@ import msgspec
 
 from localllm.dialects.body import (
     Decoded,
+    call_arguments,
     ignored_names,
     part_text,
     read,
@@ -301,8 +302,5 @@ def _text(part: _Part, field: str) -> str:
 def _tool_call(call: _ToolCall, field: str) -> ToolCall:
     if call.function is None or not call.function.name:
         raise InvalidFieldError(f"{field}.function.name is missing", field=f"{field}.function.name")
-    where = f"{field}.function.arguments"
-    text = call.function.arguments or "{}"
-    if not isinstance(read_text(text, where), dict):
-        raise InvalidFieldError("invalid tool call arguments: not the JSON text of an object", field=where)
-    return ToolCall(call.id or "", call.function.name, text)
+    arguments = call_arguments(call.function.arguments, f"{field}.function.arguments")
+    return ToolCall(call.id or "", call.function.name, arguments)

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from localllm.dialects.body import part_text, read_inside, read_role, read_text, result_text
-from localllm.dialects.framing import is_object, to_json
+from localllm.dialects.body import call_arguments, part_text, read_inside, read_role, result_text
+from localllm.dialects.framing import to_json
 from localllm.dialects.openai_responses_tools import custom_arguments, template_name
 from localllm.errors import InvalidFieldError
 from localllm.generation import Message, ToolCall
@@ -218,12 +218,7 @@ def _call(item: _Item, kind: str, where: str) -> ToolCall:
     name = template_name(item.name or "", item.namespace)
     if kind == "custom_tool_call":
         return ToolCall(item.call_id or "", name, custom_arguments(item.input or ""))
-    text = item.arguments or "{}"
-    if is_object(text):
-        read_text(text, f"{where}.arguments")
-        return ToolCall(item.call_id or "", name, text)
-    # A call that was cut off comes back as it was made: the conversation must not end there for good.
-    return ToolCall(item.call_id or "", name, to_json({"arguments": text}).decode())
+    return ToolCall(item.call_id or "", name, call_arguments(item.arguments, f"{where}.arguments"))
 
 
 def _thinking(item: _Item, where: str) -> str:

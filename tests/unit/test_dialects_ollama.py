@@ -112,6 +112,13 @@ def test_tool_arguments_as_text_are_read_as_openai_clients_mean_them():
     ) == decode_chat(body).request.messages
 
 
+def test_a_call_that_was_cut_off_does_not_end_the_conversation_for_good():
+    body = b"""{"model": "m", "messages": [{"role": "assistant", "tool_calls": [
+        {"function": {"name": "f", "arguments": "{\\"city\\": "}}, {"function": {"name": "g", "arguments": ""}}]}]}"""
+    (message,) = decode_chat(body).request.messages
+    assert ('{"arguments":"{\\"city\\": "}', "{}") == tuple(call.arguments for call in message.tool_calls)
+
+
 @pytest.mark.parametrize(
     ("body", "action", "keep_alive_seconds"),
     [

@@ -321,17 +321,31 @@ def test_what_cannot_be_done_is_refused_by_its_name(fields, field, message):
             b'{"model": "m", "messages": [{"role": "user", "content": 5}]}',
             "messages[0].content must be a string or an array, not an integer",
         ),
-        (
-            b'{"model": "m", "messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f",'
-            b' "arguments": "[]"}}]}]}',
-            "invalid tool call arguments: not the JSON text of an object",
-        ),
     ],
 )
 def test_a_bad_body_is_told_what_is_wrong_with_it(body, message):
     with pytest.raises(LocalllmError) as caught:
         decode_chat(body)
     assert (400, message) == (caught.value.status, caught.value.message)
+
+
+@pytest.mark.parametrize(
+    ("sent", "arguments"),
+    [
+        ('{"city": "Paris"}', '{"city": "Paris"}'),
+        ('{"city": ', '{"arguments":"{\\"city\\": "}'),
+        ("[1]", '{"arguments":"[1]"}'),
+        ("", "{}"),
+        ("null", "{}"),
+    ],
+)
+def test_a_call_that_was_cut_off_does_not_end_the_conversation_for_good(sent, arguments):
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": sent}}
+    said = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": "no JSON"}]
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}, *said]}
+    messages = decode_chat(json.dumps(body).encode()).request.messages or ()
+    assert (ToolCall("c", "f", arguments),) == messages[1].tool_calls
+    assert Message("tool", "no JSON", tool_name="f", tool_call_id="c") == messages[2]
 
 
 def test_several_answers_are_several_requests_that_differ_in_their_seed():
