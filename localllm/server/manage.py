@@ -110,14 +110,19 @@ async def metrics(services: Services, request: Request) -> Response:
 
 
 async def delete(services: Services, request: Request) -> Response:
-    """DELETE /api/delete: the runner, if there is one, ends first."""
+    """DELETE /api/delete: the runner, if there is one, ends first, unless another name has it too."""
     name, _ = decode_name(await request.body())
     with contextlib.suppress(ModelFileError):  # a damaged model can only be deleted
         model = await services.find(name)
-        if not model.is_bundled:  # delete says that those stay
+        if not model.is_bundled and not await _has_another_name(services, model):  # delete says that those stay
             await services.scheduler.unload(model)
     await services.in_store(services.store.delete, name)
     return Response(status_code=200)
+
+
+async def _has_another_name(services: Services, model: Model) -> bool:
+    models = await services.in_store(services.store.list)
+    return any(other.key == model.key and other.name != model.name for other in models)
 
 
 async def openai_models(services: Services, request: Request) -> Response:

@@ -138,6 +138,14 @@ def test_delete_ends_the_runner_and_forgets_the_model():
         assert (400, ["slow:latest"]) == (bundled.status_code, server.scheduler.unloaded)
 
 
+def test_to_delete_a_copy_leaves_the_model_loaded_under_its_other_name():
+    with live_server() as server:
+        server.store.copy("slow", "copied")
+        for name, unloaded in (("copied", []), ("slow", ["slow:latest"])):
+            answer = httpx.request("DELETE", f"{server.url}/api/delete", json={"model": name})
+            assert (200, unloaded) == (answer.status_code, server.scheduler.unloaded)
+
+
 def test_openais_lists_name_the_same_models(server):
     listed = httpx.get(f"{server.url}/v1/models").json()
     assert {"id": "guide:latest", "object": "model", "created": 1767225600, "owned_by": "library"} == listed["data"][0]
