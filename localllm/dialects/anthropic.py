@@ -12,7 +12,7 @@ documents, which a tool's result loses instead, and a last message of the assist
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from localllm.dialects.anthropic_tools import ChangedTool, Toolbox, ToolFields
 from localllm.dialects.body import (
     Decoded,
     ignored_names,
+    is_begun,
     part_text,
     read,
     read_keep_alive,
@@ -169,7 +170,7 @@ def _decoded(fields: _Body, body: bytes) -> Decoded:
         tool_choice=choice,
         response_format=_response_format(fields),
         think=_think(fields),
-        rendering=Rendering(continues_final_message=_is_begun(messages)),
+        rendering=Rendering(continues_final_message=is_begun(messages)),
         options=options,
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         early_arguments=bool(fields.stream),
@@ -239,16 +240,10 @@ def _tool_choice(choice: _ToolChoice | None, names: list[str]) -> ToolChoice:
     )
 
 
-def _is_begun(messages: Sequence[Message]) -> bool:
-    """Whether the last message is the beginning of the answer, as Anthropic has it."""
-    last = messages[-1] if messages else Message("user")
-    return last.role == "assistant" and bool(last.content.strip()) and not last.tool_calls
-
-
 def _messages(fields: _Body, toolbox: Toolbox, told: list[str]) -> tuple[Message, ...]:
     messages = fields.messages or []
     turns = [turn for index, item in enumerate(messages) for turn in _turns(item, f"messages[{index}]", toolbox, told)]
-    if turns and turns[-1].role == "assistant" and not _is_begun(turns):
+    if turns and turns[-1].role == "assistant" and not is_begun(turns):
         raise UnsupportedError(
             "the last message is the assistant's, and has no text alone to go on from", hint="end with a user message"
         )

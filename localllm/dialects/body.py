@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +18,7 @@ import msgspec
 from localllm.dialects.framing import is_object, to_json
 from localllm.durations import parse_keep_alive
 from localllm.errors import InvalidFieldError, UnsupportedError
-from localllm.generation import MOST_LOGPROBS, GenerationRequest, Message, Role, Tool
+from localllm.generation import MOST_LOGPROBS, GenerationRequest, Message, ResponseFormat, Role, Tool, ToolChoice
 
 T = TypeVar("T")
 
@@ -231,6 +231,20 @@ def call_arguments(text: str | None, field: str) -> str:
         read_text(text, field)
         return text
     return to_json({"arguments": text}).decode()
+
+
+def is_begun(messages: Sequence[Message]) -> bool:
+    """Whether the last message is the beginning of the answer: the assistant's, with text alone."""
+    last = messages[-1] if messages else Message("user")
+    return last.role == "assistant" and bool(last.content.strip()) and not last.tool_calls
+
+
+def goes_on(messages: Sequence[Message], form: ResponseFormat | None, choice: ToolChoice) -> bool:
+    """Whether a chat's answer is the rest of its last message, as Ollama and llama-server have it.
+
+    Text that was not asked for in a form, nor as a call, is no beginning of one.
+    """
+    return is_begun(messages) and form is None and choice.mode != "required"
 
 
 def with_tool_names(messages: list[Message]) -> tuple[Message, ...]:

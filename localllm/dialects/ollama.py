@@ -16,6 +16,7 @@ import msgspec
 from localllm.dialects.body import (
     Decoded,
     call_arguments,
+    goes_on,
     ignored_names,
     read,
     read_keep_alive,
@@ -27,7 +28,7 @@ from localllm.dialects.body import (
 )
 from localllm.dialects.constraint_fields import read_tool_choice
 from localllm.errors import InvalidFieldError, ModelNotFoundError, UnsupportedError
-from localllm.generation import FillIn, GenerationRequest, Message, ResponseFormat, ToolCall, parse_options
+from localllm.generation import FillIn, GenerationRequest, Message, Rendering, ResponseFormat, ToolCall, parse_options
 from localllm.template_syntax import is_go
 
 THINK_LEVELS = ("high", "medium", "low", "max")
@@ -173,7 +174,10 @@ def decode_chat(body: bytes) -> Decoded:
     choice = read_tool_choice(fields.tool_choice, [tool.name for tool in tools], fields.parallel_tool_calls)
     if choice.mode == "none":
         tools = ()
-    request = msgspec.structs.replace(request, messages=messages, tools=tools, tool_choice=choice, logprobs=logprobs)
+    rendering = Rendering(continues_final_message=goes_on(messages, request.response_format, choice))
+    request = msgspec.structs.replace(
+        request, messages=messages, tools=tools, tool_choice=choice, logprobs=logprobs, rendering=rendering
+    )
     action = "render" if fields.debug_render_only else _action(bool(messages), request)
     ignored = (*_ignored(body, _ChatBody, unknown), *told)
     return Decoded(request, fields.stream is not False, action, unknown_options=unknown, ignored=ignored)

@@ -17,6 +17,7 @@ import msgspec
 from localllm.dialects.body import (
     Decoded,
     call_arguments,
+    goes_on,
     ignored_names,
     part_text,
     read,
@@ -151,14 +152,16 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
     told: list[str] = []
     tools = read_tools(fields.tools, told)
     choice = read_tool_choice(fields.tool_choice, [tool.name for tool in tools], fields.parallel_tool_calls)
+    messages = with_tool_names([_message(item, f"messages[{i}]", told) for i, item in enumerate(fields.messages)])
+    form = read_constraint(fields, _response_format(fields.response_format))
     request = GenerationRequest(
         model=fields.model or "",
-        messages=with_tool_names([_message(item, f"messages[{i}]", told) for i, item in enumerate(fields.messages)]),
+        messages=messages,
         tools=() if choice.mode == "none" else tools,
         tool_choice=choice,
-        response_format=read_constraint(fields, _response_format(fields.response_format)),
+        response_format=form,
         think=_think(fields),
-        rendering=_rendering(fields),
+        rendering=_rendering(fields, goes_on(messages, form, choice)),
         options=merge_options(_thinking_budget(fields), options),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         logprobs=read_logprobs(fields.logprobs, fields.top_logprobs),
@@ -216,8 +219,10 @@ def _think(fields: _ChatBody) -> bool | str | None:
     return EFFORTS[effort]
 
 
-def _rendering(fields: _ChatBody) -> Rendering:
-    continues = bool(fields.continue_final_message)
+def _rendering(fields: _ChatBody, goes_on: bool) -> Rendering:
+    """How the conversation is written. Whether it goes on from its last message, the client may say, as vLLM's do."""
+    is_said = fields.continue_final_message is not None or fields.add_generation_prompt is not None
+    continues = bool(fields.continue_final_message) if is_said else goes_on
     if continues and fields.add_generation_prompt:
         raise InvalidFieldError(
             "continue_final_message and add_generation_prompt exclude each other", field="continue_final_message"

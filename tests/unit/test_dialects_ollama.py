@@ -112,6 +112,13 @@ def test_tool_arguments_as_text_are_read_as_openai_clients_mean_them():
     ) == decode_chat(body).request.messages
 
 
+@pytest.mark.parametrize(("more", "continues"), [("", True), (', "format": "json"', False), (', "tools": []', True)])
+def test_a_last_message_of_the_assistant_is_the_beginning_of_the_answer(more, continues):
+    said = '{"role": "user", "content": "x"}, {"role": "assistant", "content": "The answer is"}'
+    decoded = decode_chat(f'{{"model": "m", "messages": [{said}]{more}}}'.encode())
+    assert continues is decoded.request.rendering.continues_final_message
+
+
 def test_a_call_that_was_cut_off_does_not_end_the_conversation_for_good():
     body = b"""{"model": "m", "messages": [{"role": "assistant", "tool_calls": [
         {"function": {"name": "f", "arguments": "{\\"city\\": "}}, {"function": {"name": "g", "arguments": ""}}]}]}"""

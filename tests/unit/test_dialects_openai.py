@@ -528,6 +528,30 @@ def test_a_client_can_say_how_the_template_writes_the_conversation(fields, expec
     assert (expected, think) == (request.rendering, request.think)
 
 
+BEGUN = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "The answer is"}]
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "continues"),
+    [
+        ({}, True),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, True),
+        ({"continue_final_message": False}, False),
+        ({"add_generation_prompt": True}, False),
+        ({"add_generation_prompt": False}, False),
+        ({"response_format": {"type": "json_object"}}, False),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, False),
+        ({"messages": [*BEGUN, {"role": "user", "content": "Well?"}]}, False),
+        ({"messages": [BEGUN[0], {"role": "assistant", "content": " "}]}, False),
+        ({"messages": [BEGUN[0], {**BEGUN[1], "tool_calls": [CALL]}]}, False),
+    ],
+)
+def test_a_last_message_of_the_assistant_is_the_beginning_of_the_answer_unless_one_is_asked_for_anew(fields, continues):
+    decoded = decode_chat(json.dumps({"model": "m", "messages": BEGUN, **fields}).encode())
+    assert continues is decoded.request.rendering.continues_final_message
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
