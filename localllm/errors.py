@@ -52,7 +52,7 @@ from typing import ClassVar
 class LocalllmError(Exception):
     """The root. `str(error)` is one sentence without a full stop; `hint` is what to do next, or None."""
 
-    code: ClassVar[str] = "internal_error"
+    code: str = "internal_error"  # of an error that comes back from a Failed: as it was told
     status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:

@@ -32,12 +32,14 @@ def failed_from(error: LocalllmError, *, tells_folders: bool = False) -> Failed:
 
 
 def error_from(failed: Failed) -> LocalllmError:
-    """The error a Failed stands for: of the class with its code, or else of the nearest general one.
+    """The error a Failed stands for: of the class with its code, or else of the nearest general one, with that code.
 
     Classes whose instances carry more values than a message and a hint are never made from a Failed.
     """
     kind = _CLASS_OF_CODE.get(failed.code) or (BadRequestError if failed.status < 500 else RunnerError)
-    return kind(failed.message, hint=failed.hint)
+    error = kind(failed.message, hint=failed.hint)
+    error.code = failed.code  # clients match on it, whatever class it is of here
+    return error
 
 
 def _plain_classes(root: type[LocalllmError]) -> Iterator[type[LocalllmError]]:

@@ -50,7 +50,11 @@ _ERROR_TYPES = {
     413: "invalid_request_error",
 }
 # The codes that OpenAI's clients look for.
-ERROR_CODES = {"prompt_too_long": "context_length_exceeded", "unauthorized": "invalid_api_key"}
+ERROR_CODES = {
+    "prompt_too_long": "context_length_exceeded",
+    "input_too_long": "context_length_exceeded",
+    "unauthorized": "invalid_api_key",
+}
 
 
 class _Choice:

@@ -76,7 +76,7 @@ def test_a_long_input_is_cut_unless_it_must_not_be(kind: str, daemon: Daemon) ->
     refused = post(daemon, "/api/embed", kind, input=["short", LONG], options={"num_ctx": 30}, truncate=False)
     assert 400 == refused.status_code
     assert "the input length exceeds the context length" in refused.json()["error"]
-    assert "the context holds 30" in refused.json()["error"]
+    assert ("the context holds 30" in refused.json()["error"], "input_too_long") == (True, refused.json()["code"])
 
 
 @KINDS

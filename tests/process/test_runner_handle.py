@@ -14,6 +14,7 @@ from stand_in_runner import stand_in_command
 from localllm.embedding import Embeddings, EmbedRequest
 from localllm.errors import (
     BadRequestError,
+    InputTooLongError,
     LoadError,
     ModelFileError,
     PromptTooLongError,
@@ -266,3 +267,8 @@ def test_an_error_survives_the_way_through_a_failed_event(error):
 def test_an_error_of_no_class_of_its_own_becomes_the_nearest_general_one():
     assert BadRequestError is type(error_from(failed_from(PromptTooLongError(10, 5))))
     assert RunnerError is type(error_from(Failed("news_to_me", 500, "no")))
+
+
+@pytest.mark.parametrize("failed", [failed_from(InputTooLongError(10, 5)), Failed("news_to_me", 500, "no")])
+def test_an_error_of_no_class_of_its_own_keeps_its_code(failed):
+    assert failed == failed_from(error_from(failed))
