@@ -14,7 +14,7 @@ from localllm.errors import InvalidOptionError
 # been crashed by negative counts).
 _MOST = 2**31 - 1
 _BOUNDS: dict[str, tuple[float, float]] = {
-    "num_keep": (-1, _MOST), "num_predict": (-2, _MOST), "top_k": (0, _MOST), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0),
+    "num_keep": (-1, _MOST), "num_predict": (-2, _MOST), "top_k": (-1, _MOST), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0),
     "typical_p": (0.0, 1.0), "repeat_last_n": (-1, _MOST), "temperature": (0.0, 100.0), "repeat_penalty": (0.0, 100.0),
     "presence_penalty": (-100.0, 100.0), "frequency_penalty": (-100.0, 100.0), "dry_multiplier": (0.0, 100.0),
     "dry_base": (1.0, 100.0), "dry_allowed_length": (0, _MOST), "dry_penalty_last_n": (-1, _MOST),
@@ -64,7 +64,7 @@ def _number(option: str, value: object, name: str) -> int | float:
     low, high = _BOUNDS[option]
     if not low <= number <= high:
         raise _wrong(name, f"must be between {low:.12g} and {high:.12g}, not {number}")
-    return number
+    return max(number, 0) if option == "top_k" else number  # -1 is vLLM's word for all tokens, 0 llama.cpp's
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:

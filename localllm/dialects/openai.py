@@ -44,6 +44,7 @@ from localllm.dialects.openai_fields import (
     read_options,
     with_own_seeds,
 )
+from localllm.dialects.openai_responses_tools import custom_arguments
 from localllm.errors import InvalidFieldError, UnsupportedError
 from localllm.generation import (
     GenerationRequest,
@@ -58,6 +59,7 @@ from localllm.generation import (
 
 class _Reasoning(msgspec.Struct):
     effort: str | None = None
+    enabled: bool | None = None  # OpenRouter's
     max_tokens: Any = None
 
 
@@ -72,9 +74,15 @@ class _Function(msgspec.Struct):
     arguments: str | None = None
 
 
+class _Custom(msgspec.Struct):
+    name: str | None = None
+    input: str | None = None
+
+
 class _ToolCall(msgspec.Struct):
     id: str | None = None
     function: _Function | None = None
+    custom: _Custom | None = None
 
 
 class _Message(msgspec.Struct):
@@ -205,6 +213,8 @@ def _think(fields: _ChatBody) -> bool | str | None:
     if fields.thinking is not None and fields.thinking.type in ("enabled", "disabled"):
         return fields.thinking.type == "enabled"
     effort = fields.reasoning_effort or (fields.reasoning.effort if fields.reasoning else None)
+    if not effort and fields.reasoning is not None and fields.reasoning.enabled is not None:
+        return fields.reasoning.enabled
     if not effort:
         # Clients of vLLM switch it off so. On is the template's own to understand: some models cannot be told.
         said = read_text(bytes(fields.chat_template_kwargs) or b"null", "chat_template_kwargs")
@@ -305,6 +315,8 @@ def _text(part: _Part, field: str) -> str:
 
 
 def _tool_call(call: _ToolCall, field: str) -> ToolCall:
+    if call.function is None and call.custom is not None and call.custom.name:
+        return ToolCall(call.id or "", call.custom.name, custom_arguments(call.custom.input or ""))
     if call.function is None or not call.function.name:
         raise InvalidFieldError(f"{field}.function.name is missing", field=f"{field}.function.name")
     arguments = call_arguments(call.function.arguments, f"{field}.function.arguments")

@@ -49,6 +49,7 @@ class SamplingFields(ConstraintFields):
     top_k: Any = None
     min_p: Any = None
     repeat_penalty: Any = None
+    repetition_penalty: Any = None
     dry_multiplier: Any = None
     dry_base: Any = None
     dry_allowed_length: Any = None
@@ -65,6 +66,9 @@ class SamplingFields(ConstraintFields):
 _SAMPLING_NAMES = tuple(
     name for name in SamplingFields.__struct_fields__ if name not in ConstraintFields.__struct_fields__
 )
+
+
+_OPTION_OF = {"repetition_penalty": "repeat_penalty"}  # vLLM's word
 
 
 class CommonFields(SamplingFields):
@@ -92,7 +96,7 @@ def read_options(fields: CommonFields, *limits: str) -> tuple[Options, tuple[str
     """
     said = {name: value for name in _SAMPLING_NAMES if (value := getattr(fields, name)) is not None}
     limit = next((name for name in limits if getattr(fields, name) is not None), limits[0])
-    own, _ = parse_options({**said, limit: getattr(fields, limit)}, {limit: "num_predict"})
+    own, _ = parse_options({**said, limit: getattr(fields, limit)}, {**_OPTION_OF, limit: "num_predict"})
     extension, unknown = parse_options(fields.options or {})
     return merge_options(own, extension), unknown
 

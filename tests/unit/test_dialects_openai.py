@@ -500,6 +500,7 @@ def test_a_stream_that_fails_ends_with_an_error_and_done():
     ("code", "status", "expected_type", "expected_code"),
     [
         ("prompt_too_long", 400, "invalid_request_error", "context_length_exceeded"),
+        ("input_too_long", 400, "invalid_request_error", "context_length_exceeded"),
         ("unauthorized", 401, "authentication_error", "invalid_api_key"),
         ("model_not_found", 404, "not_found_error", "model_not_found"),
         ("queue_full", 503, "api_error", "queue_full"),
@@ -526,6 +527,33 @@ def test_errors_have_the_types_and_codes_that_openais_clients_know(code, status,
 def test_a_client_can_say_how_the_template_writes_the_conversation(fields, expected, think):
     request = decode(fields).request
     assert (expected, think) == (request.rendering, request.think)
+
+
+@pytest.mark.parametrize(
+    ("fields", "think"), [('{"enabled": false}', False), ('{"enabled": true}', True),
+                          ('{"enabled": true, "effort": "high"}', "high"), ('{"enabled": null}', None)]
+)  # fmt: skip
+def test_thinking_is_switched_as_openrouter_has_it(fields, think):
+    assert think == decode(f'"reasoning": {fields}').request.think
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ('"top_k": -1', Options(top_k=0)),
+        ('"repetition_penalty": 1.1', Options(repeat_penalty=1.1)),
+    ],
+)
+def test_sampling_in_vllms_words_is_understood(fields, options):
+    decoded = decode(fields)
+    assert (options, ()) == (decoded.request.options, decoded.ignored)
+
+
+def test_a_custom_tools_call_in_a_conversation_is_read():
+    call = {"id": "c", "type": "custom", "custom": {"name": "run", "input": "ls -l"}}
+    body = {"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "x"}]}
+    messages = decode_chat(json.dumps(body).encode()).request.messages or ()
+    assert (ToolCall("c", "run", '{"input":"ls -l"}'),) == messages[0].tool_calls
 
 
 BEGUN = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "The answer is"}]
