@@ -229,5 +229,8 @@ class Gate:
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    failed = Failed("no_such_route", 404, "404 page not found", hint="GET /docs shows what there is")
+    hint = "GET /docs shows what there is"
+    if scope["path"].startswith("/v1/v1/"):  # some libraries want the base URL with it, others add it
+        hint = "/v1 stands there twice: give this client the base URL without it"
+    failed = Failed("no_such_route", 404, "404 page not found", hint=hint)
     await no_route_response(failed, scope["path"])(scope, receive, send)

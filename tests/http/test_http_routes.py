@@ -192,6 +192,12 @@ def test_a_route_that_is_not_there_is_told_as_the_dialect_tells_errors(server, p
     assert ("404 page not found", "not_found_error") == (body["error"]["message"], body["error"]["type"])
 
 
+@pytest.mark.parametrize("path", ["/v1/v1/messages", "/v1/v1/chat/completions"])
+def test_a_base_url_that_has_what_the_client_adds_is_told(server, path):
+    answer = httpx.post(server.url + path, json={})
+    assert (404, True) == (answer.status_code, "without it" in answer.json()["error"]["hint"])
+
+
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
