@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from localllm.creating import Creation
-from localllm.dialects.body import read, read_role
+from localllm.dialects.body import ignored_names, read, read_role
 from localllm.errors import InvalidFieldError, InvalidNameError, UnsupportedError
 from localllm.generation import Message, Options, parse_options
 from localllm.load_options import ALSO_CALLED, DRAFT_NAMES, NOT_YET, LoadOptions, parse_load_option
@@ -73,6 +73,7 @@ class DecodedCreate:
 
     `folder` are the files of a model in safetensors, their digests by their paths. `adapters` are the digests of its
     adapters, in order, and `adapter_folder` the files of one in safetensors. `draft` is the digest of its draft model.
+    `ignored` are fields that say something and change nothing.
     """
 
     creation: Creation
@@ -82,6 +83,7 @@ class DecodedCreate:
     folder: tuple[tuple[str, str], ...] = ()
     adapter_folder: tuple[tuple[str, str], ...] = ()
     draft: str | None = None
+    ignored: tuple[str, ...] = ()
 
 
 def decode_create(body: bytes) -> DecodedCreate:
@@ -110,7 +112,9 @@ def decode_create(body: bytes) -> DecodedCreate:
     )
     adapters = () if adapter_folder else _adapters(fields.adapters)
     draft = _digest(fields.draft_files, "draft_files")
-    return DecodedCreate(creation, digest, fields.stream is not False, adapters, folder, adapter_folder, draft)
+    ignored = (*ignored_names(body, _CreateBody), *(name for name in IGNORED if getattr(fields, name, None)))
+    is_stream = fields.stream is not False
+    return DecodedCreate(creation, digest, is_stream, adapters, folder, adapter_folder, draft, ignored)
 
 
 def decode_copy(body: bytes) -> tuple[str, str]:

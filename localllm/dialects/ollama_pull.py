@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from localllm.creating import CreateProgress
-from localllm.dialects.body import read
+from localllm.dialects.body import ignored_names, read
 from localllm.dialects.framing import to_json
 from localllm.dialects.ollama_encode import error_body
 from localllm.errors import InvalidFieldError, InvalidNameError
@@ -41,12 +41,13 @@ class _Body(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class PullBody:
-    """What is asked. `limit_bytes_per_second` 0 is no limit, `quant` "" the usual one."""
+    """What is asked. `limit_bytes_per_second` 0 is no limit, `quant` "" the usual one; `ignored` changes nothing."""
 
     name: str
     is_stream: bool
     limit_bytes_per_second: int
     quant: str
+    ignored: tuple[str, ...] = ()
 
 
 _decoder = msgspec.json.Decoder(_Body)
@@ -60,7 +61,8 @@ def decode_pull(body: bytes) -> PullBody:
     name = fields.model or fields.name or ""
     if not name:
         raise InvalidNameError("invalid model name", hint="say which model, such as llama3.2")
-    return PullBody(name, fields.stream is not False, _limit(fields.limit_rate), _quant(fields.quant))
+    ignored = (*ignored_names(body, _Body), *(("insecure",) if fields.insecure else ()))
+    return PullBody(name, fields.stream is not False, _limit(fields.limit_rate), _quant(fields.quant), ignored)
 
 
 def _quant(value: str | None) -> str:

@@ -58,7 +58,7 @@ async def ollama_create(services: Services, request: Request) -> ASGIApp:
     adapter = {path: await _blob(services, digest) for path, digest in decoded.adapter_folder}
     are_folders = model or adapter
     events = _events_of_folders(services, creation, model, adapter) if are_folders else _events(services, creation)
-    return PullResponse(events, services.activity, is_stream=decoded.stream)
+    return PullResponse(events, services.activity, is_stream=decoded.stream, ignored=decoded.ignored)
 
 
 async def _blob(services: Services, digest: str) -> str:

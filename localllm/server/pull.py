@@ -26,7 +26,7 @@ from localllm.pulling import AUTO_QUANT, LOOKING, PullEvent, PullRequest, PullSt
 from localllm.server.activity import Activity
 from localllm.server.plan import peeked
 from localllm.server.pulls import SUCCESS, is_last
-from localllm.server.replies import INTERNAL
+from localllm.server.replies import INTERNAL, told_headers
 from localllm.server.services import Services
 from localllm.store.names import parse_name
 
@@ -39,7 +39,8 @@ async def ollama_pull(services: Services, request: Request) -> ASGIApp:
     wanted = await services.in_store(services.store.pull_request, body.name, body.quant)
     if wanted is not None:
         wanted = msgspec.structs.replace(wanted, limit_bytes_per_second=body.limit_bytes_per_second)
-    return PullResponse(_events(services, body.name, wanted), services.activity, is_stream=body.is_stream)
+    events = _events(services, body.name, wanted)
+    return PullResponse(events, services.activity, is_stream=body.is_stream, ignored=body.ignored)
 
 
 async def _events(services: Services, name: str, wanted: PullRequest | None) -> AsyncGenerator[PullEvent, None]:
@@ -75,12 +76,23 @@ async def _chosen(services: Services, wanted: PullRequest) -> tuple[PullRequest,
 
 
 class PullResponse:
-    """An ASGI response: the events of a pull or a create as lines, or the last alone."""
+    """An ASGI response: the events of a pull or a create as lines, or the last alone.
 
-    def __init__(self, events: AsyncGenerator[Progress, None], activity: Activity, *, is_stream: bool) -> None:
+    A header names the fields of the request that are `ignored`.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[Progress, None],
+        activity: Activity,
+        *,
+        is_stream: bool,
+        ignored: tuple[str, ...] = (),
+    ) -> None:
         self._events = events
         self._activity = activity
         self._is_stream = is_stream
+        self._told = [(name.encode(), value.encode()) for name, value in told_headers(ignored).items()]
         self._failed: asyncio.Future[Failed] = asyncio.get_running_loop().create_future()
         self._has_ended = False
 
@@ -114,7 +126,7 @@ class PullResponse:
     async def _write(self, send: Send) -> None:
         if self._is_stream:
             # At once, as Ollama does: what fails later is told in the stream, and clients read it there.
-            await _start(send, 200, NDJSON_MEDIA_TYPE)
+            await self._start(send, 200, NDJSON_MEDIA_TYPE)
         async with aclosing(self._events) as events:
             async for event in events:
                 if is_last(event):
@@ -134,14 +146,13 @@ class PullResponse:
     async def _write_end(self, body: bytes, status: int, send: Send) -> None:
         self._has_ended = True
         if not self._is_stream:
-            await _start(send, status, JSON_MEDIA_TYPE)
+            await self._start(send, status, JSON_MEDIA_TYPE)
         line_break = b"\n" if self._is_stream else b""
         await send({"type": "http.response.body", "body": body + line_break})
 
-
-async def _start(send: Send, status: int, media_type: str) -> None:
-    headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-cache")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    async def _start(self, send: Send, status: int, media_type: str) -> None:
+        headers = [(b"content-type", media_type.encode()), (b"cache-control", b"no-cache"), *self._told]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 async def _wait_until_gone(receive: Receive) -> None:

@@ -49,6 +49,16 @@ def blobs(server: LiveServer) -> list[Path]:
     return sorted(folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_what_changes_nothing_is_told(server, is_stream):
+    send(server)
+    asked = {"model": "mine", "files": {"tiny.gguf": DIGEST}, "draft": "guide", "parser": "qwen3", "stream": is_stream}
+    answer = post(server, "/api/create", **asked)
+    assert (200, "draft, parser") == (answer.status_code, answer.headers["x-localllm-ignored"])
+    pulled = post(server, "/api/pull", model="mine", insecure=True, username="me", stream=is_stream)
+    assert (200, "username, insecure") == (pulled.status_code, pulled.headers["x-localllm-ignored"])
+
+
 def test_a_model_is_made_of_a_file_that_was_sent(server):
     assert 404 == httpx.head(f"{server.url}/api/blobs/{DIGEST}").status_code
     assert 201 == send(server).status_code
