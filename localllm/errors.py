@@ -115,8 +115,9 @@ class PromptTooLongError(BadRequestError):
     code = "prompt_too_long"
 
     def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+        more = ">" if prompt_tokens > context_tokens else ">="  # which leaves no token for the answer
         super().__init__(
-            f"the prompt is too long: {prompt_tokens} tokens > {context_tokens} maximum context length",
+            f"the prompt is too long: {prompt_tokens} tokens {more} {context_tokens} maximum context length",
             hint="shorten the prompt, or ask for a larger num_ctx if the model and memory allow it",
         )
         self.prompt_tokens = prompt_tokens

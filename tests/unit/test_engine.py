@@ -158,6 +158,13 @@ def test_a_prompt_that_cannot_fit_is_refused_with_both_counts():
     assert not engine.has_work
 
 
+@pytest.mark.parametrize(("tokens", "said"), [(64, "64 tokens >= 64 maximum"), (65, "65 tokens > 64 maximum")])
+def test_what_is_said_of_a_prompt_that_cannot_fit_is_true(tokens, said):
+    engine, _ = new_engine(pool_tokens=64)
+    with pytest.raises(PromptTooLongError, match=f"the prompt is too long: {said} context length"):
+        engine.add(request(1, "x" * tokens))
+
+
 def test_a_full_pool_slows_sequences_down_but_loses_none_and_changes_no_text():
     prompts = {number: f"pressure {number} " for number in range(6)}
     engine, backend = new_engine(pool_tokens=128, max_sequences=6)
