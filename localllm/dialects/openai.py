@@ -162,6 +162,8 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
     choice = read_tool_choice(fields.tool_choice, [tool.name for tool in tools], fields.parallel_tool_calls)
     messages = with_tool_names([_message(item, f"messages[{i}]", told) for i, item in enumerate(fields.messages)])
     form = read_constraint(fields, _response_format(fields.response_format))
+    # What bears a name is another's: several agents talk, and the next one is asked.
+    is_begun = goes_on(messages, form, choice) and not fields.messages[-1].name
     request = GenerationRequest(
         model=fields.model or "",
         messages=messages,
@@ -169,7 +171,7 @@ def decode_chat(body: bytes, *, needs_model: bool = True) -> Decoded:
         tool_choice=choice,
         response_format=form,
         think=_think(fields),
-        rendering=_rendering(fields, goes_on(messages, form, choice)),
+        rendering=_rendering(fields, is_begun),
         options=merge_options(_thinking_budget(fields), options),
         keep_alive_seconds=read_keep_alive(fields.keep_alive),
         logprobs=read_logprobs(fields.logprobs, fields.top_logprobs),
@@ -229,10 +231,10 @@ def _think(fields: _ChatBody) -> bool | str | None:
     return EFFORTS[effort]
 
 
-def _rendering(fields: _ChatBody, goes_on: bool) -> Rendering:
+def _rendering(fields: _ChatBody, is_begun: bool) -> Rendering:
     """How the conversation is written. Whether it goes on from its last message, the client may say, as vLLM's do."""
     is_said = fields.continue_final_message is not None or fields.add_generation_prompt is not None
-    continues = bool(fields.continue_final_message) if is_said else goes_on
+    continues = bool(fields.continue_final_message) if is_said else is_begun
     if continues and fields.add_generation_prompt:
         raise InvalidFieldError(
             "continue_final_message and add_generation_prompt exclude each other", field="continue_final_message"

@@ -572,6 +572,7 @@ CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{
         ({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}, False),
         ({"messages": [*BEGUN, {"role": "user", "content": "Well?"}]}, False),
         ({"messages": [BEGUN[0], {"role": "assistant", "content": " "}]}, False),
+        ({"messages": [BEGUN[0], {**BEGUN[1], "name": "researcher"}]}, False),
         ({"messages": [BEGUN[0], {**BEGUN[1], "tool_calls": [CALL]}]}, False),
     ],
 )
