@@ -97,6 +97,12 @@ _MAMBA: dict[str, Value] = {
 # With the usual scale a short convolution would all but silence what comes after it, and only the last token count.
 # Nor may the router of a mixture be undecided: rounding would then choose other experts, and with them other tokens.
 _SPREADS = {".ssm_conv1d.weight": 0.5, ".ssm_x.weight": 0.1, ".ssm_out.weight": 0.1, ".ffn_gate_inp.weight": 1.0}
+_T5: dict[str, Value] = {
+    "attention.relative_buckets_count": 32,
+    "attention.layer_norm_epsilon": 1e-6,
+    "decoder_start_token_id": 0,
+    "decoder_block_count": 2,
+}
 # The output matrix is the embedding, as in the small Qwen3 models.
 _TIED = (*Recipe.left_out, "output.weight")
 _MEAN, _LAST, _RANK = 1, 3, 4  # llama_pooling_type of llama.h
@@ -137,6 +143,8 @@ RECIPES = {
         (*_SCALES, ".attn_q.bias", ".attn_k.bias", ".attn_v.bias"),
     ),
     "mamba-tiny": Recipe("mamba", _MAMBA, _SCALES),
+    # An encoder and a decoder in one: it answers from one text, and goes on with none.
+    "t5": Recipe("t5", {**_transformer(2, 256, 4, 4, 64, 512, 512), **_T5}),
     # These make vectors instead of text: of a bidirectional encoder, of a decoder's last token, and a score.
     "bert-tiny": Recipe("bert", _encoder(_MEAN), (*_SCALES, *_HEADS)),
     "qwen3-embedding-tiny": Recipe(

@@ -37,6 +37,8 @@ def check(request: DraftCheck) -> CheckEvent:
         return Failed("bad_draft", 400, str(error), error.hint)
     if memory_kind(model) == "recurrent":
         return Failed("bad_draft", 400, "the model itself takes no token back, and some guesses are wrong")
+    if not native.llama_model_has_decoder(draft) or native.llama_model_has_encoder(draft):
+        return Failed("bad_draft", 400, "only decoder models can guess")
     if memory_kind(draft) == "recurrent":
         return Failed("bad_draft", 400, "it takes no token back, and some guesses are wrong")
     return _compared(_tokens(model), _tokens(draft))

@@ -141,12 +141,14 @@ def test_what_cannot_guess_is_refused_with_its_line_and_the_name_is_not_made(dae
     other.write_bytes(gguf_bytes())
     recurrent = build("mamba-tiny", GUIDE, tmp_path / "mamba.gguf")
     vectors = build("bert-tiny", GUIDE, tmp_path / "bert.gguf")
+    encoder = build("t5", GUIDE, tmp_path / "t5.gguf")
     for said, message in (
         ("./missing.gguf", f"(line 2): the draft model: {daemon.home / 'missing.gguf'} does not exist"),
         ("nobody-knows-this", "(line 2): the draft model: model 'nobody-knows-this' not found"),
         (str(tmp_path / "empty"), "empty does not exist"),
         (str(other), "other.gguf cannot guess for this model: "),
         (str(recurrent), "mamba.gguf cannot guess for this model: it takes no token back"),
+        (str(encoder), "t5.gguf cannot guess for this model: only decoder models can guess"),
         (str(vectors), "bert.gguf is an embedding model, which guesses nothing"),
     ):
         made = create(daemon, "refused", f"FROM guide\nDRAFT {said}\n")
