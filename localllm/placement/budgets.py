@@ -74,4 +74,5 @@ def room_of(
 def with_moved(room: Room, moved: Mapping[str, int]) -> Room:
     """The room in which some devices hold tensors of the model that were told to lie there, whatever its layers do."""
     overheads = {device: size + moved.get(device, 0) for device, size in room.overheads.items()}
-    return replace(room, overheads=overheads)
+    beside = {device: room.beside.get(device, 0) + moved.get(device, 0) for device in (*room.beside, *moved)}
+    return replace(room, overheads=overheads, beside=beside)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-from localllm.placement.arrange import Arrangement, Costs, DeviceShare, fill, is_within, shares_of, split
+from localllm.placement.arrange import CPU, Arrangement, Costs, DeviceShare, fill, is_within, shares_of, split
 from localllm.placement.devices import Device, Machine
 from localllm.placement.speed import decode_seconds, rates_of
 from localllm.placement.wishes import Wishes
@@ -23,7 +23,8 @@ _ALL_SUBSETS = 4  # of so many GPUs; of more only those that come first by speed
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a model may take: `budgets` and `overheads` are bytes by device.
+    """What a model may take: `budgets` and `overheads` are bytes by device, `beside` those of the overheads that lie
+    there whatever its layers do.
 
     `without_gpu`: why a GPU that is there cannot be used; empty when there is none, or all can.
     """
@@ -33,6 +34,7 @@ class Room:
     overheads: Mapping[str, int]
     ignores_host: bool = False  # weights may stay on the disk: use_mmap was asked for
     without_gpu: str = ""
+    beside: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def integrated(self) -> frozenset[str]:
@@ -40,10 +42,13 @@ class Room:
 
     def holds(self, shares: Sequence[DeviceShare]) -> bool:
         """Whether all of it fits."""
-        return is_within([self._asked(share) for share in shares], self.integrated)
+        used = {share.device for share in shares}
+        apart = sum(self.beside.get(device, 0) for device in self.integrated - used)
+        return is_within([self.asked(share) for share in shares], self.integrated, apart)
 
-    def _asked(self, share: DeviceShare) -> DeviceShare:
-        if not self.ignores_host or share.device != "CPU":
+    def asked(self, share: DeviceShare) -> DeviceShare:
+        """What of a share must be there: of weights that may stay on the disk nothing."""
+        if not self.ignores_host or share.device != CPU:
             return share
         return DeviceShare(share.device, 0, share.context, share.compute, share.overhead, share.budget)
 
@@ -60,10 +65,16 @@ class Found:
 def best(costs: Costs, room: Room, wishes: Wishes, *, may_use_gpus: bool = True) -> Found | None:
     """The fastest arrangement that fits; None when none does."""
     found = all_found(costs, room, wishes, may_use_gpus=may_use_gpus)
-    # Of equals rather on a GPU than not, on fewer of them, and on those named first.
+    # Of equals rather on a GPU than not, on fewer of them, and where its pool and the next model have most room.
     return min(
-        found, key=lambda one: (one.seconds, not one.arrangement.gpu_layers, len(one.arrangement.gpus)), default=None
+        found,
+        key=lambda one: (one.seconds, not one.arrangement.gpu_layers, len(one.arrangement.gpus), -_spare(one)),
+        default=None,
     )
+
+
+def _spare(found: Found) -> int:
+    return sum(share.budget - share.total for share in found.shares if share.device != CPU)
 
 
 def all_found(costs: Costs, room: Room, wishes: Wishes, *, may_use_gpus: bool = True) -> list[Found]:
@@ -163,7 +174,7 @@ def _first_true(values: range, is_true: Callable[[int], bool]) -> int | None:
 
 def _fits_gpus(arrangement: Arrangement, costs: Costs, room: Room) -> bool:
     shares = shares_of(arrangement, costs, room.overheads, room.budgets)
-    return all(share.total <= share.budget for share in shares if share.device != "CPU")
+    return all(share.total <= share.budget for share in shares if share.device != CPU)
 
 
 def _checked(arrangement: Arrangement | None, costs: Costs, room: Room) -> Found | None:

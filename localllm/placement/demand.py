@@ -24,5 +24,9 @@ def demands(estimate: Estimate, room: Room, wishes: Wishes) -> tuple[dict[str, i
     as_good = [
         found for found in places if found.seconds <= best.seconds * _AS_FAST and len(found.arrangement.gpus) <= few
     ]
-    choices = [{share.device: share.total for share in found.shares if share.total} for found in (best, *as_good)]
+    # What lies beside the model takes room where none of its layers are, too.
+    beside = {device: room.overheads[device] for device, size in room.beside.items() if size}
+    choices = [
+        beside | {share.device: share.total for share in found.shares if share.total} for found in (best, *as_good)
+    ]
     return tuple({tuple(sorted(choice.items())): choice for choice in choices}.values())

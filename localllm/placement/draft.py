@@ -7,13 +7,14 @@ a GPU may be worth a layer that leaves it for that, or may not: both are reckone
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from localllm.errors import DoesNotFitError
 from localllm.placement.arrange import CPU, Arrangement, Costs, DeviceShare, costs_of, fill, shares_of
 from localllm.placement.budgets import NOTHING, table_bytes, with_moved
 from localllm.placement.choose import Room
+from localllm.placement.devices import Device
 from localllm.placement.estimate import Estimate
 from localllm.placement.layout import Layout
 from localllm.placement.plan import DraftPlan, Plan, choose_plan, threads_for
@@ -81,13 +82,22 @@ def _shape(estimate: Estimate, draft: Estimate, wishes: Wishes) -> ContextShape:
 
 
 def _places(costs: Costs, room: Room, wishes: Wishes) -> Iterator[Arrangement]:
-    """On each GPU that holds all of it, and on the host."""
+    """On each GPU that holds all of it, of those that may be used, and on the host."""
     if wishes.gpu_layers != 0:
-        for device in room.machine.gpus:
+        # Of equal ones the last: the model itself begins with the first.
+        for device in reversed(_allowed(room.machine.gpus, wishes)):
             arrangement = fill(costs, (device,), costs.count, 0, room.overheads, room.budgets)
             if arrangement is not None:
                 yield arrangement
     yield Arrangement()
+
+
+def _allowed(gpus: Sequence[Device], wishes: Wishes) -> Sequence[Device]:
+    if wishes.is_single_gpu and wishes.main_gpu is not None:
+        return [gpus[wishes.main_gpu]] if gpus else []
+    if wishes.tensor_split is not None:
+        return [gpu for gpu, part in zip(gpus, wishes.tensor_split, strict=False) if part]
+    return gpus
 
 
 def _plan_of(

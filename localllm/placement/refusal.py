@@ -55,7 +55,7 @@ def _refuse_overrides(overrides: tuple[TensorOverride, ...], names: list[str]) -
 
 def does_not_fit(estimate: Estimate, room: Room, wishes: Wishes, fits: Attempt) -> DoesNotFitError:
     """The error for a model that no arrangement holds: what it needs, what is there, what is missing, what would do."""
-    shares = _nearest(estimate, room, wishes)
+    shares = [room.asked(share) for share in _nearest(estimate, room, wishes)]
     missing = max(shortfall(shares), 1)
     needs = "; ".join(_need_text(share) for share in shares if share.total > share.budget)
     would = tuple(alternatives(estimate, room, wishes, fits))[:MOST_ALTERNATIVES]
@@ -81,7 +81,7 @@ def _nearest(estimate: Estimate, room: Room, wishes: Wishes) -> tuple[DeviceShar
     if not room.machine.gpus or not wishes.gpu_layers:
         costs = costs_of(estimate, shape_for(estimate, wishes, cells, is_on_gpu=False), packs=wishes.use_extra_buffers)
         tried.append(shares_of(Arrangement(), costs, room.overheads, room.budgets))
-    return min(tried, key=shortfall)
+    return min(tried, key=lambda shares: shortfall([room.asked(share) for share in shares]))
 
 
 def _spread(costs: Costs, room: Room, wishes: Wishes) -> Iterator[tuple[DeviceShare, ...]]:
@@ -124,7 +124,7 @@ def alternatives(estimate: Estimate, room: Room, wishes: Wishes, fits: Attempt) 
 
 
 def _most_layers(estimate: Estimate, wishes: Wishes, fits: Attempt) -> int | None:
-    for layers in range(min(wishes.gpu_layers or 0, estimate.layer_count + 1) - 1, 0, -1):
+    for layers in range(min(wishes.gpu_layers or 0, estimate.layer_count + 1) - 1, -1, -1):
         if fits(estimate, replace(wishes, gpu_layers=layers)):
             return layers
     return None

@@ -14,6 +14,7 @@ from localllm.errors import DoesNotFitError, ImpossibleWishError
 from localllm.placement.arrange import CPU
 from localllm.placement.budgets import room_of
 from localllm.placement.confirm import confirmed
+from localllm.placement.demand import demands
 from localllm.placement.draft import place_draft, with_draft
 from localllm.placement.estimate import estimate
 from localllm.placement.layout import BufferBytes, Measured
@@ -96,6 +97,48 @@ def test_a_gpu_that_nothing_else_is_on_leaves_the_model_its_pool():
     assert ("gpu", "CUDA1") == (made.tier, made.draft.device)
     assert ["CUDA0", "CUDA1", CPU] == [share.device for share in made.shares]
     assert on(made, "CUDA1").budget >= on(made, "CUDA1").total > 0
+
+
+def integrated(there, name):
+    devices = tuple(replace(one, is_integrated=one.name == name) for one in there.devices)
+    return replace(there, devices=devices)
+
+
+def test_what_lies_on_an_integrated_gpu_is_taken_of_the_host_though_the_model_is_elsewhere():
+    there = integrated(machine(24, 24, host_gib=64), "CUDA1")
+    places = set()
+    for quarters in range(4, 40):
+        tight = replace(there, devices=(*there.gpus, replace(there.cpu, free_bytes=quarters * GIB // 4)))
+        try:
+            made = planned(SMALL, tight)
+        except DoesNotFitError:
+            continue
+        host = on(made, CPU)
+        assert host.total + sum(share.total for share in made.shares if share.device == "CUDA1") <= host.budget
+        places.add(made.draft and made.draft.device)
+    assert places >= {"CUDA0", "CUDA1"}
+
+
+@pytest.mark.parametrize(
+    "wishes", [{"is_single_gpu": True, "main_gpu": 0}, {"tensor_split": (1.0,)}, {"tensor_split": (1.0, 0.0)}]
+)
+def test_a_gpu_that_was_left_out_is_left_out_for_it_too(wishes):
+    assert "CUDA1" not in [share.device for share in planned(SMALL, machine(8, 24), **wishes).shares]
+    free = planned(SMALL, machine(8, 24), is_single_gpu=True, main_gpu=1)
+    assert free.draft is not None
+    assert "CUDA1" == free.draft.device
+
+
+def test_room_is_made_for_it_on_a_gpu_that_its_model_does_not_use():
+    said, there = Wishes(), machine(8, 8)
+    room = room_of(there, SMALL.vocabulary, said, learned={"CUDA1": 5})
+    placed, left = place_draft(SMALL, DRAFT, room, said)
+    assert placed is not None
+    assert "CUDA1" == placed.device
+    choices = demands(SMALL, left, said)
+    assert all(choice["CUDA1"] >= placed.on("CUDA1").total for choice in choices)
+    assert {"CUDA0", "CUDA1", CPU} == set(choices[0])
+    assert placed.on("CUDA1").total == choices[0]["CUDA1"]
 
 
 def test_where_there_is_no_room_for_it_the_model_runs_without_and_that_is_told():

@@ -210,6 +210,36 @@ def test_weights_may_be_read_from_the_disk_where_use_mmap_was_asked_for():
     ) == said.notes
 
 
+def test_weights_that_may_stay_on_the_disk_are_not_missing():
+    full = machine(24, host_gib=32)
+    full = replace(full, devices=(replace(full.gpus[0], free_bytes=GIB), full.cpu))
+    with pytest.raises(DoesNotFitError) as caught:
+        planned(LARGE, full, use_mmap=True, gpu_layers=4)
+    assert caught.value.missing_bytes < 5 * GIB
+    assert "CPU" not in caught.value.message
+
+
+def test_where_no_layer_fits_on_gpus_but_the_host_holds_all_that_is_said():
+    full = machine(24, 8)
+    full = replace(full, devices=(*(replace(gpu, free_bytes=0) for gpu in full.gpus), full.cpu))
+    with pytest.raises(DoesNotFitError) as caught:
+        planned(SMALL, full, gpu_layers=33)
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("what would fit: num_gpu 0")
+    assert "cpu" == planned(SMALL, full, gpu_layers=0).tier
+
+
+def test_of_equal_gpus_the_one_with_most_room_is_taken():
+    there = machine(24, 24, 24)
+    for most in (0, 1, 2):
+        free = [8 * GIB] * 3
+        free[most] = 20 * GIB
+        gpus = [replace(gpu, free_bytes=size) for gpu, size in zip(there.gpus, free, strict=True)]
+        for wishes in ({}, {"is_single_gpu": True}):
+            made = planned(SMALL, replace(there, devices=(*gpus, there.cpu)), **wishes)
+            assert (f"CUDA{most}",) == made.layout.devices
+
+
 def test_what_else_could_be_done_leaves_out_the_quantisation_that_the_model_has():
     room = room_of(machine(24), SMALL.vocabulary, Wishes())
     heavier = replace(SMALL, output_bytes=SMALL.output_bytes * 3)  # more bits in the mean than its name tells
