@@ -234,12 +234,9 @@ def split(
     return Arrangement(tuple(device for device, _ in pairs), tuple(count for _, count in pairs), cpu_experts)
 
 
-def is_within(shares: Sequence[DeviceShare], integrated: frozenset[str] = frozenset(), apart: int = 0) -> bool:
-    """Whether no device is over its budget; what integrated GPUs take is taken of the host too, also `apart` on those
-    that no share is of."""
-    host = next(share for share in shares if share.device == CPU)
-    shared = apart + sum(share.total for share in shares if share.device in integrated)
-    return all(share.total <= share.budget for share in shares) and host.total + shared <= host.budget
+def host_of(shares: Sequence[DeviceShare]) -> DeviceShare:
+    """The host's share."""
+    return next(share for share in shares if share.device == CPU)
 
 
 def shortfall(shares: Sequence[DeviceShare]) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from localllm.placement.arrange import CPU, Arrangement, Costs, DeviceShare, fill, is_within, shares_of, split
+from localllm.placement.arrange import CPU, Arrangement, Costs, DeviceShare, fill, host_of, shares_of, split
 from localllm.placement.devices import Device, Machine
 from localllm.placement.speed import decode_seconds, rates_of
 from localllm.placement.wishes import Wishes
@@ -42,9 +42,18 @@ class Room:
 
     def holds(self, shares: Sequence[DeviceShare]) -> bool:
         """Whether all of it fits."""
+        return self.holds_each(shares) and self.on_host(shares) <= host_of(shares).budget
+
+    def holds_each(self, shares: Sequence[DeviceShare]) -> bool:
+        """Whether no device is over its budget by itself."""
+        return all(self.asked(share).total <= share.budget for share in shares)
+
+    def on_host(self, shares: Sequence[DeviceShare]) -> int:
+        """What is taken of the host: also what lies on integrated GPUs, whose memory is the host's."""
         used = {share.device for share in shares}
         apart = sum(self.beside.get(device, 0) for device in self.integrated - used)
-        return is_within([self.asked(share) for share in shares], self.integrated, apart)
+        shared = sum(share.total for share in shares if share.device in self.integrated)
+        return self.asked(host_of(shares)).total + shared + apart
 
     def asked(self, share: DeviceShare) -> DeviceShare:
         """What of a share must be there: of weights that may stay on the disk nothing."""
@@ -68,13 +77,15 @@ def best(costs: Costs, room: Room, wishes: Wishes, *, may_use_gpus: bool = True)
     # Of equals rather on a GPU than not, on fewer of them, and where its pool and the next model have most room.
     return min(
         found,
-        key=lambda one: (one.seconds, not one.arrangement.gpu_layers, len(one.arrangement.gpus), -_spare(one)),
+        key=lambda one: (one.seconds, not one.arrangement.gpu_layers, len(one.arrangement.gpus), *_room_in(one)),
         default=None,
     )
 
 
-def _spare(found: Found) -> int:
-    return sum(share.budget - share.total for share in found.shares if share.device != CPU)
+def _room_in(found: Found) -> tuple[int, int]:
+    """Less is better: integrated GPUs, which have the host's room, and bytes that are left on the GPUs."""
+    left = sum(share.budget - share.total for share in found.shares if share.device != CPU)
+    return sum(gpu.is_integrated for gpu in found.arrangement.gpus), -left
 
 
 def all_found(costs: Costs, room: Room, wishes: Wishes, *, may_use_gpus: bool = True) -> list[Found]:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from localllm.config import KvLayout
 from localllm.placement import reasons
-from localllm.placement.arrange import CPU, Arrangement, Costs, DeviceShare, costs_of, shares_of
+from localllm.placement.arrange import CPU, Arrangement, Costs, DeviceShare, costs_of, host_of, shares_of
 from localllm.placement.cell_layout import LayoutChoice
 from localllm.placement.choose import Found, Room, best
 from localllm.placement.devices import Host
@@ -214,13 +214,14 @@ def _grown_shape(found: Found, costs: Costs, room: Room, wishes: Wishes) -> Cont
     estimate, is_on_gpu = costs.estimate, found.arrangement.gpu_layers > 0
     bounds = bounds_of(estimate, wishes)
     caps = {share.device: _cap(share, room, wishes) for share in found.shares}
+    on_host = _host_cap(found, caps[CPU], room, wishes)
 
     def shape_of(cells: int, whole: bool | None) -> ContextShape:
         return pool_shape(estimate, wishes, cells, is_on_gpu=is_on_gpu, keeps_whole_window=whole)
 
     def fits(cells: int, whole: bool | None) -> bool:
         shares = shares_of(found.arrangement, _costs(estimate, shape_of(cells, whole), wishes), room.overheads, caps)
-        return replace(room, budgets=caps).holds(shares)
+        return room.holds_each(shares) and room.on_host(shares) <= on_host
 
     most, least = bounds.most, costs.shape.cells
     if not is_on_gpu:
@@ -232,6 +233,17 @@ def _grown_shape(found: Found, costs: Costs, room: Room, wishes: Wishes) -> Cont
         return shape_of(least, whole) if fits(least, whole) else costs.shape
     cells = largest(least, most, lambda cells: fits(cells, whole))
     return costs.shape if cells == least else shape_of(cells, whole)
+
+
+def _host_cap(found: Found, own: int, room: Room, wishes: Wishes) -> int:
+    """What the host may give once the pool has grown: by its own part, of which `own` may be taken, or on integrated
+    GPUs as on any other."""
+    now, host = room.on_host(found.shares), host_of(found.shares)
+    most = own + now - room.asked(host).total
+    if any(gpu.is_integrated for gpu in found.arrangement.gpus):
+        left = max(0, host.budget - now)
+        most = max(min(most, host.budget), now + int(left * (SHARED_POOL_PART if wishes.shares_machine else 1.0)))
+    return most
 
 
 def _cap(share: DeviceShare, room: Room, wishes: Wishes) -> int:

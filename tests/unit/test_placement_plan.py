@@ -229,6 +229,28 @@ def test_where_no_layer_fits_on_gpus_but_the_host_holds_all_that_is_said():
     assert "cpu" == planned(SMALL, full, gpu_layers=0).tier
 
 
+def on_integrated(there: Machine) -> Machine:
+    return replace(there, devices=tuple(replace(one, is_integrated=one.kind == "gpu") for one in there.devices))
+
+
+@pytest.mark.parametrize("wishes", [{}, {"shares_machine": False}])
+def test_a_pool_on_an_integrated_gpu_grows_as_on_another_within_what_the_host_has(wishes):
+    there = machine(24, host_gib=192)
+    apart, integrated = (planned(SMALL, one, **wishes) for one in (there, on_integrated(there)))
+    assert apart.shape == integrated.shape
+    assert apart.shape.cells > 8192
+    tight = machine(24, host_gib=16)
+    bound = planned(SMALL, on_integrated(tight), **wishes)
+    assert ("gpu", True) == (bound.tier, bound.shape.cells < apart.shape.cells)
+    assert sum(share.total for share in bound.shares) <= bound.shares[-1].budget
+
+
+def test_of_equal_gpus_one_with_memory_of_its_own_is_taken():
+    there = machine(24, 24)
+    first = replace(there.gpus[0], is_integrated=True)
+    assert ("CUDA1",) == planned(SMALL, replace(there, devices=(first, there.gpus[1], there.cpu))).layout.devices
+
+
 def test_of_equal_gpus_the_one_with_most_room_is_taken():
     there = machine(24, 24, 24)
     for most in (0, 1, 2):
