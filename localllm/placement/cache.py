@@ -8,7 +8,7 @@ have are refused, because all that follows multiplies them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from localllm.errors import ModelFileError
 from localllm.gguf import Header
@@ -48,13 +48,15 @@ _INDEXED = frozenset(["deepseek32", "glm-dsa", "hy_v4", "dots3note", "minimax-m3
 @dataclass(frozen=True, slots=True)
 class CellCache:
     """One cache of a layer: elements per cell, and how many cells. `window_tokens` 0 is all of the context, a
-    `cells_ratio` of 4 keeps one cell for four tokens. `per_sequence`: each sequence has one, even in a unified pool."""
+    `cells_ratio` of 4 keeps one cell for four tokens. `per_sequence`: each sequence has one, even in a unified pool.
+    `turned_elements` are those of a value where values are kept turned, for attention in several passes."""
 
     key_elements: int
     value_elements: int
     window_tokens: int = 0
     cells_ratio: int = 1
     per_sequence: bool = False
+    turned_elements: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ def memory_bytes(memory: LayerMemory, shape: ContextShape) -> int:
 
 
 def _cache_bytes(cache: CellCache, shape: ContextShape) -> int:
-    per_cell = row_bytes(shape.k_type, cache.key_elements) + row_bytes(shape.v_type, cache.value_elements)
+    values = cache.value_elements if shape.flash_attention else max(cache.turned_elements, cache.value_elements)
+    per_cell = row_bytes(shape.k_type, cache.key_elements) + row_bytes(shape.v_type, values)
     streams = shape.sequences if cache.per_sequence else shape.streams
     return stream_cells(cache, shape) * streams * per_cell
 
@@ -107,7 +110,17 @@ def _padded(cells: int) -> int:
 def memory_of(header: Header) -> tuple[LayerMemory, ...]:
     """The memory of every layer. Raises ModelFileError for counts that no model can have."""
     facts = _Facts(header)
-    return tuple(facts.layer(layer) for layer in range(facts.layers))
+    memories = [facts.layer(layer) for layer in range(facts.layers)]
+    # Turned, the values of every layer take the room of the widest.
+    widest = max((cache.value_elements for memory in memories for cache in memory.caches[:1]), default=0)
+    return tuple(_turned(memory, widest) for memory in memories)
+
+
+def _turned(memory: LayerMemory, widest: int) -> LayerMemory:
+    first = memory.caches[:1]
+    if not first or first[0].value_elements in (0, widest):
+        return memory
+    return replace(memory, caches=(replace(first[0], turned_elements=widest), *memory.caches[1:]))
 
 
 class _Facts:

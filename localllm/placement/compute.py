@@ -31,6 +31,8 @@ _BROADER = {
     "chatglm": 1.07,
     "deepseek32": 1.35,
     "deepseek4": 2.6,
+    "gemma3n": 1.06,
+    "gemma4": 1.03,
     "dots3note": 1.1,
     "glm-dsa": 1.35,
     "glm4": 1.07,
@@ -144,6 +146,7 @@ def _kind(header: Header, names: dict[str, tuple[int, ...]], memory: LayerMemory
     return Layer(
         header.architecture,
         names,
+        memory.key_elements,
         memory.value_elements,
         _most(header, "expert_used_count"),
         1,
@@ -172,7 +175,7 @@ def compute_bytes(widths: Widths, shape: ContextShape) -> ComputeBytes:
     rows = min(shape.batch_tokens, max(shape.cells, 1))
     rows = -(-rows // max(shape.sequences, 1)) * max(shape.sequences, 1)  # as many of each sequence
     outputs = min(rows, max(shape.outputs, shape.sequences))
-    masks = sum(_mask_bytes(widths, shape, rows).values())
+    masks = sum(_mask_bytes(widths, shape, rows).values()) + _places_bytes(widths, shape, rows)
     logits = 4 * outputs * widths.vocabulary
     layers = _with_streams(widths, rows, masks, 0, _peak(widths, shape, rows, 0))
     whole = max(layers, _with_streams(widths, rows, masks, logits, _peak(widths, shape, rows, outputs)))
@@ -277,10 +280,31 @@ def _inputs(tape: Tape, widths: Widths, shape: ContextShape, rows: int, *, rotat
     for size in (4, 4, 8, 8):  # tokens, positions, and where keys and values go
         tape.input(size * rows)
     masks = {window: tape.input(size) for window, size in _mask_bytes(widths, shape, rows).items()}
+    tape.input(_places_bytes(widths, shape, rows))
     whole = masks.get(0, next(iter(masks.values()), tape.input(0)))
     window = next((number for size, number in masks.items() if size), whole)
-    cells = max((stream_cells(CellCache(1, 1, size), shape) for size in widths.windows), default=rows)
-    return Inputs(whole, window, rows, widths.heads, cells, shape.flash_attention, rotates)
+    cells = rows
+    if widths.remembers:
+        cells = max((stream_cells(CellCache(1, 1, size), shape) for size in widths.windows), default=rows)
+    return Inputs(
+        whole,
+        window,
+        rows,
+        widths.heads,
+        cells,
+        shape.flash_attention,
+        rotates,
+        halves_keys=widths.remembers and shape.k_type == "f32",
+        halves_values=widths.remembers and shape.v_type == "f32",
+        remembers=widths.remembers,
+    )
+
+
+def _places_bytes(widths: Widths, shape: ContextShape, rows: int) -> int:
+    """Where each element of each value goes, in each cache: values that are kept turned are put down one by one."""
+    if shape.flash_attention or not widths.remembers:
+        return 0
+    return 8 * rows * max(kind.values for kind in widths.layers) * len(set(widths.masks))
 
 
 def _mask_bytes(widths: Widths, shape: ContextShape, rows: int) -> dict[int, int]:

@@ -24,7 +24,8 @@ class Layer:
 
     architecture: str
     shapes: Shapes
-    values: int  # elements of a value in the cache
+    keys: int  # elements of a key in the cache, and of a value
+    values: int
     experts_used: int
     streams: int
     sequences: int
@@ -56,6 +57,9 @@ class Inputs:
     cells: int
     flash: bool
     rotates: bool = False  # keys and values are spread before they are kept in fewer bits
+    halves_keys: bool = False  # attention in one pass reads 16 bits: what is kept in 32 is copied for each layer
+    halves_values: bool = False
+    remembers: bool = True  # else keys and values are of this step alone, and stay until they were looked at
 
 
 def attention(tape: Tape, layer: Layer, inputs: Inputs, normed: int, *, windowed: bool) -> int:
@@ -66,7 +70,7 @@ def attention(tape: Tape, layer: Layer, inputs: Inputs, normed: int, *, windowed
     if layer.index_heads:
         mask = chosen_cells(tape, layer, inputs, normed)
     width = layer.columns("attn_output") or layer.rows("attn_q")
-    out = _attend(tape, inputs, query, mask, rows * width)
+    out = _attend(tape, layer, inputs, query, mask, rows * width)
     if inputs.rotates:
         out = tape.put(rows * width, out)
     if gate is not None:
@@ -114,13 +118,23 @@ def _queries(tape: Tape, layer: Layer, inputs: Inputs, normed: int) -> tuple[int
     return query, gate
 
 
-def _attend(tape: Tape, inputs: Inputs, query: int, mask: int, width: int) -> int:
+def _attend(tape: Tape, layer: Layer, inputs: Inputs, query: int, mask: int, width: int) -> int:
     if inputs.flash:
-        return tape.put(width, query, mask)
+        return tape.put(width, query, mask, *halved(tape, layer, inputs))
+    # In several passes values are turned first, where no cache keeps them so.
+    widths = () if inputs.remembers else (layer.rows("attn_k"), layer.rows("attn_v"), layer.rows("attn_v"))
+    there = [tape.put(inputs.rows * (one or width // inputs.rows)) for one in widths]
     scores = tape.put(inputs.rows * inputs.cells * inputs.heads, query)
     scores = tape.put(inputs.rows * inputs.cells * inputs.heads, scores, mask, in_place=True)
-    mixed = tape.put(width, scores)
+    mixed = tape.put(width, scores, *there)
     return tape.put(width, mixed)
+
+
+def halved(tape: Tape, layer: Layer, inputs: Inputs) -> list[int]:
+    """Copies of all keys and values in 16 bits, for a pass that reads no more."""
+    cells = inputs.cells * layer.streams
+    pairs = ((inputs.halves_keys, layer.keys), (inputs.halves_values, layer.values or layer.keys))
+    return [tape.put(cells * elements // 2) for is_halved, elements in pairs if is_halved]
 
 
 def chosen_cells(tape: Tape, layer: Layer, inputs: Inputs, compressed: int) -> int:

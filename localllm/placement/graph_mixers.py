@@ -30,11 +30,13 @@ def latent_attention(tape: Tape, layer: Layer, inputs: Inputs, normed: int, head
     tape.put(0, key)
     mask = graph.chosen_cells(tape, layer, inputs, compressed) if layer.index_heads else inputs.mask
     if inputs.flash:
-        read = tape.put(rows * heads * latent, whole, mask)
+        read = tape.put(rows * heads * latent, whole, mask, *graph.halved(tape, layer, inputs))
     else:
+        cells = inputs.cells * layer.streams
+        turned_cells = tape.put(cells * latent if inputs.halves_keys else cells * latent // 2)
         scores = tape.put(rows * inputs.cells * heads, whole)
         scores = tape.put(rows * inputs.cells * heads, scores, mask, in_place=True)
-        read = tape.put(rows * heads * latent, scores)
+        read = tape.put(rows * heads * latent, scores, turned_cells)
     out = rows * layer.columns("attn_output")
     return tape.put(out, tape.put(out, read))
 

@@ -36,6 +36,9 @@ SHAPES = (
     ContextShape(32768, 8),
     ContextShape(16384, 2, batch_tokens=256, is_unified=False),
     ContextShape(8192, 1, outputs=512, k_type="q8_0", v_type="q8_0", keeps_whole_window=True),
+    ContextShape(16384, 4, batch_tokens=128, k_type="f32", v_type="f32"),
+    ContextShape(4096, 2, flash_attention=False),
+    ContextShape(8192, 2, batch_tokens=128, is_unified=False, flash_attention=False),
 )
 NO_QUANTIZED_CACHE = frozenset(["phi2", "bert"])  # heads of 80 elements are no whole blocks; and no cache at all
 Bytes = dict[str, int]
@@ -58,7 +61,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def measured(files: dict[str, Path]) -> dict[tuple[str, ContextShape], Bytes]:
     cases = [
-        (name, shape) for name in RECIPES for shape in SHAPES if shape.k_type == "f16" or name not in NO_QUANTIZED_CACHE
+        (name, shape)
+        for name in RECIPES
+        for shape in SHAPES
+        if shape.k_type != "q8_0" or name not in NO_QUANTIZED_CACHE
     ]
     answers = ask("measure", [(files[name], PLAIN, shape) for name, shape in cases])
     return dict(zip(cases, answers, strict=True))
