@@ -40,9 +40,18 @@ def refuse_impossible(estimate: Estimate, room: Room, wishes: Wishes) -> None:
     for kind in (wishes.k_type, wishes.v_type):
         if kind not in KV_TYPES:
             raise ImpossibleWishError(f"keys and values cannot be kept as {kind}: {', '.join(KV_TYPES)} are possible")
+    if wishes.k_type != wishes.v_type and _keeps_latents(estimate):
+        raise ImpossibleWishError(
+            f"keys as {wishes.k_type} and values as {wishes.v_type}: this model keeps one latent for both, in one type"
+        )
     if wishes.flash_attention == "off" and wishes.v_type not in ("f16", "bf16", "f32"):
         raise ImpossibleWishError(f"values as {wishes.v_type} need flash attention, and flash_attn is off")
     _refuse_overrides(wishes.overrides, [CPU, *(device.name for device in gpus)])
+
+
+def _keeps_latents(estimate: Estimate) -> bool:
+    first = [cache for memory in estimate.memories for cache in memory.caches[:1]]
+    return any(cache.key_elements and not cache.value_elements and not cache.per_sequence for cache in first)
 
 
 def _refuse_overrides(overrides: tuple[TensorOverride, ...], names: list[str]) -> None:

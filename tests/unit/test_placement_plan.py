@@ -164,6 +164,16 @@ def test_a_wish_that_nothing_fulfils_is_refused_with_what_there_is(cards, wishes
     assert says in caught.value.message
 
 
+def test_a_latent_that_is_keys_and_values_has_one_type():
+    memories = tuple(replace(one, caches=(replace(one.caches[0], value_elements=0),)) for one in SMALL.memories)
+    latent = replace(SMALL, memories=memories)
+    with pytest.raises(ImpossibleWishError) as caught:
+        planned(latent, machine(24), k_type="q8_0")
+    assert "keys as q8_0 and values as f16: this model keeps one latent for both" in caught.value.message
+    assert "q8_0" == planned(latent, machine(24), k_type="q8_0", v_type="q8_0").shape.v_type
+    assert "q8_0" == planned(SMALL, machine(24), k_type="q8_0").shape.k_type
+
+
 def test_tensors_that_were_told_where_to_lie_count_there():
     header = SHAPES["llama3-8b"].header("Q4_K_M")
     moved = (TensorOverride(r"blk\.[01]\.ffn_", "CPU"), TensorOverride("^output", "CUDA1"))
