@@ -2,8 +2,8 @@
 
 It has a backend of its own with one sequence, which follows whichever sequence runs alone: what both have in common
 stays, the rest is computed. A long prompt is caught up with in parts, one a step, while the larger model goes on
-without guesses at half its speed at worst. It guesses what it holds most probable, and stops where that is not probable
-enough.
+without guesses at half its speed at worst; one that would take too long is not begun. It guesses what it holds most
+probable, and stops where that is not probable enough.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from localllm.engine.speculation import MOST_DRAFTED
 from localllm.engine.tokens import TokenArray, Tokens, common_prefix
 
 FEWEST_ROWS = 16  # that are caught up with in a step
+FIRST_ROWS = 64  # as long as nobody knows how long they take
+# A text that is longer than this model computes in the time of so many plain tokens is left alone: few answers are long
+# enough to win that back. What was measured may have been a bad moment, and fades.
+MOST_PLAIN_TOKENS = 32
+FADES = 0.99
 LEAST_PROBABILITY = 0.75
 _SLOT = 0
 
@@ -70,6 +75,9 @@ class DraftModel:
         if int(rest.max()) >= self._backend.facts.vocabulary_size:
             return None
         if len(rest) > (rows := self._rows(plain_seconds)):
+            if len(rest) * self._row_seconds > MOST_PLAIN_TOKENS * plain_seconds:
+                self._row_seconds *= FADES
+                return None
             started = self._clock()
             self._compute(rest[:rows], wants_logits=False)
             self._row_seconds = (self._clock() - started) / rows
@@ -87,7 +95,7 @@ class DraftModel:
 
     def _rows(self, seconds: float) -> int:
         """How many rows can be computed in about that time."""
-        rows = int(seconds / self._row_seconds) if self._row_seconds else FEWEST_ROWS
+        rows = int(seconds / self._row_seconds) if self._row_seconds else FIRST_ROWS
         return min(max(rows, FEWEST_ROWS), self._backend.facts.batch_tokens)
 
     def _keep(self, length: int) -> None:

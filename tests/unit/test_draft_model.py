@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from localllm.engine.backend import MemoryTraits
-from localllm.engine.draft_model import FEWEST_ROWS, DraftModel
+from localllm.engine.draft_model import FADES, FIRST_ROWS, MOST_PLAIN_TOKENS, DraftModel
 from localllm.engine.fake import END_TOKEN, FakeBackend, next_token
 
 ENDLESS = b"a text of its own"
@@ -83,10 +83,10 @@ def test_the_same_text_again_computes_its_last_token_only():
 
 def test_a_long_text_is_caught_up_with_in_parts_without_guesses():
     model, _ = new_model()
-    text = bytes(range(65, 91)) * 8
+    text = bytes(range(65, 91)) * 12
     guesses, steps = ask_until_ready(model, text)
     assert said(text, 3) == guesses
-    assert steps == (len(text) - 1) // FEWEST_ROWS
+    assert steps == (len(text) - 1) // FIRST_ROWS
 
 
 def test_a_part_takes_about_as_long_as_a_plain_token():
@@ -105,7 +105,7 @@ def test_a_part_takes_about_as_long_as_a_plain_token():
         before = backend.computed_rows
         assert ask(model, text, plain_seconds=100 / 128) is None
         rows.append(backend.computed_rows - before)
-    assert [FEWEST_ROWS, 100, 100, 100] == rows
+    assert [FIRST_ROWS, 100, 100, 100] == rows
 
 
 def test_no_part_is_larger_than_a_batch():
@@ -147,3 +147,27 @@ def test_a_token_that_it_does_not_have_silences_it_for_that_text_alone():
         text = np.array([*ENDLESS[:5], unknown, *ENDLESS[5:10]], dtype=np.int32)
         assert [None] * 3 == [model.guess(text, 3, 0.0) for _ in range(3)]
     assert said(ENDLESS[:10], 3) == ask_until_ready(model, ENDLESS[:10])[0]
+
+
+def test_a_text_that_would_take_too_long_is_left_alone_until_what_was_measured_has_faded():
+    now = [0.0]
+    model, backend = new_model(clock=lambda: now[0])
+    decode = backend.decode
+    row_seconds = [1 / 16]
+
+    def timed(batch):
+        now[0] += len(batch.tokens) * row_seconds[0]
+        return decode(batch)
+
+    backend.decode = timed
+    text, plain_seconds = b"." * 1000, 1.0  # 62 s at first, and 32 are allowed
+    assert ask(model, text, plain_seconds=plain_seconds) is None
+    row_seconds[0] = 1 / 64
+    rows = [backend.computed_rows]
+    for _ in range(200):
+        ask(model, text, plain_seconds=plain_seconds)
+        rows.append(backend.computed_rows)
+    assert FIRST_ROWS == rows[0]
+    waited = rows.count(FIRST_ROWS)
+    assert (1000 - FIRST_ROWS) / 16 * FADES ** (waited - 2) > MOST_PLAIN_TOKENS
+    assert rows[-1] >= 1000
