@@ -107,8 +107,20 @@ class _Writer:
         return "\n".join(["%llguidance {}", f"start: {start}", *self._lines, *named, *ignored, ""])
 
     def _ended_start(self) -> str:
-        alone = [self._terminal(self._suffix)] if "start" in self._nullable else []
+        alone = [self._end()] if "start" in self._nullable else []
         return " | ".join([self._last_rule("start"), *alone])
+
+    def _end(self) -> str:
+        """The suffix behind a text that cannot have it. A line break that it begins with is a terminal of its own: the
+        text may go on behind the same one, and the lexer, once it has read more of the suffix, does not go back to it.
+        What is ignored would take such a line break for itself."""
+        if self._grammar.ignored or not self._suffix.startswith('"'):
+            return self._terminal(self._suffix)
+        text, length = json.JSONDecoder().raw_decode(self._suffix)
+        rest = text.lstrip("\n")
+        breaks = [json.dumps("\n")] * (len(text) - len(rest))
+        words = [*breaks, json.dumps(rest, ensure_ascii=False) + self._suffix[length:]] if rest else [self._suffix]
+        return " ".join(map(self._terminal, words))
 
     def _terminal(self, body: str) -> str:
         return self._terminals.setdefault(body, f"T{len(self._terminals)}")
@@ -169,7 +181,7 @@ class _Writer:
                 return []
         checked = self._checked(node)
         if isinstance(node, Literal) or not self._may_take(node, checked):
-            return [f"{self._terminal(checked)} {self._terminal(self._suffix)}"]
+            return [f"{self._terminal(checked)} {self._end()}"]
         return [self._terminal(f"({checked}) {self._suffix}")]
 
     def _may_take(self, node: Node, body: str) -> bool:

@@ -218,6 +218,13 @@ def test_a_text_is_allowed_in_its_place_if_the_grammar_itself_allows_it(grammar)
     check()
 
 
+@pytest.mark.parametrize("text", ["x\n\n<b\n", "\n\n</pa\n", "\n<b\n</par\n", "a\n<\n", "\n\n\n", "\n"])
+def test_a_line_may_begin_as_the_mark_behind_a_line_break_does(text):
+    end = "\n</parameter>"
+    assert allows(LINES, text)
+    assert allows(plain_grammar(LINES, (end.strip(),), json.dumps(end)), text + end)
+
+
 def test_a_text_with_the_mark_that_ends_it_is_not_allowed():
     grammar = plain_grammar(LINES.replace("6", "20"), ("</x>",), json.dumps("</x>"))
     assert allows(grammar, "a <x> </ x>\n</x>")
