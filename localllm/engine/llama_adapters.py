@@ -20,7 +20,7 @@ import llama_cpp.llama_cpp as native
 
 from localllm.creating import AdapterCheck, Checked, CheckEvent
 from localllm.engine.backend import ModelLoadError
-from localllm.engine.llama_backends import library
+from localllm.engine.llama_backends import library, start
 from localllm.engine.llama_log import LogReader
 from localllm.engine.llama_parameters import LOAD_NO_MMAP, context_parameters, model_parameters
 from localllm.errand import read_request, tell
@@ -114,9 +114,7 @@ def adapter_buffers(log: LogReader) -> tuple[BufferBytes, ...]:
 def check(request: AdapterCheck) -> CheckEvent:
     """Whether llama.cpp applies the adapters to the model, whose weights are not read."""
     log = LogReader()
-    callback = native.llama_log_callback(lambda level, text, _: log.feed(level, text.decode("utf-8", "replace")))
-    native.llama_log_set(callback, ctypes.c_void_p(0))
-    native.llama_backend_init()
+    start(log.feed)
     try:
         _check(request, log)
     except ModelLoadError as error:

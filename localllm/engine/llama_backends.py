@@ -7,6 +7,7 @@ the rest of the program knows a device.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,15 @@ CPU, GPU, INTEGRATED_GPU, ACCELERATOR, META = range(5)  # ggml_backend_dev_type
 _LONGEST_LIST = 64
 
 library: Any = native._lib
+_callbacks: list[Any] = []  # kept: ctypes does not
+
+
+def start(hear: Callable[[int, str], None]) -> None:
+    """Set llama.cpp up in a process that does one thing: `hear` gets the level and text of what it logs."""
+    callback = native.llama_log_callback(lambda level, text, _: hear(level, text.decode("utf-8", "replace")))
+    _callbacks.append(callback)
+    native.llama_log_set(callback, ctypes.c_void_p(0))
+    native.llama_backend_init()
 
 
 class _Capabilities(ctypes.Structure):

@@ -8,13 +8,13 @@ that are for special uses, or in how many unused ones stand at the end; such a t
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 import llama_cpp.llama_cpp as native
 
 from localllm.creating import Checked, CheckEvent, DraftCheck
 from localllm.engine.backend import ModelLoadError
+from localllm.engine.llama_backends import start
 from localllm.engine.llama_log import LogReader
 from localllm.engine.llama_memory import memory_kind
 from localllm.engine.llama_parameters import model_parameters
@@ -28,9 +28,7 @@ OTHER_PART_MOST = 0.01  # of the tokens may be other ones
 def check(request: DraftCheck) -> CheckEvent:
     """Whether both have one vocabulary, and memories that guesses can be taken out of."""
     log = LogReader()
-    callback = native.llama_log_callback(lambda level, text, _: log.feed(level, text.decode("utf-8", "replace")))
-    native.llama_log_set(callback, ctypes.c_void_p(0))
-    native.llama_backend_init()
+    start(log.feed)
     try:
         model, draft = (_vocabulary_of(path, log) for path in (request.model, request.draft))
     except ModelLoadError as error:

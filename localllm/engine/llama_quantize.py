@@ -16,6 +16,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as native
 
 from localllm.creating import Quantized, QuantizeEvent, QuantizeRequest, TensorStarted
+from localllm.engine.llama_backends import start
 from localllm.engine.llama_log import LogReader
 from localllm.errand import read_request, tell
 from localllm.generation import Failed
@@ -27,15 +28,12 @@ def quantize(request: QuantizeRequest) -> QuantizeEvent:
     """Write the target. The last event: Quantized, or Failed with llama.cpp's reason."""
     log = LogReader()
 
-    def on_log(level: int, text: bytes, _user_data: object) -> None:
-        line = text.decode("utf-8", "replace")
+    def hear(level: int, line: str) -> None:
         log.feed(level, line)
         if match := _TENSOR.match(line):
             tell(TensorStarted(match[1]))
 
-    callback = native.llama_log_callback(on_log)
-    native.llama_log_set(callback, ctypes.c_void_p(0))
-    native.llama_backend_init()
+    start(hear)
     parameters = native.llama_model_quantize_default_params()
     parameters.ftype = request.file_type
     parameters.nthread = _threads()

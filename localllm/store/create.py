@@ -44,14 +44,14 @@ from localllm.store.quantize import QuantizedFile, Source, parse_target, quantiz
 P = ParamSpec("P")
 T = TypeVar("T")
 CHECK_SECONDS = 10.0
-DRAFT_SECONDS = 120.0
-ADAPTER_SECONDS = 120.0  # a vocabulary is read, and no weights
+LLAMA_SECONDS = 120.0  # vocabularies are read, and no weights
 _CHECK = "localllm.chat.check"
 _ADAPTER_CHECK = "localllm.engine.llama_adapters"
 _DRAFT_CHECK = "localllm.engine.llama_draft"
 _OTHER_ADAPTER = (
     "make it anew with llama.cpp's convert_lora_to_gguf.py, or merge it into the model with llama-export-lora"
 )
+_OTHER_DRAFT = "name a small model of the same family as DRAFT"
 _checked: msgspec.json.Decoder[CheckEvent] = msgspec.json.Decoder(CheckEvent)
 
 
@@ -218,40 +218,39 @@ async def check_template(template: str, seconds: float = CHECK_SECONDS) -> None:
         raise TemplateError(f"template error: {answer.message}", hint=answer.hint)
 
 
-async def check_adapters(base: Manifest, seconds: float = ADAPTER_SECONDS) -> None:
+async def check_adapters(base: Manifest, seconds: float = LLAMA_SECONDS) -> None:
     """Ask llama.cpp, in a process of its own, whether it applies the adapters of `base`, whole.
 
     Raises ModelFileError when it does not, and when it dies of them.
     """
     request = AdapterCheck(base.file, tuple(adapter.file for adapter in base.adapters))
     named = ", ".join(Path(file).name for file in request.adapters)
-    try:
-        async with asyncio.timeout(seconds), aclosing(lines_from(_ADAPTER_CHECK, request)) as lines:
-            answer = _checked.decode(await anext(lines))
-    except TimeoutError:
-        raise ModelFileError(f"llama.cpp is not done with {named} after {seconds:g} s", hint=_OTHER_ADAPTER) from None
-    except ProcessEndedError as error:
-        raise ModelFileError(f"llama.cpp dies of {named} ({error.exit_code})", hint=_OTHER_ADAPTER) from error
+    answer = await _llama_cpp_says(_ADAPTER_CHECK, request, named, seconds, _OTHER_ADAPTER)
     if isinstance(answer, Failed):
         raise ModelFileError(f"llama.cpp does not apply {named}: {answer.message}", hint=_OTHER_ADAPTER)
 
 
-async def check_draft(model: str, draft: str, seconds: float = DRAFT_SECONDS) -> None:
-    """Ask llama.cpp, in a process of its own, whether two models have one vocabulary.
+async def check_draft(model: str, draft: str, seconds: float = LLAMA_SECONDS) -> None:
+    """Ask llama.cpp, in a process of its own, whether one model can guess for another.
 
-    Raises ModelFileError when they have not, and when it dies of them.
+    Raises ModelFileError when it cannot, and when llama.cpp dies of them.
     """
     named = Path(draft).name
-    hint = "name a small model of the same family as DRAFT"
+    answer = await _llama_cpp_says(_DRAFT_CHECK, DraftCheck(model, draft), named, seconds, _OTHER_DRAFT)
+    if isinstance(answer, Failed):
+        raise ModelFileError(f"{named} cannot guess for this model: {answer.message}", hint=_OTHER_DRAFT)
+
+
+async def _llama_cpp_says(
+    module: str, request: AdapterCheck | DraftCheck, named: str, seconds: float, hint: str
+) -> CheckEvent:
     try:
-        async with asyncio.timeout(seconds), aclosing(lines_from(_DRAFT_CHECK, DraftCheck(model, draft))) as lines:
-            answer = _checked.decode(await anext(lines))
+        async with asyncio.timeout(seconds), aclosing(lines_from(module, request)) as lines:
+            return _checked.decode(await anext(lines))
     except TimeoutError:
         raise ModelFileError(f"llama.cpp is not done with {named} after {seconds:g} s", hint=hint) from None
     except ProcessEndedError as error:
         raise ModelFileError(f"llama.cpp dies of {named} ({error.exit_code})", hint=hint) from error
-    if isinstance(answer, Failed):
-        raise ModelFileError(f"{named} cannot guess for this model: {answer.message}", hint=hint)
 
 
 def refuse_unsupported(settings: Modelfile) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from localllm.errors import UnsupportedError
 from localllm.store.converter import RELEASE, refuse_missing_libraries
 
 PROJECT = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
@@ -47,4 +48,7 @@ def test_only_what_the_converter_is_made_of_is_unpacked(name, is_wanted):
 
 
 def test_libraries_that_are_there_are_not_complained_about():
-    refuse_missing_libraries(msgspec.structs.replace(RELEASE, libraries=("json", "importlib.util")))
+    there = ("json", "importlib.util")
+    with pytest.raises(UnsupportedError, match=r"not installed: no_such_library$"):
+        refuse_missing_libraries(msgspec.structs.replace(RELEASE, libraries=(*there, "no_such_library")))
+    assert refuse_missing_libraries(msgspec.structs.replace(RELEASE, libraries=there)) is None
