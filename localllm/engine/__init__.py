@@ -11,8 +11,8 @@ A request's way through a step, in order:
     tokens                                               arrays of token ids
 
 Behind the seam `backend`: `fake` for tests, and llama with its parts, llama_model, llama_adapters, llama_parameters,
-llama_rows (gaps), llama_memory, llama_samplers, llama_backends, llama_breakdown, llama_log. Vectors are embedding's and
-llama_embedding's.
+llama_rows (fillers), llama_memory, llama_samplers, llama_backends, llama_breakdown, llama_log. Vectors are embedding's
+and llama_embedding's.
 Processes of their own: probe (does it run here?), measure (what would a model take?), survey (which devices are
 there?), llama_draft (can this model guess for that one?) and llama_quantize (weights in another type).
 """

@@ -83,6 +83,8 @@ class BackendFacts:
     known. `threads` compute on the CPU.
     `can_change_layout`: `change_layout` is possible, and one pool has `unified_tokens` cells (0: as many). A batch of
     at most `mixed_rows_most` rows may well hold prompts and next tokens both; in a larger one they slow each other.
+    `tile_row_cells`: where attention takes rows together in tiles, the cells that a row looks at in the time that its
+    weights take; 0 elsewhere.
     """
 
     vocabulary_size: int
@@ -96,6 +98,7 @@ class BackendFacts:
     can_change_layout: bool = False
     unified_tokens: int = 0
     mixed_rows_most: int = NO_BOUND
+    tile_row_cells: float = 0.0
     outputs_per_sequence: int = 1
     outputs_most: int = 1
     kv_bytes_per_token: int = 0

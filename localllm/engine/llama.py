@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import llama_cpp.llama_cpp as native
@@ -34,7 +33,7 @@ from localllm.engine.backend import (
     State,
 )
 from localllm.engine.constrained import ConstrainedSampler, HeldAnswer, hold
-from localllm.engine.gaps import cells_most, slots_to_fill
+from localllm.engine.fillers import TILE_ROWS, Filler, fillers, first_positions
 from localllm.engine.grammar import Grammars, Vocabulary
 from localllm.engine.layout import changed
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
@@ -52,9 +51,6 @@ logger = logging.getLogger(__name__)
 
 MINIMUM_POOL_TOKENS = 4096
 POOL_STEP_TOKENS = 256  # llama.cpp pads the pool to this
-# In one pool a CPU's flash attention takes 64 rows together through the cells that any of them looks at: a few next
-# tokens would cost as much as 64 for each sequence. Fewer rows go one by one. Streams never compute them together.
-FLASH_TILE_ROWS = 64
 # llama.cpp asks this whether to stop: the length of a string is 0 or not. Being C, it needs no GIL.
 _IS_SET = ctypes.cast(ctypes.CDLL(None).strlen, native.ggml_abort_callback)
 
@@ -121,6 +117,7 @@ class LlamaBackend:
         self._model.listen()
         sizes = self._model.log.sizes
         sizes.kv_bytes, sizes.gpu_bytes = 0, self._gpu_weight_bytes  # what the context takes is added to them
+        self._model.log.flash_attention = False
         self.layout = layout
         self.context = self._open_context(self._config)
         self.facts = self._facts(self._config)
@@ -182,6 +179,7 @@ class LlamaBackend:
             can_change_layout=self.layout.can_change,
             unified_tokens=self._pool_tokens(config),  # streams are rounded up, each for itself
             mixed_rows_most=self._mixed_rows_most(),
+            tile_row_cells=self._tile_row_cells(config),
             outputs_per_sequence=OUTPUTS_PER_SEQUENCE,
             outputs_most=outputs_for(self.layout.slots),
             kv_bytes_per_token=self._model.kv_bytes_per_token,
@@ -203,7 +201,13 @@ class LlamaBackend:
     def _mixed_rows_most(self) -> int:
         if self._gpu_weight_bytes:
             return NO_BOUND
-        return 0 if self.layout.layout == "streams" else FLASH_TILE_ROWS - 1
+        # In one pool a few next tokens among 64 rows would cost as much as 64 for each sequence, since all of a tile go
+        # through the cells that any of them looks at. In streams they are never computed with a prompt's rows.
+        return 0 if self.layout.layout == "streams" else TILE_ROWS - 1
+
+    def _tile_row_cells(self, config: LlamaConfig) -> float:
+        goes_by_tiles = self._model.log.flash_attention and config.k_type == config.v_type in ("f16", "f32")
+        return self._model.row_cells if goes_by_tiles and not self._gpu_weight_bytes else 0.0
 
     def _traits(self) -> MemoryTraits:
         return MemoryTraits(
@@ -273,10 +277,7 @@ class LlamaBackend:
         self._check(batch)
         self._output_rows = frozenset(np.flatnonzero(batch.outputs).tolist())
         self._stop_flag[0] = b"\0"
-        between = self.rows_between(batch)
-        code = native.llama_decode(self.context, self._rows.fill(batch, between))
-        for slot, length in between:
-            self._memory.rewind(slot, length)
+        code = self._compute(batch)
         match code:
             case 0:
                 return "done"
@@ -286,15 +287,19 @@ class LlamaBackend:
                 return "interrupted"
         raise EngineError(f"llama.cpp failed to compute the batch (code {code})")
 
-    def rows_between(self, batch: Batch) -> list[tuple[int, int]]:
-        """Slots, and the positions of rows in them, that let a batch of next tokens be computed in one pass."""
-        memory, slots = self.facts.memory, batch.slots.tolist()
-        if memory.layout != "streams" or memory.kind != "attention" or self.facts.slots > self.facts.batch_tokens:
-            return []
-        if any(behind <= before for before, behind in pairwise(slots)):  # a prompt, or guesses
-            return []
-        most = cells_most(self.facts.weight_bytes, self.facts.kv_bytes_per_token)
-        return list(slots_to_fill(slots, self._memory.length, most, self.facts.sequence_tokens))
+    def _compute(self, batch: Batch) -> int:
+        """What llama.cpp answers; with rows among the batch's that let it be computed quicker, if there is room."""
+        added = self.fillers(batch)
+        code = int(native.llama_decode(self.context, self._rows.fill(batch, added)))
+        for slot, length in first_positions(added).items():
+            self._memory.rewind(slot, length)
+        if code == 1 and added:
+            code = int(native.llama_decode(self.context, self._rows.fill(batch)))
+        return code
+
+    def fillers(self, batch: Batch) -> list[Filler]:
+        """Slots, and the positions of rows in them, that are computed beside those of the batch."""
+        return fillers(batch, self.facts, self._memory.length)
 
     def use_threads(self, count: int) -> None:
         """Compute with so many threads from the next decode on."""

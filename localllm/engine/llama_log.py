@@ -14,6 +14,7 @@ _WARNING, _ERROR, _CONTINUED = 3, 4, 5  # ggml_log_level of ggml.h; the bindings
 _MIB = 2**20
 _BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|compute|LoRA) buffer size =\s*([\d.]+) MiB")
 _OFFLOADED = re.compile(r"offloaded (\d+)/\d+ layers to GPU")
+_FLASH_ATTENTION = ": Flash Attention enabled"
 _HOST_BUFFER = re.compile(r"CPU|Host|AMX|REPACK", re.IGNORECASE)
 # How an allocation that failed is told: by the buffer's name and bytes, by CUDA's number and MiB, or of host memory.
 _REFUSED = re.compile(r"failed to allocate (\S+) buffer of size (\d+)")
@@ -39,6 +40,7 @@ class LogReader:
         self.sizes = Sizes()
         self.last_error = ""  # without paths: it is shown to clients
         self.refused: tuple[str, int] | None = None  # the device, or "CPU", and the bytes that it had not
+        self.flash_attention = False  # of the latest context, once it is open
         self._level = 0
 
     def feed(self, level: int, text: str) -> None:
@@ -65,6 +67,8 @@ class LogReader:
                 self.sizes.gpu_bytes += size
         elif match := _OFFLOADED.search(line):
             self.sizes.gpu_layers = int(match[1])
+        elif line.endswith(_FLASH_ATTENTION):
+            self.flash_attention = True
 
 
 def _refused(line: str) -> tuple[str, int] | None:

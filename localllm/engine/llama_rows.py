@@ -1,4 +1,4 @@
-"""A batch as llama.cpp wants it: arrays made once, filled for every decode, with rows that fill gaps between slots."""
+"""A batch as llama.cpp wants it: arrays made once, filled for every decode, with fillers among the rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from localllm.engine.backend import Batch
+from localllm.engine.fillers import Filler
 
 
 class Rows:
@@ -30,12 +31,12 @@ class Rows:
         """Where a row of the batch lies among llama.cpp's, which have others between them."""
         return row if self._places is None else int(self._places[row])
 
-    def fill(self, batch: Batch, between: Sequence[tuple[int, int]] = ()) -> native.llama_batch:
-        """A llama_batch over these arrays, valid until the next call, with a row for each (slot, position) `between`
-        the batch's, whose slots rise then."""
+    def fill(self, batch: Batch, added: Sequence[Filler] = ()) -> native.llama_batch:
+        """A llama_batch over these arrays, valid until the next call, with a row for each (slot, position) of `added`
+        behind the batch's of that slot; the slots of both rise then."""
         self._places = None
-        if between:
-            batch, self._places = _with_rows(batch, between)
+        if added:
+            batch, self._places = _with_rows(batch, added)
         size = len(batch.tokens)
         self._tokens[:size] = batch.tokens
         self._positions[:size] = batch.positions
@@ -52,17 +53,17 @@ class Rows:
         )
 
 
-def _with_rows(batch: Batch, between: Sequence[tuple[int, int]]) -> tuple[Batch, npt.NDArray[np.intp]]:
+def _with_rows(batch: Batch, added: Sequence[Filler]) -> tuple[Batch, npt.NDArray[np.intp]]:
     """The batch with rows that are for nothing, and where its own are then."""
-    slots = np.array([slot for slot, _ in between], dtype=np.int32)
-    before = np.searchsorted(batch.slots, slots)
+    slots = np.array([slot for slot, _ in added], dtype=np.int32)
+    before = np.searchsorted(batch.slots, slots, side="right")
     widened = Batch(
         tokens=np.insert(batch.tokens, before, 0),  # any token
-        positions=np.insert(batch.positions, before, [position for _, position in between]),
+        positions=np.insert(batch.positions, before, [position for _, position in added]),
         slots=np.insert(batch.slots, before, slots),
         outputs=np.insert(batch.outputs, before, 0),
     )
-    return widened, np.delete(np.arange(len(widened.tokens)), before + np.arange(len(between)))
+    return widened, np.delete(np.arange(len(widened.tokens)), before + np.arange(len(added)))
 
 
 def _pointer(array: npt.NDArray[np.generic], kind: type) -> object:

@@ -18,17 +18,20 @@ import msgspec
 
 Answer = TypeVar("Answer")
 
+# Huge pages where Linux gives them to who asks (glibc 2.35 and later do then): the pool of a context, which is written
+# whole when it is opened, is there in a quarter of the time, and its cells are read a little quicker.
+_TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+
 
 async def start_child(command: Sequence[str], environment: Mapping[str, str], pass_fds: Sequence[int] = ()) -> Process:
     """A child with no input and with stdout and stderr in one pipe; it inherits `pass_fds` and no other descriptor.
 
     Raises OSError when the program cannot be started.
     """
-    # ggml would start a debugger to print a stack when it aborts; unbuffered, a crash keeps the lines before it.
-    added = {"GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"}
+    inherited = tuple(pass_fds)
     starting = asyncio.create_task(
         asyncio.create_subprocess_exec(
-            *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env={**environment, **added}, pass_fds=tuple(pass_fds)
+            *command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env=child_environment(environment), pass_fds=inherited
         )
     )
     try:
@@ -38,6 +41,16 @@ async def start_child(command: Sequence[str], environment: Mapping[str, str], pa
         with contextlib.suppress(OSError):
             await end_child(await starting)
         raise
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a child of the daemon is given; what the user says about the C library's memory stays."""
+    # ggml would start a debugger to print a stack when it aborts; unbuffered, a crash keeps the lines before it.
+    added = {"GGML_NO_BACKTRACE": "1", "PYTHONUNBUFFERED": "1"}
+    said = environment.get(_TUNABLES, "")
+    if _HUGE_PAGES not in said:
+        added[_TUNABLES] = ":".join(filter(None, (said, f"{_HUGE_PAGES}=1")))
+    return {**environment, **added}
 
 
 def signal_child(child: Process, signal_number: signal.Signals) -> None:

@@ -111,6 +111,7 @@ class WatchedBackend(LlamaBackend):
     interrupted = 0
     changes = 0
     filled = 0
+    tiled = 0
 
     def change_layout(self) -> None:
         """What the real one does, counted."""
@@ -123,10 +124,13 @@ class WatchedBackend(LlamaBackend):
         self.interrupted += status == "interrupted"
         return status
 
-    def rows_between(self, batch: Batch) -> list[tuple[int, int]]:
-        """Those of the real one, counted."""
-        rows = super().rows_between(batch)
-        self.filled += len(rows)
+    def fillers(self, batch: Batch) -> list[tuple[int, int]]:
+        """Those of the real one, counted: between slots of one row each, and behind the rows of prompts."""
+        rows = super().fillers(batch)
+        if len(batch.slots) == len(set(batch.slots.tolist())):
+            self.filled += len(rows)
+        else:
+            self.tiled += len(rows)
         return rows
 
     def new_sampler(self, *arguments: Any, **named: Any) -> Any:
@@ -193,7 +197,7 @@ class Play:
             if self.steps > STEPS_MOST:
                 raise RuntimeError("the engine does not come to an end")
         stats = asdict(self.engine.stats()) | {"interrupted": self.backend.interrupted}
-        stats |= {"changes": self.backend.changes, "filled": self.backend.filled}
+        stats |= {"changes": self.backend.changes, "filled": self.backend.filled, "tiled": self.backend.tiled}
         self.backend.close()
         return {"requests": [asdict(result) for result in self.results], "stats": stats}
 

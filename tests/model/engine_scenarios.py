@@ -91,6 +91,16 @@ def with_gaps(requests: Requests) -> Scenario:
     return {"requests": [*uneven, *later]}
 
 
+def long_turns(requests: Requests) -> Requests:
+    """The longest, and two turns behind it that are shorter than a tile of attention."""
+    said: Requests = [{"prompt": random_tokens(12 + at, 45)} for at in (0, 1)]
+    if "text" in requests[LONGEST]:
+        questions = ("How do I run a model, how do I stop it, and", "Where are my models, and how do I remove")
+        said = [{"text": f"<|im_end|>\n{_chat('', f'{question} {3 * question} one?')}"} for question in questions]
+    turns = [one | {"continues": at, "new_tokens": 4} for at, one in enumerate(said)]
+    return one_by_one([requests[LONGEST], *turns])
+
+
 def laid_out_anew(requests: Requests) -> Scenario:
     """The requests again and again, while others share so much that they get one pool, and then so little that they get
     streams: what was computed in one layout is taken over in the other."""
@@ -131,6 +141,8 @@ def all_scenarios(requests: Requests, more: Requests) -> dict[str, Scenario]:
         "outranked": {"requests": outranked, "config": two},
         "outranked, computed again": {"requests": outranked, "config": two, "policy": {"saved_bytes_most": 0}},
         "outgrown": {"requests": [*requests, grows_out], "config": outgrown},
+        "long turns, alone": {"requests": long_turns(requests), "policy": ALONE},
+        "long turns": {"requests": long_turns(requests)},
         "laid out anew": laid_out_anew(requests),
         "crowded": {"requests": [*requests, *requests], "config": {"pool_tokens": 512}},
     }
