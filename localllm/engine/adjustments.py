@@ -32,8 +32,11 @@ class Adjustments:
     def __init__(
         self, bias: Sequence[tuple[int, float]] = (), penalties: Penalties | None = None, recent: Sequence[int] = ()
     ) -> None:
-        self._biased = np.array([token for token, _ in bias], dtype=np.intp)
-        self._bias = np.array([value for _, value in bias], dtype=np.float32)
+        sums: dict[int, float] = {}
+        for token, value in bias:
+            sums[token] = sums.get(token, 0.0) + value
+        self._biased = np.array(list(sums), dtype=np.intp)
+        self._bias = np.array(list(sums.values()), dtype=np.float32)
         self._penalties = penalties
         self._recent: deque[int] = deque()
         self._counts: Counter[int] = Counter()
@@ -56,11 +59,15 @@ class Adjustments:
 
     def apply(self, logits: Logits) -> None:
         """Change the logits, shape (vocabulary,), in place, until `undo`."""
-        penalized = np.fromiter(self._counts, dtype=np.intp, count=len(self._counts))
-        self._changed = np.concatenate((self._biased, penalized))
-        self._before = logits[self._changed]
-        np.add.at(logits, self._biased, self._bias)
-        if self._penalties is not None and len(penalized):
+        if self._penalties is None or not self._counts:
+            self._changed = self._biased
+            self._before = logits[self._biased]
+            logits[self._biased] = self._before + self._bias
+        else:
+            penalized = np.fromiter(self._counts, dtype=np.intp, count=len(self._counts))
+            self._changed = np.concatenate((self._biased, penalized))
+            self._before = logits[self._changed]
+            logits[self._biased] += self._bias
             times = np.fromiter(self._counts.values(), dtype=np.float32, count=len(penalized))
             logits[penalized] = _penalized(logits[penalized], times, self._penalties)
 

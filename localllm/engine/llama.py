@@ -39,7 +39,7 @@ from localllm.engine.layout import changed
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
 from localllm.engine.llama_model import USUAL_LAYOUT, LlamaModel
 from localllm.engine.llama_parameters import context_parameters
-from localllm.engine.llama_rows import Rows
+from localllm.engine.llama_rows import Rows, check
 from localllm.engine.llama_samplers import Samplers
 from localllm.engine.memory import needs_checkpoints
 from localllm.generation import Sampling
@@ -127,6 +127,7 @@ class LlamaBackend:
             native.llama_set_abort_callback(self.context, _IS_SET, ctypes.cast(self._stop_flag, ctypes.c_void_p))
         self._rows = Rows(self.facts.batch_tokens)
         self._output_rows: frozenset[int] = frozenset()
+        self._views: dict[int | None, npt.NDArray[np.float32]] = {}
 
     def _open_context(self, config: LlamaConfig) -> int:
         parameters = context_parameters(self._shape(config), kv_on_gpu=config.weights.kv_on_gpu)
@@ -274,8 +275,8 @@ class LlamaBackend:
 
     def decode(self, batch: Batch) -> DecodeStatus:
         """Compute the batch. Raises EngineError for what llama.cpp would abort on, and for its own failures."""
-        self._check(batch)
-        self._output_rows = frozenset(np.flatnonzero(batch.outputs).tolist())
+        check(batch, self.facts)
+        self._output_rows = frozenset(row for row, wanted in enumerate(batch.outputs.tolist()) if wanted)
         self._stop_flag[0] = b"\0"
         code = self._compute(batch)
         match code:
@@ -310,16 +311,6 @@ class LlamaBackend:
         """llama.cpp looks at the flag before each operation on a CPU; a GPU finishes the batch."""
         self._stop_flag[0] = b"x"
 
-    def _check(self, batch: Batch) -> None:
-        size = len(batch.tokens)
-        if not 0 < size <= self.facts.batch_tokens:
-            raise EngineError(f"a batch of {size} rows; 1 to {self.facts.batch_tokens} can be computed")
-        if batch.tokens.min() < 0 or batch.tokens.max() >= self.vocabulary_size:
-            raise EngineError(f"a token id outside 0..{self.vocabulary_size - 1}")
-        self._check_slots(int(batch.slots.min()), int(batch.slots.max()))
-        if int(batch.outputs.sum()) > self.facts.outputs_most:
-            raise EngineError("more rows of logits than the context has room for")
-
     def _check_slots(self, *slots: int) -> None:
         if min(slots) < 0 or max(slots) >= self.facts.slots:
             raise EngineError(f"a sequence slot outside 0..{self.facts.slots - 1}")
@@ -329,7 +320,10 @@ class LlamaBackend:
         if row not in self._output_rows:
             raise EngineError(f"row {row} has no logits")
         pointer = native.llama_get_logits_ith(self.context, self.place(row))
-        view: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        view = self._views.get(address)
+        if view is None:  # llama.cpp has a place for each row, and seldom moves
+            view = self._views[address] = np.ctypeslib.as_array(pointer, shape=(self.vocabulary_size,))
         return view
 
     def place(self, row: int) -> int:

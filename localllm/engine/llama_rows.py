@@ -9,12 +9,12 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 import numpy.typing as npt
 
-from localllm.engine.backend import Batch
+from localllm.engine.backend import BackendFacts, Batch, EngineError
 from localllm.engine.fillers import Filler
 
 
 class Rows:
-    """The arrays behind llama_batch, made once: filling them costs a tenth of writing ctypes elements."""
+    """llama_batch and its arrays, made once: filling them costs a tenth of writing ctypes elements."""
 
     def __init__(self, capacity: int) -> None:
         self._tokens = np.zeros(capacity, dtype=np.int32)
@@ -26,6 +26,14 @@ class Rows:
         offsets = np.arange(capacity, dtype=np.uintp) * self._slots.itemsize
         self._slot_pointers = self._slots.ctypes.data + offsets
         self._places: npt.NDArray[np.intp] | None = None
+        self._batch = native.llama_batch(
+            token=_pointer(self._tokens, native.llama_token),
+            embd=None,
+            pos=_pointer(self._positions, native.llama_pos),
+            n_seq_id=_pointer(self._counts, ctypes.c_int32),
+            seq_id=ctypes.cast(self._slot_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(native.llama_seq_id))),
+            logits=_pointer(self._outputs, ctypes.c_int8),
+        )
 
     def place(self, row: int) -> int:
         """Where a row of the batch lies among llama.cpp's, which have others between them."""
@@ -42,15 +50,22 @@ class Rows:
         self._positions[:size] = batch.positions
         self._slots[:size] = batch.slots
         self._outputs[:size] = batch.outputs
-        return native.llama_batch(
-            n_tokens=size,
-            token=_pointer(self._tokens, native.llama_token),
-            embd=None,
-            pos=_pointer(self._positions, native.llama_pos),
-            n_seq_id=_pointer(self._counts, ctypes.c_int32),
-            seq_id=ctypes.cast(self._slot_pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(native.llama_seq_id))),
-            logits=_pointer(self._outputs, ctypes.c_int8),
-        )
+        self._batch.n_tokens = size
+        return self._batch
+
+
+def check(batch: Batch, facts: BackendFacts) -> None:
+    """Raises EngineError for a batch that llama.cpp would abort on."""
+    # Lists: of few rows Python finds the least and the largest sooner than numpy.
+    tokens, slots = batch.tokens.tolist(), batch.slots.tolist()
+    if not 0 < len(tokens) <= facts.batch_tokens:
+        raise EngineError(f"a batch of {len(tokens)} rows; 1 to {facts.batch_tokens} can be computed")
+    if min(tokens) < 0 or max(tokens) >= facts.vocabulary_size:
+        raise EngineError(f"a token id outside 0..{facts.vocabulary_size - 1}")
+    if min(slots) < 0 or max(slots) >= facts.slots:
+        raise EngineError(f"a sequence slot outside 0..{facts.slots - 1}")
+    if sum(batch.outputs.tolist()) > facts.outputs_most:
+        raise EngineError("more rows of logits than the context has room for")
 
 
 def _with_rows(batch: Batch, added: Sequence[Filler]) -> tuple[Batch, npt.NDArray[np.intp]]:

@@ -241,18 +241,15 @@ def draft(tokens: Tokens, most: int) -> Tokens:
     if most <= 0:
         return tokens[:0]
     text = tokens[-SEARCHED_TOKENS:]
+    ends = np.flatnonzero(text[:-1] == text[-1:])  # of runs before the last one
+    if not len(ends):
+        return tokens[:0]
     for length in range(LONGEST_MATCH, SHORTEST_MATCH - 1, -1):
-        if len(text) <= length:
-            continue
-        end = text[-length:]
-        # Starts of runs before the last one: a match is where all of its tokens are equal.
-        starts = len(text) - length
-        found = np.ones(starts, dtype=bool)
-        for offset in range(length):
-            found &= text[offset : offset + starts] == end[offset]
-        places = np.flatnonzero(found)
-        if len(places):
-            start = int(places[-1]) + length
+        found = ends[ends >= length - 1]
+        for back in range(1, min(length, len(text))):
+            found = found[text[found - back] == text[-1 - back]]
+        if len(found):
+            start = int(found[-1]) + 1
             return text[start : start + most].copy()
     return tokens[:0]
 
