@@ -249,7 +249,8 @@ class Engine:
         prompt_rows = sum(work.count for work in works if work.count > 1)
         self._pace.observe(sum(work.count == 1 for work in works), prompt_rows, seconds)
         if not prompt_rows:
-            self._tuner.observe(sum(work.rows for work in works), seconds, forced_off)
+            company = tuple(work.sequence.request.id for work in works)
+            self._tuner.observe(sum(work.rows for work in works), company, seconds, forced_off)
         outputs: list[SequenceOutput] = []
         row = 0
         for work in works:

@@ -8,6 +8,8 @@ many threads are tried for a few steps, and kept if they are faster; later more 
     settled on n ──forced off cores──▶ trying n/2 ──faster──▶ settled on n/2
                  ◀──────not faster────┘            now and then: trying 2n
 
+Only steps of the same sequences are compared: a row behind a thousand cells takes twice as long as one behind ten.
+
 Pure: durations and counts come in, a number of threads goes out.
 """
 
@@ -36,6 +38,7 @@ class ThreadTuner:
         self._settled = most
         self._trial: int | None = None
         self._rows = 0
+        self._company: tuple[int, ...] = ()
         self._recent: deque[float] = deque(maxlen=COMPARED_STEPS)
         self._forced_off: deque[int] = deque(maxlen=COMPARED_STEPS)
         self._tried: list[float] = []
@@ -48,11 +51,13 @@ class ThreadTuner:
         """How many to use now."""
         return self._settled if self._trial is None else self._trial
 
-    def observe(self, rows: int, seconds: float, forced_off: int) -> None:
-        """A step that only decoded: `rows` of it, how long it took, and how often a thread was taken off its core."""
-        if rows != self._rows:  # nothing to compare with
-            self._rows, self._trial = rows, None
+    def observe(self, rows: int, company: tuple[int, ...], seconds: float, forced_off: int) -> None:
+        """A step that only decoded: `rows` of it and of which requests, how long it took, and how often a thread was
+        taken off its core."""
+        if (rows, company) != (self._rows, self._company):  # nothing to compare with
+            self._rows, self._company, self._trial = rows, company, None
             self._recent.clear()
+            self._forced_off.clear()
         if self._trial is not None:
             self._observe_trial(seconds)
             return

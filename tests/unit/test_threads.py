@@ -8,10 +8,11 @@ def run(tuner: ThreadTuner, steps: int, seconds_by_threads: dict[int, float], fo
     used = []
     for _ in range(steps):
         used.append(tuner.threads)
-        tuner.observe(4, seconds_by_threads[tuner.threads], forced_off)
+        tuner.observe(4, COMPANY, seconds_by_threads[tuner.threads], forced_off)
     return used
 
 
+COMPANY = (1, 2, 3, 4)
 QUIET = {1: 0.08, 2: 0.04, 4: 0.02}
 BUSY = {1: 0.09, 2: 0.2, 4: 0.5}
 
@@ -50,8 +51,30 @@ def test_what_did_not_pay_is_tried_again_when_steps_become_slower() -> None:
 def test_steps_with_other_rows_are_not_compared() -> None:
     tuner = ThreadTuner(2)
     for step in range(COMPARED_STEPS * 4):
-        tuner.observe(1 + step % 2, 0.5, forced_off=9)
+        tuner.observe(1 + step % 2, COMPANY, 0.5, forced_off=9)
     assert 2 == tuner.threads
+
+
+SHORT, LONG = {1: 0.022, 2: 0.015}, {1: 0.053, 2: 0.028}
+
+
+def threads_after_short_long_and_short(companies: tuple[int, int, int]) -> int:
+    """A short conversation, the end of a long one beside another, and a short one again."""
+    tuner = ThreadTuner(2)
+    first, second, third = companies
+    plan = [(1, first, SHORT, 60), (2, second, LONG, 5), (1, second, LONG, 2), (1, third, SHORT, 20)]
+    for rows, company, seconds_by_threads, steps in plan:
+        for _ in range(steps):
+            tuner.observe(rows, (company,), seconds_by_threads[tuner.threads], forced_off=2)
+    return tuner.threads
+
+
+def test_a_short_conversation_is_not_compared_with_the_end_of_a_long_one() -> None:
+    assert 2 == threads_after_short_long_and_short((1, 2, 3))
+
+
+def test_one_conversation_that_becomes_quicker_with_fewer_threads_keeps_them() -> None:
+    assert 1 == threads_after_short_long_and_short((1, 1, 1))  # nothing tells that it is another
 
 
 def test_one_thread_stays_one() -> None:
