@@ -117,6 +117,12 @@ class BackendFacts:
     infill: InfillTokens | None = None
 
     @property
+    def cuts_apart(self) -> bool:
+        """Whether parts of several prompts in one batch cost more than the same rows one after the other: where
+        streams are computed in tiles, each is cut where another one ends, and the tiles are not full."""
+        return self.memory.layout == "streams" and self.tile_row_cells > 0
+
+    @property
     def sequence_tokens(self) -> int:
         """The most cells that one sequence can have as things are."""
         return self.pool_tokens if self.memory.layout == "unified" else self.pool_tokens // self.slots

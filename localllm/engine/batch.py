@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 OLDEST_FIRST_EVERY = 8  # steps with prompts
+ENOUGH_ROWS = 128  # more in one step hardly make a row cheaper on a CPU
 CLIENT_GRAIN_TOKENS = 1024.0  # clients within this are equal: else two prompts would take turns every step
 TOKENS_PER_WAITED_SECOND = 200.0  # a long prompt catches up with fresh short ones
 SECONDS_PER_CLASS = 20.0  # after so long a waiting request counts as of the next better class
@@ -80,18 +81,25 @@ def service_order(claims: Sequence[Claim], remaining_tokens: Sequence[int]) -> l
 
 
 def plan_batch(
-    active: Sequence[Load], batch_tokens: int, late_tokens: int, free_cells: int, *, oldest_first: bool = False
+    active: Sequence[Load],
+    batch_tokens: int,
+    late_tokens: int,
+    free_cells: int,
+    *,
+    oldest_first: bool = False,
+    cuts_apart: bool = False,
 ) -> BatchPlan:
     """Plan one decode for the active sequences, oldest first. `batch_tokens` is at least their number.
 
     `late_tokens` bounds the prompt tokens of late sequences together; `oldest_first` serves the prompt that has waited
-    longest before all others.
+    longest before all others; with `cuts_apart` a prompt that does not fit in whole waits for a step of its own where
+    others already fill this one well.
     """
     remaining = list(range(len(active)))
     preempt: list[int] = []
     while True:
         loads = [(index, active[index]) for index in remaining]
-        shares = _shares(loads, batch_tokens, late_tokens, free_cells, oldest_first)
+        shares = _shares(loads, Bounds(batch_tokens, late_tokens, free_cells, oldest_first, cuts_apart))
         if shares is not None or len(remaining) <= 1:
             return BatchPlan(tuple(preempt), shares or ())
         victim = newest_of_lowest_class(remaining, active)
@@ -117,18 +125,29 @@ def may_admit(active: Sequence[Load], needed_cells: int, free_cells: int) -> boo
     return needed_cells + promised < free_cells
 
 
-def _shares(
-    active: list[tuple[int, Load]], batch_tokens: int, late_tokens: int, free_cells: int, oldest_first: bool
-) -> tuple[Share, ...] | None:
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What `plan_batch` was given beside the sequences."""
+
+    batch_tokens: int
+    late_tokens: int
+    free_cells: int
+    oldest_first: bool
+    cuts_apart: bool
+
+
+def _shares(active: list[tuple[int, Load]], bounds: Bounds) -> tuple[Share, ...] | None:
     """The batch for these sequences, or None when the pool is too full to move."""
     decoding = [index for index, load in active if load.to_compute == 1]
-    if len(decoding) > free_cells:
+    if len(decoding) > bounds.free_cells:
         return None
-    room = min(batch_tokens, free_cells) - len(decoding)
-    prompts = _in_order([(index, load) for index, load in active if load.to_compute > 1], oldest_first)
-    counts = _prompt_counts(prompts, room, min(late_tokens, room))
+    room = min(bounds.batch_tokens, bounds.free_cells) - len(decoding)
+    prompts = _in_order([(index, load) for index, load in active if load.to_compute > 1], bounds.oldest_first)
+    counts = _prompt_counts(prompts, room, min(bounds.late_tokens, room), bounds.cuts_apart)
     if not decoding and not counts and prompts:
-        counts = _prompt_counts(prompts, room, room)  # nobody flows: a bound on lateness would only waste the step
+        counts = _prompt_counts(
+            prompts, room, room, bounds.cuts_apart
+        )  # nobody flows: a bound on lateness would only waste the step
     shares = [Share(index, 1) for index in decoding]
     shares += [Share(index, counts[index]) for index in sorted(counts)]
     return tuple(shares) if shares else None
@@ -143,12 +162,14 @@ def _in_order(prompts: list[tuple[int, Load]], oldest_first: bool) -> list[tuple
     return [prompts[at] for at in order]
 
 
-def _prompt_counts(prompts: list[tuple[int, Load]], room: int, late_room: int) -> dict[int, int]:
+def _prompt_counts(prompts: list[tuple[int, Load]], room: int, late_room: int, cuts_apart: bool) -> dict[int, int]:
     """How many tokens each prompt gets, by index; the first are served first."""
     counts: dict[int, int] = {}
     for index, load in prompts:
         most = min(room, late_room) if load.is_late else room
         count = max(0, min(load.to_compute, load.most or load.to_compute, most))
+        if cuts_apart and count < load.to_compute and sum(counts.values()) >= ENOUGH_ROWS:
+            continue
         if count:
             counts[index] = count
         room -= count

@@ -133,7 +133,8 @@ class Engine:
         self._pool.make_room(min(sum(load.to_compute for load in loads), self._chunk_most))
         late_tokens, free_cells = self._late_tokens(active, loads), self._pool.cells.free
         oldest_first = self._prompt_steps % OLDEST_FIRST_EVERY == 0
-        plan = plan_batch(loads, self._chunk_most, late_tokens, free_cells, oldest_first=oldest_first)
+        apart = self._facts.cuts_apart
+        plan = plan_batch(loads, self._chunk_most, late_tokens, free_cells, oldest_first=oldest_first, cuts_apart=apart)
         self._prompt_steps += any(share.count > 1 for share in plan.shares)
         for index in plan.preempt:
             self._roster.preempt(active[index])

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.engine.batch import (
+    ENOUGH_ROWS,
     SECONDS_PER_CLASS,
     BatchPlan,
     Claim,
@@ -132,3 +133,30 @@ def test_prompts_of_like_length_are_computed_one_after_another():
     assert [0, 1, 2] == service_order([Claim()] * 3, [700, 690, 1000])
     assert {0: 64} == counts(plan([Load(700, 0), Load(690, 0)], batch_tokens=64))
     assert {0: 64} == counts(plan([Load(636, 64), Load(690, 0)], batch_tokens=64))
+
+
+def apart(*to_compute):
+    planned = plan_batch([Load(count, 0) for count in to_compute], 512, 512, 10_000, cuts_apart=True)
+    return counts(planned)
+
+
+def test_where_cuts_cost_a_prompt_that_does_not_fit_in_has_steps_of_its_own():
+    assert {0: 188} == apart(188, 700)
+    assert {0: 512} == apart(700, 700)
+    assert {0: 188, 1: 324} == counts(plan([Load(188, 0), Load(700, 0)], batch_tokens=512))
+
+
+def test_prompts_that_fit_in_whole_share_a_step_also_there():
+    assert dict.fromkeys(range(8), 60) == apart(*8 * [60])
+    assert {0: 188, 1: 300} == apart(188, 300)
+
+
+def test_a_step_with_hardly_any_rows_is_filled_up_also_there():
+    assert {0: ENOUGH_ROWS - 1, 1: 512 - ENOUGH_ROWS + 1} == apart(ENOUGH_ROWS - 1, 700)
+    assert {0: ENOUGH_ROWS} == apart(ENOUGH_ROWS, 700)
+
+
+@given(loads, st.integers(12, 256))
+def test_also_there_every_step_does_something(active, batch_tokens):
+    planned = plan_batch(active, batch_tokens, batch_tokens, 1000, cuts_apart=True)
+    assert planned.shares or not active
