@@ -145,9 +145,8 @@ def _shares(active: list[tuple[int, Load]], bounds: Bounds) -> tuple[Share, ...]
     prompts = _in_order([(index, load) for index, load in active if load.to_compute > 1], bounds.oldest_first)
     counts = _prompt_counts(prompts, room, min(bounds.late_tokens, room), bounds.cuts_apart)
     if not decoding and not counts and prompts:
-        counts = _prompt_counts(
-            prompts, room, room, bounds.cuts_apart
-        )  # nobody flows: a bound on lateness would only waste the step
+        # Nobody flows: a bound on lateness would only waste the step.
+        counts = _prompt_counts(prompts, room, room, bounds.cuts_apart)
     shares = [Share(index, 1) for index in decoding]
     shares += [Share(index, counts[index]) for index in sorted(counts)]
     return tuple(shares) if shares else None

@@ -12,7 +12,7 @@ Two things make them pay, both on a CPU. Each filler lies behind what its slot h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
@@ -89,8 +89,11 @@ def tile_targets(
     slot `stream_tokens` cells.
     """
     plain = [piece.rows for piece in pieces]
+    candidates = _candidates(plain, streams=streams)
+    if not candidates:  # as for a few guesses, in every step
+        return plain
     best, least = plain, WORTH * cost(pieces, row_cells, most_rows, streams=streams)
-    for targets in _candidates(plain, streams=streams):
+    for targets in candidates:
         filled = [replace(piece, rows=target) for piece, target in zip(pieces, targets, strict=True)]
         if sum(targets) > most_rows or any(piece.held + piece.rows > stream_tokens for piece in filled):
             continue
@@ -100,13 +103,13 @@ def tile_targets(
     return best
 
 
-def _candidates(plain: list[int], *, streams: bool) -> Iterable[list[int]]:
+def _candidates(plain: list[int], *, streams: bool) -> list[list[int]]:
     """Ways to fill: in one pool the last piece alone, in streams short ones to a tile, or all to whole tiles."""
+    if (max(plain) if streams else sum(plain)) <= TILE_COST:  # one by one they are quicker in any case
+        return []
     if not streams:
         missing = TILE_ROWS - sum(plain)
         return [[*plain[:-1], plain[-1] + missing]] if missing > 0 else []
-    if max(plain) <= TILE_COST:  # one by one they are quicker in any case
-        return []
     return [[max(rows, TILE_ROWS) for rows in plain], [-(-rows // TILE_ROWS) * TILE_ROWS for rows in plain]]
 
 

@@ -39,7 +39,7 @@ from localllm.engine.layout import changed
 from localllm.engine.llama_memory import LlamaMemory, memory_kind
 from localllm.engine.llama_model import USUAL_LAYOUT, LlamaModel
 from localllm.engine.llama_parameters import context_parameters
-from localllm.engine.llama_rows import Rows, check
+from localllm.engine.llama_rows import Rows, check, check_slots
 from localllm.engine.llama_samplers import Samplers
 from localllm.engine.memory import needs_checkpoints
 from localllm.generation import Sampling
@@ -312,8 +312,7 @@ class LlamaBackend:
         self._stop_flag[0] = b"x"
 
     def _check_slots(self, *slots: int) -> None:
-        if min(slots) < 0 or max(slots) >= self.facts.slots:
-            raise EngineError(f"a sequence slot outside 0..{self.facts.slots - 1}")
+        check_slots(slots, self.facts)
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """The logits of a row of the last batch, shape (vocabulary_size,): a view that the next decode overwrites."""

@@ -62,10 +62,15 @@ def check(batch: Batch, facts: BackendFacts) -> None:
         raise EngineError(f"a batch of {len(tokens)} rows; 1 to {facts.batch_tokens} can be computed")
     if min(tokens) < 0 or max(tokens) >= facts.vocabulary_size:
         raise EngineError(f"a token id outside 0..{facts.vocabulary_size - 1}")
-    if min(slots) < 0 or max(slots) >= facts.slots:
-        raise EngineError(f"a sequence slot outside 0..{facts.slots - 1}")
+    check_slots(slots, facts)
     if sum(batch.outputs.tolist()) > facts.outputs_most:
         raise EngineError("more rows of logits than the context has room for")
+
+
+def check_slots(slots: Sequence[int], facts: BackendFacts) -> None:
+    """Raises EngineError for a slot that the context does not have."""
+    if min(slots) < 0 or max(slots) >= facts.slots:
+        raise EngineError(f"a sequence slot outside 0..{facts.slots - 1}")
 
 
 def _with_rows(batch: Batch, added: Sequence[Filler]) -> tuple[Batch, npt.NDArray[np.intp]]:
